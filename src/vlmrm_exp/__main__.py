@@ -1,0 +1,169 @@
+"""Train a policy from a sentence: python -m vlmrm_exp task=... clip=... key=value ...
+
+Hydra composes the configuration; it becomes typed values once, here, and everything
+that a run opens is closed here.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vlmrm_exp.config import (
+    Config,
+    ConfigError,
+    conf_dir,
+    did_you_mean,
+    to_config,
+)
+
+logger = logging.getLogger("vlmrm_exp")
+
+INTERRUPTED = 130  # the shell's exit code after Ctrl-C
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def train(cfg: DictConfig) -> float | None:
+    """Run one job; returns the kept policy's success rate, or else its mean reward."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        config = to_config(cfg)
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        return run(config, folder)
+    except Exception as error:
+        # A sweep goes on after a failed job, and tells of the first failure only.
+        (folder / "error.txt").write_text(traceback.format_exc())
+        if HydraConfig.get().mode == RunMode.RUN and isinstance(error, ConfigError):
+            sys.exit(f"vlmrm_exp: {error}")
+        raise
+
+
+def run(config: Config, folder: Path) -> float | None:
+    """Train, evaluate and write everything into `folder`."""
+    # Imported here so that --help, --cfg and refusals are immediate.
+    import torch
+
+    from vlmrm_exp import rl
+    from vlmrm_exp.envs import check_algo, make_envs, make_renderer
+    from vlmrm_exp.log import RunLog, versions, write_json
+    from vlmrm_exp.vlm.scorer import choose_device, make_scorer
+
+    device = choose_device(config.compute.device)
+    torch.set_num_threads(config.compute.torch_threads)
+    envs = make_envs(config.task, config.algo.num_envs)
+    check_algo(envs.action_space, config.algo.name)
+    scorer = log = None
+    exit_code = 1
+    try:
+        envs.reset(config.seed)
+        draw = partial(
+            make_renderer,
+            config.task,
+            config.frame_height,
+            config.clip.render_effects,
+        )
+        scorer = make_scorer(config, draw, envs.state_rows())
+        log = RunLog(folder, config)
+        facts = {"device": str(device), **(scorer.facts() if scorer else {})}
+        write_json(folder / "versions.json", versions(facts))
+        this = rl.Run(config, folder, envs, scorer, log, device)
+        try:
+            rl.train(this)
+            summary = this.finish(interrupted=False)
+        except KeyboardInterrupt:
+            print("\nInterrupted: writing checkpoint, summary and video.", flush=True)
+            this.finish(interrupted=True)
+            exit_code = INTERRUPTED
+            sys.exit(INTERRUPTED)
+        exit_code = 0
+        success = summary["eval/success_rate"]
+        return summary["eval/reward_mean"] if success is None else success
+    finally:
+        if log is not None:
+            log.close(exit_code)
+        if scorer is not None:
+            scorer.close()
+        envs.close()
+
+
+def one_sentence(error: BaseException) -> str:
+    """What Hydra and OmegaConf say over several lines and causes, as one sentence."""
+    if error.__cause__ is not None and str(error).startswith("Error merging"):
+        value = str(error).removeprefix("Error merging override ").strip("'")
+        return f"{value} is not possible: {one_sentence(error.__cause__)}"
+    text = str(error)
+    if option := re.search(r"Could not find '(\w+)/(.+)'\n", text):
+        group, wanted = option.groups()
+        options = re.findall(r"^\t(\w+)$", text, re.MULTILINE)
+        return (
+            f"{group}={wanted} does not exist: choose one of "
+            f"{', '.join(o for o in options if not o.startswith('_'))}."
+            f"{did_you_mean(wanted, options)}"
+        )
+    if unknown := re.search(r"Could not override '(.+)'", text):
+        wanted = unknown.group(1)
+        return (
+            f"There is no setting {wanted}: see --help for those there are."
+            f"{did_you_mean(wanted, setting_names())}"
+        )
+    lines = [line.strip() for line in text.splitlines()]
+    dropped = ("full_key:", "object_type=", "reference_type=", "See https", "")
+    return " ".join(x for x in lines if x and not x.startswith(dropped[:-1]))
+
+
+def setting_names() -> list[str]:
+    """Every key of the schema, dotted."""
+    flat: list[str] = []
+    for name, value in OmegaConf.to_container(OmegaConf.structured(Config)).items():
+        flat += [f"{name}.{k}" for k in value] if isinstance(value, dict) else [name]
+    return flat
+
+
+def quote_sentence(argument: str) -> str:
+    """Let prompt=... and baseline=... be typed as a plain sentence.
+
+    Hydra would take its commas for a sweep. What is quoted or a list already stays.
+    """
+    key, equals, value = argument.partition("=")
+    plain = value.strip() and value.lstrip()[0] not in "'\"[$"
+    if key not in ("prompt", "baseline") or not equals or not plain:
+        return argument
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def main() -> None:
+    """Run `train`, and end bad input in one sentence instead of a traceback."""
+    # Hydra then raises its errors here instead of printing them over many lines.
+    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ.setdefault("MUJOCO_GL", "egl")  # no window: the first choice, glfw, fails
+    # A job scheduler's polite request to stop is treated like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.argv = [quote_sentence(argument) for argument in sys.argv]
+    try:
+        train()
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        sys.exit(f"vlmrm_exp: {one_sentence(error)}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,374 @@
+"""The configuration's schema and every rule that needs nothing but its values.
+
+YAML files in `conf/` hold the numbers with their units and origins; this module holds
+their types and checks. It imports nothing of ours and nothing heavy, so that `--help`,
+`--cfg job` and every refusal of bad input are immediate.
+"""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+ENV_KINDS = ("cartpole", "mountain_car", "humanoid", "gym")
+TEXTURES = {
+    "cartpole": ("plain",),
+    "mountain_car": ("plain", "realistic"),
+    "humanoid": ("plain", "realistic"),
+    "gym": ("plain",),
+}
+CAMERAS = {
+    "cartpole": ("fixed",),
+    "mountain_car": ("fixed",),
+    "humanoid": ("fixed", "track"),
+    "gym": ("fixed",),
+}
+
+
+class ConfigError(ValueError):
+    """Bad input from the person who started the program; its text is one sentence."""
+
+
+@dataclass
+class TaskConfig:
+    """What is simulated and how it looks."""
+
+    name: str = MISSING
+    env: str = MISSING
+    """One of `ENV_KINDS`."""
+    env_id: str = ""
+    """Gymnasium id; only read when `env` is `gym`."""
+    version: str = "v5"
+    """Gymnasium's Humanoid version whose observation is given: v5 or v4."""
+    episode_length: int | None = None
+    """Env steps per episode; None: the Gymnasium id's own limit (`env: gym` only)."""
+    textures: str = "plain"
+    camera: str = "fixed"
+    frame_height: int = 480
+    """Pixels; `clip.frame_height` overrides it. Not read when `env` is `gym`."""
+
+
+@dataclass
+class ClipConfig:
+    """The vision-language model and the picture it is shown."""
+
+    name: str = MISSING
+    model: str = MISSING
+    """open_clip architecture, `hf-hub:org/repo`, `local-dir:/path` or `embedded`."""
+    pretrained: str | None = None
+    """open_clip tag or weights file; None where `model` names weights itself."""
+    download_gb: float | None = None
+    """Size of the download in GB (1e9 bytes), told when it cannot be had."""
+    precision: str = "auto"
+    """Weights while embedding: fp32, bf16, fp16; auto: bf16 on a GPU, else fp32."""
+    preprocess: str = "pad"
+    """How a frame that is not square meets the model: pad, squash or crop."""
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    """RGB normalisation; None: the checkpoint's own. Must agree where both are known."""
+    frame_height: int | None = None
+    """Pixels; None: the task's."""
+    render_effects: bool = True
+    """MuJoCo shadows, reflections and 4x multisampling."""
+    batch_size: int = 64
+    """Frames per forward pass."""
+
+
+@dataclass
+class AlgoConfig:
+    """SAC (continuous actions) or DQN (discrete actions)."""
+
+    name: str = MISSING
+    num_envs: int = 8
+    """Environments that step together; one rollout is one episode of each."""
+    gradient_steps: int = 200
+    """Gradient steps after each labelled rollout."""
+    learning_starts: int = 0
+    """Labelled env steps in replay before the first gradient step."""
+    random_steps: int = 0
+    """Env steps with uniformly random actions at the start."""
+    batch_size: int = 256
+    buffer_size: int = 1_000_000
+    """Replay capacity in transitions, rounded down to whole rollouts."""
+    learning_rate: float = 3e-4
+    gamma: float = 0.99
+    tau: float = 0.005
+    hidden: list[int] = field(default_factory=lambda: [256, 256])
+    bootstrap_at_time_limit: bool = True
+    """Whether the value after an episode's last step counts (it is a truncation)."""
+    squash_observations: bool = False
+    """sign(o) log(1 + |o|) on every observation, for ones of mixed magnitude."""
+    temperature: float = 0.2
+    """SAC: weight of the entropy; the start value when `learn_temperature`."""
+    learn_temperature: bool = True
+    target_entropy: float | None = None
+    """SAC: None means minus the number of action dimensions."""
+    exploration_start: float = 1.0
+    exploration_end: float = 0.05
+    exploration_steps: int = 10_000
+    """DQN: epsilon falls linearly from start to end over this many env steps."""
+
+
+@dataclass
+class ComputeConfig:
+    """Where the work runs."""
+
+    name: str = MISSING
+    device: str = "auto"
+    """auto, cpu or gpu: where embeddings and gradient steps are computed."""
+    scorer_workers: int = 1
+    """Processes that render and embed; 0: the training process does it itself."""
+    overlap: bool = True
+    """Score a rollout while the next one is simulated and learned from."""
+    torch_threads: int = 1
+    """Threads of each process's tensor operations on the CPU."""
+
+
+@dataclass
+class EvaluationConfig:
+    """When the policy is tried without exploration, and on how many episodes."""
+
+    every: int = 8_000
+    """Env steps between evaluations during training."""
+    episodes: int = 8
+    final_episodes: int = 100
+    """Episodes on which the kept policy is judged at the end."""
+    video_episodes: int = 2
+    """Episodes of the final evaluation that are drawn into the video."""
+
+
+@dataclass
+class LogConfig:
+    """Weights & Biases; `metrics.jsonl` is written always."""
+
+    name: str = MISSING
+    mode: str = "offline"
+    """offline, online or none."""
+    project: str = "vlmrm_exp"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    """One training run."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    prompt: Any = MISSING
+    """The goal in words: a string, or a list whose embeddings are averaged."""
+    baseline: Any = MISSING
+    """The scene in words, without the goal: a string or a list."""
+    alpha: float = MISSING
+    """Strength of goal-baseline regularisation, 0..1 (paper Definition 1)."""
+    renormalise: bool = True
+    """Several prompts: bring their mean back to unit length."""
+    reward: str = "clip"
+    """clip, or ground_truth: the environment's own reward."""
+    seed: int = 0
+    name: str = MISSING
+    """Name of the run's folder under `outputs/<task>/`."""
+    env_steps: int = MISSING
+    """Total env steps, summed over environments."""
+
+    @property
+    def prompts(self) -> list[str]:
+        """The goal prompts as a list."""
+        return _as_list(self.prompt)
+
+    @property
+    def baselines(self) -> list[str]:
+        """The baseline prompts as a list."""
+        return _as_list(self.baseline)
+
+    @property
+    def frame_height(self) -> int:
+        """Pixels of the frame that is scored."""
+        return self.clip.frame_height or self.task.frame_height
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside an installed wheel, or at a checkout's top."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parents[1] / "conf"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise ConfigError(
+        f"The configuration files are missing: neither {package / 'conf'} nor "
+        f"{package.parents[1] / 'conf'} holds config.yaml; reinstall vlmrm_exp."
+    )
+
+
+def to_config(cfg: DictConfig) -> Config:
+    """Turn a composed Hydra config into a checked `Config`.
+
+    Raises:
+        ConfigError: a value is missing or impossible; one sentence says which.
+    """
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        key = "prompt" if "prompt" in missing else min(missing)
+        example = {
+            "prompt": 'prompt="a pendulum standing upright"',
+            "baseline": 'baseline="a pendulum"',
+        }.get(key, f"{key}=VALUE")
+        raise ConfigError(f"{key} has no value in this task: give it, as {example}.")
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Refuse impossible values and combinations.
+
+    Raises:
+        ConfigError: one sentence with the value, what was expected, what to do.
+    """
+    _check_prompts("prompt", config.prompt)
+    _check_prompts("baseline", config.baseline)
+    _between("alpha", config.alpha, 0, 1)
+    _one_of("reward", config.reward, ("clip", "ground_truth"))
+    _at_least("seed", config.seed, 0)
+    _at_least("env_steps", config.env_steps, 1)
+    _check_task(config.task)
+    _check_clip(config.clip)
+    _check_algo(config.algo, config.task)
+    _one_of("compute.device", config.compute.device, ("auto", "cpu", "gpu"))
+    _at_least("compute.scorer_workers", config.compute.scorer_workers, 0)
+    _at_least("compute.torch_threads", config.compute.torch_threads, 1)
+    _one_of("log.mode", config.log.mode, ("offline", "online", "none"))
+    for name in ("every", "episodes", "final_episodes"):
+        _at_least(f"evaluation.{name}", getattr(config.evaluation, name), 1)
+    _between(
+        "evaluation.video_episodes",
+        config.evaluation.video_episodes,
+        0,
+        config.evaluation.final_episodes,
+    )
+
+
+def _check_task(task: TaskConfig) -> None:
+    _one_of("task.env", task.env, ENV_KINDS)
+    _one_of("task.textures", task.textures, TEXTURES[task.env], f" for {task.env}")
+    _one_of("task.camera", task.camera, CAMERAS[task.env], f" for {task.env}")
+    _one_of("task.version", task.version, ("v4", "v5"))
+    _at_least("task.frame_height", task.frame_height, 16)
+    if task.env == "gym" and not task.env_id:
+        raise ConfigError(
+            "task=gym needs the Gymnasium id of an environment: "
+            "give it, as task.env_id=Pendulum-v1."
+        )
+    if task.episode_length is not None:
+        _at_least("task.episode_length", task.episode_length, 1)
+    elif task.env != "gym":
+        raise ConfigError(
+            "task.episode_length is null, but only task=gym has a limit of its own: "
+            "give a number of env steps."
+        )
+
+
+def _check_clip(clip: ClipConfig) -> None:
+    _one_of("clip.precision", clip.precision, ("auto", "fp32", "bf16", "fp16"))
+    _one_of("clip.preprocess", clip.preprocess, ("pad", "squash", "crop"))
+    _at_least("clip.batch_size", clip.batch_size, 1)
+    if clip.frame_height is not None:
+        _at_least("clip.frame_height", clip.frame_height, 16)
+    for name in ("mean", "std"):
+        values = getattr(clip, name)
+        if values is not None and len(values) != 3:
+            raise ConfigError(
+                f"clip.{name} has {len(values)} numbers, but a colour has three "
+                "channels: give three, or null for the checkpoint's own."
+            )
+
+
+def _check_algo(algo: AlgoConfig, task: TaskConfig) -> None:
+    _one_of("algo.name", algo.name, ("sac", "dqn"))
+    needed = {"cartpole": "dqn", "mountain_car": "sac", "humanoid": "sac"}.get(task.env)
+    if needed and algo.name != needed:
+        actions = "discrete" if needed == "dqn" else "continuous"
+        raise ConfigError(
+            f"task={task.name} has {actions} actions, which algo={algo.name} cannot "
+            f"choose from: use algo={needed}."
+        )
+    for name in ("num_envs", "batch_size", "buffer_size"):
+        _at_least(f"algo.{name}", getattr(algo, name), 1)
+    for name in (
+        "gradient_steps",
+        "learning_starts",
+        "random_steps",
+        "exploration_steps",
+    ):
+        _at_least(f"algo.{name}", getattr(algo, name), 0)
+    for name in ("gamma", "tau", "exploration_start", "exploration_end"):
+        _between(f"algo.{name}", getattr(algo, name), 0, 1)
+    for name in ("learning_rate", "temperature"):
+        value = getattr(algo, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"algo.{name} is {value}: give a number above 0.")
+    if not algo.hidden or min(algo.hidden) < 1:
+        raise ConfigError(
+            f"algo.hidden is {list(algo.hidden)}: give the width of at least one "
+            "hidden layer, as [256,256]."
+        )
+    rollout = algo.num_envs * (task.episode_length or 1)
+    if algo.buffer_size < rollout:
+        raise ConfigError(
+            f"algo.buffer_size is {algo.buffer_size}, less than one rollout "
+            f"({algo.num_envs} episodes of {task.episode_length} steps = {rollout} "
+            "transitions): give a larger buffer or fewer environments."
+        )
+
+
+def _check_prompts(name: str, value: Any) -> None:
+    prompts = _as_list(value)
+    if not prompts:
+        raise ConfigError(f"{name} is an empty list: give at least one sentence.")
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise ConfigError(
+                f"{name} holds {prompt!r}, which is not text: give a sentence or a "
+                'list of sentences, in quotes where one contains a comma or an "=".'
+            )
+        if not prompt.strip():
+            raise ConfigError(f"{name} is empty: say in words what to look for.")
+
+
+def _as_list(value: Any) -> list[Any]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return list(value)
+    return [value]
+
+
+def _one_of(name: str, value: str, options: Sequence[str], where: str = "") -> None:
+    if value not in options:
+        raise ConfigError(
+            f"{name} is {value!r}, but must be one of {', '.join(options)}{where}."
+            f"{did_you_mean(value, options)}"
+        )
+
+
+def did_you_mean(wanted: str, options: Sequence[str]) -> str:
+    """A hint at the nearest option, with a space before it, or nothing."""
+    close = difflib.get_close_matches(wanted, options, n=1, cutoff=0.7)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise ConfigError(f"{name} is {value}: give a whole number from {low} up.")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} is {value}, but must lie between {low} and {high}.")

@@ -1,0 +1,276 @@
+"""Any Gymnasium id that draws `rgb_array` frames.
+
+Its state cannot be set from outside, so frames stand in for state rows: each
+environment draws itself, and the renderer hands the frames through. Gymnasium's time
+limit is taken off; an environment that ends by itself is held as it ended (same
+observation, same frame, reward 0) until the common reset.
+"""
+
+import difflib
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from vlmrm_exp.config import ConfigError, TaskConfig
+from vlmrm_exp.envs import Step
+
+# Classic control draws with pygame: without its greeting, and without a window.
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+SUCCESS_KEYS = ("is_success", "success")
+
+
+class GymEnvs:
+    """N environments of one Gymnasium id; frames (N, H, W, 3) for state rows.
+
+    The goal is what a step's info calls `is_success` or `success`; there is none if
+    the first step after a reset has neither.
+    """
+
+    def __init__(self, task: TaskConfig, num_envs: int) -> None:
+        self._env_id = task.env_id
+        first = _make(task.env_id)
+        self.num_envs = num_envs
+        self.episode_length = _episode_length(task, first)
+        self.observation_space = _observation_space(first)
+        self._gym_action_space = first.action_space
+        self.action_space = _action_space(task.env_id, first)
+        self._gives_goal = _try_out(task.env_id, first)
+        self._envs = [first, *(_make(task.env_id) for _ in range(num_envs - 1))]
+        self._observation = np.zeros(
+            (num_envs, *self.observation_space.shape), np.float32
+        )
+        self._goal = np.zeros(num_envs, bool)
+        self._ended = np.zeros(num_envs, bool)
+        self._frames: list[np.ndarray | None] = [None] * num_envs
+        self.reset(seed=0)
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Start new episodes; (N, O) float32. A seed restarts the random stream."""
+        seeds: list[int | None] = [None] * self.num_envs
+        if seed is not None:
+            streams = np.random.SeedSequence(seed).spawn(self.num_envs)
+            seeds = [int(stream.generate_state(1)[0]) for stream in streams]
+        for i, env in enumerate(self._envs):
+            self._observation[i], _ = env.reset(seed=seeds[i])
+        self._goal[:] = False
+        self._ended[:] = False
+        self._frames = [None] * self.num_envs
+        return self._observation.copy()
+
+    def step(self, action: np.ndarray) -> Step:
+        """Advance those that have not ended: (N, A) float32, or (N,) int64."""
+        reward = np.zeros(self.num_envs, np.float32)
+        for i, env in enumerate(self._envs):
+            if self._ended[i]:
+                continue
+            result = env.step(self._gym_action(action[i]))
+            self._observation[i], gained, terminated, truncated, info = result
+            reward[i] = float(gained)
+            self._goal[i] = _goal(info) or False
+            self._ended[i] = terminated or truncated
+            self._frames[i] = None
+        goal = self._goal.copy() if self._gives_goal else None
+        return Step(self._observation.copy(), reward, goal)
+
+    def state_rows(self) -> np.ndarray:
+        """The present frames (N, H, W, 3) uint8."""
+        frames = []
+        for i, env in enumerate(self._envs):
+            frame = self._frames[i]
+            if frame is None:
+                frame = self._frames[i] = np.array(env.render())
+            frames.append(frame)
+        return np.stack(frames)
+
+    def episode_success(self, goal: np.ndarray) -> np.ndarray:
+        """At any time: (T, N) bool -> (N,) bool."""
+        return np.asarray(goal.any(axis=0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Refuse: Gymnasium has no way to save an arbitrary simulator.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"{self._env_id}'s simulators cannot be saved, as Gymnasium has no call "
+            "for it: a task=gym run can only go on from an episode's start."
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Refuse, as `state_dict` does.
+
+        Raises:
+            ConfigError: always.
+        """
+        self.state_dict()
+
+    def close(self) -> None:
+        """Close every environment."""
+        for env in self._envs:
+            env.close()
+
+    def _gym_action(self, action: np.ndarray) -> Any:
+        space = self._gym_action_space
+        if isinstance(space, gym.spaces.Discrete):
+            return int(space.start + action)
+        return np.asarray(action, space.dtype)
+
+
+class FrameRenderer:
+    """Hands frames through: the environments have drawn them already."""
+
+    def render(self, rows: np.ndarray) -> np.ndarray:
+        """Frames (B, H, W, 3) uint8, checked and otherwise as they came."""
+        if rows.dtype != np.uint8 or rows.ndim != 4 or rows.shape[3] != 3:
+            raise ValueError(
+                f"expected frames (B, H, W, 3) uint8, not {rows.shape} {rows.dtype}"
+            )
+        return rows
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _make(env_id: str) -> gym.Env:
+    """Make one environment without a time limit, its observations flat."""
+    try:
+        with warnings.catch_warnings():
+            # Said below, as an error.
+            warnings.filterwarnings("ignore", ".*render_mode='rgb_array'")
+            env = gym.make(
+                env_id,
+                render_mode="rgb_array",
+                max_episode_steps=-1,  # no TimeLimit
+                disable_env_checker=True,
+            )
+    except gym.error.UnregisteredEnv as error:
+        close = _close_ids(env_id)
+        hint = (
+            f"did you mean {' or '.join(close)}?"
+            if close
+            else "`gymnasium.pprint_registry()` lists those there are."
+        )
+        raise ConfigError(
+            f"task.env_id is {env_id!r}, which no installed package registers: {hint}"
+        ) from error
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise _missing_dependency(env_id, error) from error
+    except TypeError as error:
+        if "render_mode" in str(error):
+            raise _draws_nothing(env_id) from error
+        raise ConfigError(f"{env_id} cannot be made: {_first_line(error)}") from error
+    except gym.error.Error as error:
+        raise ConfigError(f"{env_id} cannot be made: {_first_line(error)}") from error
+    if "rgb_array" not in env.metadata.get("render_modes", []):
+        env.close()
+        raise _draws_nothing(env_id)
+    if not env.observation_space.is_np_flattenable:
+        env.close()
+        raise ConfigError(
+            f"{env_id}'s observations ({type(env.observation_space).__name__}) have no "
+            "fixed number of values: choose an environment whose observations have."
+        )
+    return gym.wrappers.FlattenObservation(env)
+
+
+def _episode_length(task: TaskConfig, env: gym.Env) -> int:
+    if task.episode_length is not None:
+        return task.episode_length
+    assert env.spec is not None
+    limit = gym.spec(env.spec.id).max_episode_steps
+    if limit is None:
+        raise ConfigError(
+            f"{task.env_id} has no time limit of its own: give one in env steps, as "
+            "task.episode_length=200."
+        )
+    return limit
+
+
+def _observation_space(env: gym.Env) -> gym.spaces.Box:
+    space = env.observation_space
+    assert isinstance(space, gym.spaces.Box)
+    with np.errstate(over="ignore"):  # float64's greatest number becomes infinity
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    return gym.spaces.Box(low, high, dtype=np.float32)
+
+
+def _action_space(env_id: str, env: gym.Env) -> gym.spaces.Box | gym.spaces.Discrete:
+    match env.action_space:
+        case gym.spaces.Discrete(n=n):
+            return gym.spaces.Discrete(n)
+        case gym.spaces.Box(shape=[_], dtype=dtype) as box if (
+            np.issubdtype(dtype, np.floating) and box.is_bounded()
+        ):
+            low, high = box.low.astype(np.float32), box.high.astype(np.float32)
+            return gym.spaces.Box(low, high, dtype=np.float32)
+    raise ConfigError(
+        f"{env_id}'s actions are {env.action_space}, but must be Discrete or a bounded "
+        "one-dimensional Box of floats: choose another environment."
+    )
+
+
+def _try_out(env_id: str, env: gym.Env) -> bool:
+    """Draw one frame and take one step; tells whether steps judge success."""
+    env.action_space.seed(0)
+    try:
+        env.reset(seed=0)
+        frame = env.render()
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise _missing_dependency(env_id, error) from error
+    is_frame = (
+        isinstance(frame, np.ndarray)
+        and frame.dtype == np.uint8
+        and frame.ndim == 3
+        and frame.shape[2] == 3
+    )
+    if not is_frame:
+        raise _draws_nothing(env_id)
+    *_, info = env.step(env.action_space.sample())
+    return _goal(info) is not None
+
+
+def _goal(info: Mapping[str, Any]) -> bool | None:
+    for key in SUCCESS_KEYS:
+        if key in info:
+            return bool(info[key])
+    return None
+
+
+def _close_ids(env_id: str) -> list[str]:
+    """Registered ids that look like this one, the newest version of each."""
+    newest = {}
+    for spec in gym.registry.values():
+        name = f"{spec.namespace}/{spec.name}" if spec.namespace else spec.name
+        if name not in newest or (spec.version or 0) > (newest[name].version or 0):
+            newest[name] = spec
+    by_lower_name = {name.lower(): spec.id for name, spec in newest.items()}
+    wanted = env_id.rpartition(":")[2].rpartition("-v")
+    name = (wanted[0] or wanted[2]).lower()
+    close = difflib.get_close_matches(name, by_lower_name, n=2, cutoff=0.7)
+    return [by_lower_name[name] for name in close]
+
+
+def _missing_dependency(env_id: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{env_id} needs a package that is not installed ({_first_line(error)}): "
+        "install it, or choose another task.env_id."
+    )
+
+
+def _draws_nothing(env_id: str) -> ConfigError:
+    return ConfigError(
+        f"{env_id} cannot draw itself as rgb_array, which the reward needs: choose "
+        "another task.env_id."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or repr(error)
+    return text.splitlines()[0].rstrip(".")

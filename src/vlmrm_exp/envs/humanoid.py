@@ -1,0 +1,187 @@
+"""Gymnasium's Humanoid without termination, and its pictures from state rows.
+
+Physics, observation and reward are those of Gymnasium's Humanoid-v5 (or v4) with
+`terminate_when_unhealthy=False`; a test compares them step by step. The model is
+Gymnasium's own `humanoid.xml`; only its looks are changed, in memory.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco import mujoco_env
+
+from vlmrm_exp.config import TaskConfig
+from vlmrm_exp.envs import Step
+from vlmrm_exp.envs.looks import dress
+
+FRAME_SKIP = 5  # physics steps of 3 ms per env step (Gymnasium)
+RESET_NOISE = 0.01  # uniform, on every coordinate and velocity (Gymnasium)
+NUM_QPOS, NUM_QVEL = 24, 23
+STATE_ROW = NUM_QPOS + NUM_QVEL  # (qpos, qvel)
+
+# Camera of the paper (section 4.3): fixed, in front of the robot, slightly from above.
+FIXED_CAMERA = {"distance": 3.5, "lookat": (0, 0, 1), "elevation": -10, "azimuth": 180}
+
+
+def humanoid_spec() -> mujoco.MjSpec:
+    """Gymnasium's humanoid.xml, editable."""
+    assets = Path(mujoco_env.__file__).parent / "assets"
+    return mujoco.MjSpec.from_file(str(assets / "humanoid.xml"))
+
+
+class HumanoidEnvs:
+    """N humanoids; a state row is (qpos, qvel), (47,) float64."""
+
+    def __init__(self, task: TaskConfig, num_envs: int) -> None:
+        assert task.episode_length is not None
+        self.num_envs = num_envs
+        self.episode_length = task.episode_length
+        self._version = task.version
+        self._model = humanoid_spec().compile()
+        self._datas = [mujoco.MjData(self._model) for _ in range(num_envs)]
+        self._rngs = [np.random.default_rng(i) for i in range(num_envs)]
+        size = len(self._observation(self._datas[0]))
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        low, high = self._model.actuator_ctrlrange.T.astype(np.float32)
+        self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Stand up straight, with a little noise; (N, O) float32."""
+        if seed is not None:
+            seeds = np.random.SeedSequence(seed).spawn(self.num_envs)
+            self._rngs = [np.random.default_rng(s) for s in seeds]
+        for data, rng in zip(self._datas, self._rngs, strict=True):
+            mujoco.mj_resetData(self._model, data)
+            noise = rng.uniform(-RESET_NOISE, RESET_NOISE, STATE_ROW)
+            data.qpos += noise[:NUM_QPOS]
+            data.qvel += noise[NUM_QPOS:]
+            mujoco.mj_forward(self._model, data)
+        return self._observations()
+
+    def step(self, action: np.ndarray) -> Step:
+        """Advance 15 ms: action (N, 17), torques in -0.4..0.4 times the gear."""
+        rewards = np.empty(self.num_envs, np.float32)
+        for i, data in enumerate(self._datas):
+            before = self._mass_center_x(data)
+            data.ctrl[:] = action[i]
+            mujoco.mj_step(self._model, data, nstep=FRAME_SKIP)
+            # External forces (cfrc_ext) are not part of mj_step.
+            mujoco.mj_rnePostConstraint(self._model, data)
+            velocity = (self._mass_center_x(data) - before) / (
+                FRAME_SKIP * self._model.opt.timestep
+            )
+            rewards[i] = self._reward(data, velocity)
+        return Step(self._observations(), rewards, None)
+
+    def state_rows(self) -> np.ndarray:
+        """(N, 47) float64."""
+        return np.stack([np.concatenate((d.qpos, d.qvel)) for d in self._datas])
+
+    def episode_success(self, goal: np.ndarray) -> np.ndarray:
+        """The goal state held for at least half of the steps (paper section 4.3)."""
+        return goal.mean(axis=0) >= 0.5
+
+    def state_dict(self) -> dict[str, Any]:
+        """Full physics state, warm start included, and the random streams."""
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        physics = np.empty(
+            (self.num_envs, mujoco.mj_stateSize(self._model, kind)), np.float64
+        )
+        for row, data in zip(physics, self._datas, strict=True):
+            mujoco.mj_getState(self._model, data, row, kind)
+        return {"physics": physics, "rngs": [r.bit_generator.state for r in self._rngs]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        for row, data in zip(state["physics"], self._datas, strict=True):
+            mujoco.mj_setState(self._model, data, row, kind)
+        for rng, rng_state in zip(self._rngs, state["rngs"], strict=True):
+            rng.bit_generator.state = rng_state
+
+    def close(self) -> None:
+        """Nothing is open: no drawing context is made here."""
+
+    def _mass_center_x(self, data: mujoco.MjData) -> float:
+        mass = self._model.body_mass
+        return float(mass @ data.xipos[:, 0] / mass.sum())
+
+    def _reward(self, data: mujoco.MjData, velocity: float) -> float:
+        """Gymnasium's own: run forward, stay up, spend little (weights are its)."""
+        healthy = 5.0 * (1.0 < data.qpos[2] < 2.0)
+        reward = 1.25 * velocity + healthy - 0.1 * np.sum(np.square(data.ctrl))
+        if self._version == "v5":
+            reward -= min(5e-7 * np.sum(np.square(data.cfrc_ext)), 10.0)
+        return float(reward)
+
+    def _observations(self) -> np.ndarray:
+        return np.stack([self._observation(d) for d in self._datas]).astype(np.float32)
+
+    def _observation(self, data: mujoco.MjData) -> np.ndarray:
+        # v4 also lists the world body and the root's generalised forces: all zero.
+        body, dof = (1, 6) if self._version == "v5" else (0, 0)
+        return np.concatenate(
+            (
+                data.qpos[2:],
+                data.qvel,
+                data.cinert[body:].ravel(),
+                data.cvel[body:].ravel(),
+                data.qfrc_actuator[dof:],
+                data.cfrc_ext[body:].ravel(),
+            )
+        )
+
+
+class HumanoidRenderer:
+    """Draws humanoid state rows in one OpenGL context of the calling process."""
+
+    def __init__(self, task: TaskConfig, frame_height: int, effects: bool) -> None:
+        spec = humanoid_spec()
+        dress(spec, task.textures)
+        spec.visual.global_.offwidth = spec.visual.global_.offheight = frame_height
+        if not effects:
+            spec.visual.quality.offsamples = 0
+        self._model = spec.compile()
+        self._data = mujoco.MjData(self._model)
+        self._renderer = mujoco.Renderer(self._model, frame_height, frame_height)
+        self.drawn_by = f"MuJoCo {mujoco.__version__}, {_opengl_renderer()}"
+        if not effects:
+            flags = self._renderer.scene.flags
+            flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+            flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        self._camera: mujoco.MjvCamera | str = "track"
+        if task.camera == "fixed":
+            self._camera = mujoco.MjvCamera()
+            self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+            self._camera.lookat[:] = FIXED_CAMERA["lookat"]
+            for name in ("distance", "elevation", "azimuth"):
+                setattr(self._camera, name, FIXED_CAMERA[name])
+
+    def render(self, rows: np.ndarray) -> np.ndarray:
+        """State rows (B, 47) -> frames (B, H, H, 3) uint8."""
+        size = self._renderer.height
+        frames = np.empty((len(rows), size, size, 3), np.uint8)
+        for row, frame in zip(rows, frames, strict=True):
+            self._data.qpos[:] = row[:NUM_QPOS]
+            # A picture needs positions, their centre (tracking camera) and the light.
+            mujoco.mj_kinematics(self._model, self._data)
+            mujoco.mj_comPos(self._model, self._data)
+            mujoco.mj_camlight(self._model, self._data)
+            self._renderer.update_scene(self._data, self._camera)
+            self._renderer.render(out=frame)
+        return frames
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        self._renderer.close()
+
+
+def _opengl_renderer() -> str:
+    """Name of the OpenGL renderer whose context is current."""
+    from OpenGL import GL
+
+    return GL.glGetString(GL.GL_RENDERER).decode()

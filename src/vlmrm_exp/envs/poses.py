@@ -1,0 +1,343 @@
+"""A library of humanoid body poses, and the features that tell them apart.
+
+The eight tasks' poses stand here among many others. Angles were set by hand within the
+joint limits and looked at in the picture. The embedded models learn from states drawn
+around these poses, and captions say how near a state is to each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import mujoco
+import numpy as np
+
+from vlmrm_exp.envs.humanoid import (
+    FRAME_SKIP,
+    NUM_QPOS,
+    STATE_ROW,
+    humanoid_spec,
+)
+
+# Degrees. A plain name means both sides alike; left and right mirror each other.
+Angles = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Legs:
+    """Trunk and legs: joint angles in degrees and how the torso is turned."""
+
+    name: str
+    angles: Angles = field(default_factory=dict)
+    pitch: float = 0.0
+    """Degrees; 90 is face down."""
+    roll: float = 0.0
+    """Degrees; 90 is on the right side."""
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Both arms: joint angles in degrees."""
+
+    name: str
+    angles: Angles = field(default_factory=dict)
+
+
+LEGS = (
+    Legs("standing"),
+    Legs("standing", {"knee": -10, "hip_y": -5}),
+    Legs("legs_apart", {"hip_x": -22}),
+    Legs("one_leg", {"right_hip_y": -80, "right_knee": -100}),
+    Legs("one_leg", {"left_hip_y": -80, "left_knee": -100}),
+    Legs("one_leg", {"right_hip_y": -60, "right_knee": -60}),
+    Legs("one_leg", {"left_hip_y": -60, "left_knee": -60}),
+    Legs("one_leg", {"right_hip_y": 5, "right_knee": -95}),
+    Legs("one_leg", {"left_hip_y": 5, "left_knee": -95}),
+    Legs("stepping", {"right_hip_y": -35, "right_knee": -20, "left_hip_y": 12}),
+    Legs("stepping", {"left_hip_y": -35, "left_knee": -20, "right_hip_y": 12}),
+    Legs("kneeling", {"knee": -95}),
+    Legs("kneeling", {"knee": -100, "hip_y": -15}, pitch=6),
+    Legs("kneeling", {"knee": -120, "hip_y": -25}, pitch=-4),
+    Legs("sitting_on_heels", {"knee": -150, "hip_y": -60}),
+    Legs("one_knee", {"right_knee": -95, "left_hip_y": -90, "left_knee": -92}),
+    Legs("one_knee", {"left_knee": -95, "right_hip_y": -90, "right_knee": -92}),
+    Legs("lotus", {"knee": -140, "hip_y": -95, "hip_z": -60, "hip_x": -25}),
+    Legs("lotus", {"knee": -150, "hip_y": -85, "hip_z": -55, "hip_x": -25}),
+    Legs("splits", {"knee": -2, "hip_y": -85, "hip_z": -60, "hip_x": -25}),
+    Legs("splits", {"knee": -2, "hip_y": -75, "hip_z": -60, "hip_x": -25}, pitch=10),
+    Legs("sitting", {"hip_y": -90}),
+    Legs("sitting", {"hip_y": -100, "abdomen_y": -10}, pitch=-10),
+    Legs("sitting_knees_up", {"hip_y": -110, "knee": -110}, pitch=-10),
+    Legs("crouching", {"knee": -110, "hip_y": -90, "abdomen_y": -30}),
+    Legs("crouching", {"knee": -80, "hip_y": -60, "abdomen_y": -20}, pitch=15),
+    Legs("half_squat", {"knee": -60, "hip_y": -45}, pitch=10),
+    Legs("bending", {"abdomen_y": -60, "hip_y": -40}, pitch=75),
+    Legs("bending", {"abdomen_y": -40, "hip_y": -20}, pitch=50),
+    Legs("all_fours", {"hip_y": -90, "knee": -90}, pitch=80),
+    Legs("lying_back", {}, pitch=-90),
+    Legs("lying_back", {"hip_y": -60, "knee": -90}, pitch=-90),
+    Legs("lying_front", {}, pitch=90),
+    Legs("lying_front", {"knee": -50}, pitch=90),
+    Legs("lying_side", {}, roll=90),
+    Legs("lying_side", {}, roll=-90),
+    Legs("lying_side", {"hip_y": -50, "knee": -70}, roll=90),
+    Legs("lying_side", {"hip_y": -50, "knee": -70}, roll=-90),
+    Legs("falling_back", {"knee": -25, "hip_y": -15}, pitch=-42),
+    Legs("falling_front", {"knee": -25, "hip_y": -15}, pitch=42),
+    Legs("falling_side", {"knee": -20}, roll=42),
+    Legs("falling_side", {"knee": -20}, roll=-42),
+)
+
+ARMS = (
+    Arms("resting"),
+    Arms("resting", {"shoulder2": -20, "elbow": -20}),
+    Arms("hanging", {"shoulder1": 30, "shoulder2": -60, "elbow": -50}),
+    Arms("hanging", {"shoulder1": 30, "shoulder2": -30, "elbow": -60}),
+    Arms("raised", {"shoulder1": -85, "shoulder2": 30, "elbow": -60}),
+    Arms("raised", {"shoulder1": -85, "shoulder2": 0, "elbow": -60}),
+    Arms("raised", {"shoulder1": -60, "shoulder2": 30, "elbow": -50}),
+    Arms("raised", {"shoulder1": 60, "shoulder2": 60, "elbow": -20}),
+    Arms("out", {"shoulder1": -60, "shoulder2": -60, "elbow": -60}),
+    Arms("out", {"shoulder1": -30, "shoulder2": -30, "elbow": -60}),
+    Arms("bent_up", {"shoulder1": -60, "shoulder2": -60, "elbow": 0}),
+    Arms("bent_up", {"shoulder1": -85, "shoulder2": -60, "elbow": 0}),
+    Arms("behind_head", {"shoulder1": -85, "shoulder2": 60, "elbow": 0}),
+    Arms("behind_head", {"shoulder1": -85, "shoulder2": 30, "elbow": 0}),
+    Arms("hips", {"shoulder1": 60, "shoulder2": -85, "elbow": 0}),
+    Arms("hips", {"shoulder1": 50, "shoulder2": -85, "elbow": -10}),
+    Arms("crossed", {"shoulder1": 60, "shoulder2": -30, "elbow": 0}),
+    Arms("crossed", {"shoulder1": 60, "shoulder2": 0, "elbow": 0}),
+    Arms("face", {"shoulder1": 30, "shoulder2": 30, "elbow": 0}),
+    Arms("face", {"shoulder1": 60, "shoulder2": 30, "elbow": 0}),
+    Arms("one_raised", {"right_shoulder1": -85, "right_shoulder2": 20, "right_elbow": -60}),
+    Arms("one_raised", {"left_shoulder1": -85, "left_shoulder2": 20, "left_elbow": -60}),
+)
+
+LEG_NAMES = tuple(dict.fromkeys(legs.name for legs in LEGS))
+ARM_NAMES = tuple(dict.fromkeys(arms.name for arms in ARMS))
+
+# A humanoid task's goal: the pose of the trunk and legs, and of the arms if it matters.
+GOAL_POSES: dict[str, tuple[str, str | None]] = {
+    "kneeling": ("kneeling", None),
+    "lotus": ("lotus", None),
+    "standing_up": ("standing", None),
+    "arms_raised": ("standing", "raised"),
+    "splits": ("splits", None),
+    "hands_on_hips": ("standing", "hips"),
+    "arms_crossed": ("standing", "crossed"),
+    "one_leg": ("one_leg", None),
+}
+# Squared distances (in the units below) within which a state is that pose.
+LEGS_LIMIT, ARMS_LIMIT = 6.0, 2.5
+
+# What a state looks like, whichever way the body faces on the floor. A unit of each
+# feature is a difference that a person would remark on: 0.2 m, a third of a right
+# angle's sine, 40 degrees.
+_HEIGHT, _SLOPE, _ANGLE, _HAND = 0.2, 0.35, 0.7, 0.2
+
+
+class PoseLibrary:
+    """Builds state rows from poses, and measures states against poses."""
+
+    def __init__(self) -> None:
+        self.model = humanoid_spec().compile()
+        self._data = mujoco.MjData(self.model)
+        self._leg_features = self._prototypes(LEGS)
+        self._arm_features = self._prototypes(ARMS)
+
+    def angles(self, pose: Legs | Arms) -> np.ndarray:
+        """Joint angles (17,) in radians, in the order of qpos[7:]."""
+        out = np.zeros(NUM_QPOS - 7)
+        for key, degrees in pose.angles.items():
+            joint = key.removeprefix("right_").removeprefix("left_")
+            sides = [key[: -len(joint)]] if joint != key else ["right_", "left_"]
+            for side in sides if not joint.startswith("abdomen") else [""]:
+                # The left shoulders' axes are mirrored, the other joints' are not.
+                sign = -1 if side == "left_" and joint.startswith("shoulder") else 1
+                address = self.model.joint(side + joint).qposadr[0] - 7
+                out[address] = sign * np.deg2rad(degrees)
+        return out
+
+    def row(self, legs: Legs, arms: Arms) -> np.ndarray:
+        """The state row (47,) of a pose at rest on the floor, facing forward."""
+        return self.place(
+            self.angles(legs) + self.angles(arms), _quaternion(0, legs.pitch, legs.roll)
+        )
+
+    def place(self, angles: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
+        """A state row with the body's lowest point on the floor; angles are clipped."""
+        low, high = self.model.jnt_range[1:].T
+        row = np.zeros(STATE_ROW)
+        row[3:7] = quaternion
+        row[7:NUM_QPOS] = np.clip(angles, low, high)
+        self._data.qpos[:] = row[:NUM_QPOS]
+        mujoco.mj_kinematics(self.model, self._data)
+        row[2] = -self._lowest()
+        return row
+
+    def settle(
+        self, row: np.ndarray, torque: np.ndarray, env_steps: int
+    ) -> np.ndarray:
+        """The state after env_steps of physics under constant torque (17,)."""
+        mujoco.mj_resetData(self.model, self._data)
+        self._data.qpos[:], self._data.qvel[:] = row[:NUM_QPOS], row[NUM_QPOS:]
+        self._data.ctrl[:] = torque
+        mujoco.mj_step(self.model, self._data, nstep=env_steps * FRAME_SKIP)
+        return np.concatenate((self._data.qpos, self._data.qvel))
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """A varied state row: a pose, something between two, or a fall.
+
+        Half of the poses are caught while physics settles them, so that the states an
+        agent passes through are covered and not only the ones a person would set.
+        """
+        kind = rng.random()
+        if kind < 0.25:
+            return self._fall(rng)
+        # Every episode starts standing, and half of the tasks are about the arms.
+        legs = LEGS[0 if rng.random() < 0.25 else rng.integers(len(LEGS))]
+        arms = ARMS[rng.integers(len(ARMS))]
+        angles = self.angles(legs) + self.angles(arms)
+        pitch, roll = legs.pitch, legs.roll
+        if kind < 0.45:
+            other, share = LEGS[rng.integers(len(LEGS))], rng.random()
+            angles += share * (self.angles(other) - self.angles(legs))
+            pitch += share * (other.pitch - pitch)
+            roll += share * (other.roll - roll)
+        angles += rng.normal(0, rng.choice([0.03, 0.1, 0.2, 0.35]), len(angles))
+        yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
+        tilt = rng.normal(0, 6, 2)
+        row = self.place(angles, _quaternion(yaw, pitch + tilt[0], roll + tilt[1]))
+        row[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
+        row[2] += rng.uniform(0, 0.06)
+        if rng.random() < 0.5:
+            torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
+            row = self.settle(row, torque, int(rng.integers(1, 40)))
+        return row
+
+    def _fall(self, rng: np.random.Generator) -> np.ndarray:
+        """What random torques, changed a few times, make of a standing body."""
+        row = self.place(self.angles(LEGS[0]), _quaternion(0, 0, 0))
+        row[:NUM_QPOS] += rng.uniform(-0.01, 0.01, NUM_QPOS)
+        for _ in range(rng.integers(1, 5)):
+            torque = rng.uniform(-0.4, 0.4, NUM_QPOS - 7) * rng.random()
+            row = self.settle(row, torque, int(rng.integers(1, 25)))
+        return row
+
+    def leg_distances(self, rows: np.ndarray) -> np.ndarray:
+        """Squared distance of rows (B, 47) to each of LEG_NAMES: (B, L)."""
+        features = np.stack([self._leg_feature(row) for row in rows])
+        return _nearest(features, self._leg_features, [p.name for p in LEGS], LEG_NAMES)
+
+    def arm_distances(self, rows: np.ndarray) -> np.ndarray:
+        """Squared distance of rows (B, 47) to each of ARM_NAMES: (B, A)."""
+        features = np.stack([self._arm_feature(row) for row in rows])
+        return _nearest(features, self._arm_features, [p.name for p in ARMS], ARM_NAMES)
+
+    def _prototypes(self, poses: Sequence[Legs] | Sequence[Arms]) -> np.ndarray:
+        rows = [
+            self.row(p, ARMS[0]) if isinstance(p, Legs) else self.row(LEGS[0], p)
+            for p in poses
+        ]
+        feature = (
+            self._leg_feature if isinstance(poses[0], Legs) else self._arm_feature
+        )
+        return np.stack([feature(row) for row in rows])
+
+    def _leg_feature(self, row: np.ndarray) -> np.ndarray:
+        """Heights, the direction of gravity in the torso, and the legs' angles."""
+        data = self._forward(row)
+        angle = {j: row[self.model.joint(j).qposadr[0]] for j in _LEG_JOINTS}
+        heights = [data.body(b).xpos[2] for b in ("torso", "pelvis")]
+        heights += [
+            data.body(f"{side}_{part}").xpos[2]
+            for part in ("shin", "foot")
+            for side in ("right", "left")
+        ]
+        gravity = data.body("torso").xmat.reshape(3, 3)[2]
+        return np.concatenate(
+            (
+                np.array(heights) / _HEIGHT,
+                gravity / _SLOPE,
+                np.array([angle[j] for j in _LEG_JOINTS]) / _ANGLE,
+            )
+        )
+
+    def _arm_feature(self, row: np.ndarray) -> np.ndarray:
+        """Hands and elbows in the torso's frame."""
+        data = self._forward(row)
+        torso, turn = data.body("torso").xpos, data.body("torso").xmat.reshape(3, 3)
+        points = [
+            data.geom(f"{side}_hand").xpos if part == "hand"
+            else data.body(f"{side}_lower_arm").xpos
+            for part in ("hand", "elbow")
+            for side in ("right", "left")
+        ]
+        return ((np.array(points) - torso) @ turn / _HAND).ravel()
+
+    def _forward(self, row: np.ndarray) -> mujoco.MjData:
+        self._data.qpos[:] = row[:NUM_QPOS]
+        mujoco.mj_kinematics(self.model, self._data)
+        return self._data
+
+    def _lowest(self) -> float:
+        """Height of the body's lowest point; every part is a sphere or a capsule."""
+        lowest = np.inf
+        for g in range(1, self.model.ngeom):
+            radius, half = self.model.geom_size[g, :2]
+            capsule = self.model.geom_type[g] == mujoco.mjtGeom.mjGEOM_CAPSULE
+            reach = radius + half * abs(self._data.geom_xmat[g, 8]) * capsule
+            lowest = min(lowest, self._data.geom_xpos[g, 2] - reach)
+        return lowest
+
+
+_LEG_JOINTS = tuple(
+    f"{side}_{joint}"
+    for side in ("right", "left")
+    for joint in ("hip_x", "hip_z", "hip_y", "knee")
+)
+
+
+def is_pose(
+    task: str, leg_distances: np.ndarray, arm_distances: np.ndarray
+) -> np.ndarray:
+    """Whether states are a task's pose: nearest to it, and near enough; (B,) bool.
+
+    Args:
+        task: a key of GOAL_POSES.
+        leg_distances: (B, L) of PoseLibrary.leg_distances.
+        arm_distances: (B, A) of PoseLibrary.arm_distances.
+    """
+    legs, arms = GOAL_POSES[task]
+    of = LEG_NAMES.index(legs)
+    # Standing with the legs apart or the knees bent is standing too.
+    same = [LEG_NAMES.index(n) for n in _ALIKE.get(legs, (legs,))]
+    goal = np.isin(leg_distances.argmin(axis=1), same)
+    goal &= leg_distances[:, of] < LEGS_LIMIT
+    if arms is not None:
+        a = ARM_NAMES.index(arms)
+        goal &= arm_distances.argmin(axis=1) == a
+        goal &= arm_distances[:, a] < ARMS_LIMIT
+    return goal
+
+
+_ALIKE = {"standing": ("standing", "legs_apart", "stepping", "half_squat")}
+
+
+def _nearest(
+    features: np.ndarray,
+    prototypes: np.ndarray,
+    owners: Sequence[str],
+    names: Sequence[str],
+) -> np.ndarray:
+    squared = ((features[:, None] - prototypes[None]) ** 2).sum(axis=-1)
+    columns = [
+        squared[:, [i for i, o in enumerate(owners) if o == n]].min(1) for n in names
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _quaternion(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    """Turn by roll, then pitch, then yaw, in degrees: (4,)."""
+    quaternion = np.empty(4)
+    mujoco.mju_euler2Quat(quaternion, np.deg2rad([yaw, pitch, roll]), "zyx")
+    return quaternion

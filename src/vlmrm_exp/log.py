@@ -1,0 +1,261 @@
+"""What a run writes down: metrics.jsonl always, Weights & Biases when asked.
+
+The same keys go to both, over `env_steps`: train/, loss/, eval/ and perf/. Only perf/
+may differ between two runs of one seed. This is the only module that imports wandb, and
+only when `log.mode` asks for it.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmrm_exp.config import Config, ConfigError
+
+PACKAGES = (
+    "vlmrm_exp",
+    "gymnasium",
+    "huggingface_hub",
+    "hydra-core",
+    "mujoco",
+    "numpy",
+    "omegaconf",
+    "open_clip_torch",
+    "torch",
+    "torchvision",
+    "wandb",
+)
+WANDB_INIT_S = 30.0
+"""Seconds within which the W&B server must answer before a run starts."""
+WANDB_FINISH_S = 300.0
+"""Seconds for the last uploads; what is left stays on disk for `wandb sync`."""
+
+
+class RunLog:
+    """The records of one run, in its folder."""
+
+    wandb_id: str | None
+    """W&B's id of this run, by which a later run can go on in it; None without W&B."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        """Open metrics.jsonl for appending, and a W&B run unless `log.mode` is none.
+
+        Raises:
+            ConfigError: W&B cannot be reached, or does not know who is logging.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._wandb = _start_wandb(folder, config) if config.log.mode != "none" else None
+        self.wandb_id = self._wandb.id if self._wandb else None
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def metrics(self, env_steps: int, values: Mapping[str, float]) -> None:
+        """Report numbers: one line of metrics.jsonl, written through at once.
+
+        Args:
+            env_steps: the x-axis, summed over environments.
+            values: one number per key; what is not finite becomes null.
+        """
+        line = {"env_steps": env_steps, **values}
+        self._metrics.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+        self._metrics.flush()
+        if self._wandb:
+            self._wandb.log(line)
+
+    def video(self, env_steps: int, key: str, path: Path) -> None:
+        """Report an mp4 that lies in the run's folder; W&B gets the file as it is."""
+        if self._wandb:
+            import wandb
+
+            video = wandb.Video(str(path), format="mp4")
+            self._wandb.log({"env_steps": env_steps, key: video})
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Write summary.json whole, and the same values to W&B's summary."""
+        plain = _plain(values)
+        write_json(self._folder / "summary.json", plain)
+        if self._wandb:
+            self._wandb.summary.update(plain)
+
+    def close(self, exit_code: int = 0) -> None:
+        """Release the file and the W&B run; a second call does nothing.
+
+        Args:
+            exit_code: W&B marks the run as failed when it is not 0.
+        """
+        self._metrics.close()
+        run, self._wandb = self._wandb, None
+        if run is None:
+            return
+        import wandb
+
+        kept = f"wandb sync {shlex.quote(str(Path(run.settings.sync_dir)))}"
+        try:
+            run.finish(exit_code=exit_code)
+            if run.settings.mode == "offline":
+                print(f"W&B: kept offline; upload with: {kept}")
+        except TimeoutError:
+            print(f"W&B: the upload did not end in time; go on with: {kept}")
+        finally:
+            # Offline, finish() returns before the records are on disk; this waits, and
+            # ends W&B's own process, so that the next job of a multirun starts afresh.
+            wandb.teardown()
+
+
+def _start_wandb(folder: Path, config: Config) -> Any:
+    """Start a W&B run that writes nowhere but into the folder, and asks nothing."""
+    import wandb
+
+    online = config.log.mode == "online"
+    settings = wandb.Settings(
+        mode="online" if online else "offline",  # whatever WANDB_MODE says
+        silent=True,
+        console="off",  # leave the terminal to the progress bar
+        init_timeout=WANDB_INIT_S,
+        finish_timeout=WANDB_FINISH_S if online else 0.0,
+        finish_timeout_raises=online,
+        reinit="create_new",  # jobs of one process are runs of their own
+    )
+    flat = {
+        "task_name": config.task.name,
+        "clip_name": config.clip.name,
+        "algo_name": config.algo.name,
+    }
+    # Read by W&B's own process when it starts; else its logs go to the home folder.
+    borrowed = "WANDB_CACHE_DIR" not in os.environ
+    if borrowed:
+        os.environ["WANDB_CACHE_DIR"] = str((folder / "wandb" / "cache").resolve())
+    try:
+        wandb.setup(settings)
+        if online and not wandb.login(prompt=False, verify=False):
+            raise ConfigError(
+                "log=wandb needs a W&B account, and none is logged in here: run "
+                "`wandb login` once, or use log=offline and upload later."
+            )
+        run = wandb.init(
+            dir=folder,
+            project=config.log.project,
+            entity=config.log.entity,
+            group=config.log.group,
+            tags=config.log.tags,
+            name=folder.name,
+            # Groups as tables, and their names once more: W&B groups by flat keys only.
+            config={**dataclasses.asdict(config), **flat},
+            settings=settings,
+        )
+    except wandb.errors.Error as error:
+        wandb.teardown()
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"W&B did not start a run ({reason}): check the network and `wandb login`, "
+            "or use log=offline and upload later."
+        ) from error
+    finally:
+        if borrowed:
+            del os.environ["WANDB_CACHE_DIR"]
+    run.define_metric("*", step_metric="env_steps")
+    if online:
+        print(f"W&B: {run.url}")
+    return run
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole: under a temporary name, then renamed.
+
+    Args:
+        path: where; an older file is replaced.
+        value: mappings, sequences and primitives; numbers that are not finite become
+            null, NumPy scalars and paths their plain selves.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def versions(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell what a run ran on, for versions.json.
+
+    Args:
+        facts: what only the run knows (device, GL renderer, encoder), added as it is.
+    """
+    import torch
+
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **_commit(),
+        **facts,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    # platform.processor() is empty on most Linux systems.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> dict[str, Any]:
+    """The source's commit when it runs from its own checkout, else nothing."""
+    checkout = Path(__file__).resolve().parents[2]
+    # An installed package may lie inside some other project's repository.
+    if not (checkout / ".git").exists():
+        return {}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(checkout), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "--verify", "HEAD"),
+            "commit_is_dirty": bool(git("status", "--porcelain")),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a value."""
+    match value:
+        case np.generic():
+            return _plain(value.item())
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case Path():
+            return str(value)
+    return value

@@ -1,0 +1,98 @@
+"""A trained policy without exploration, and its file.
+
+A checkpoint is a dict of tensors and primitives, so that loading one runs no code.
+"""
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.rl.dqn import QNetwork
+from vlmrm_exp.rl.rollout import network_input
+from vlmrm_exp.rl.sac import Actor, to_bounds
+
+
+class Policy:
+    """Chooses what the agent holds best: SAC's mean action, DQN's greedy one."""
+
+    observation_dim: int
+    """O, the numbers in an observation."""
+    env_steps: int
+    """Of training behind it."""
+
+    def __init__(
+        self, checkpoint: Mapping[str, Any], device: torch.device | str = "cpu"
+    ) -> None:
+        """Build the network of a checkpoint."""
+        self.observation_dim = checkpoint["observation_dim"]
+        self.env_steps = checkpoint["env_steps"]
+        self._squash = checkpoint["squash_observations"]
+        self._device = device
+        action = checkpoint["action"]
+        match checkpoint["algo"]:
+            case "sac":
+                network, outputs = Actor, len(action["low"])
+                self._low = np.asarray(action["low"], np.float32)
+                self._high = np.asarray(action["high"], np.float32)
+            case "dqn":
+                network, outputs = QNetwork, action["count"]
+            case other:
+                raise ValueError(f"unknown algorithm {other!r}")
+        self._network = network(self.observation_dim, outputs, checkpoint["hidden"])
+        self._network.load_state_dict(checkpoint["policy"])
+        self._network.requires_grad_(False).to(device)
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Observations (N, O) float32 -> actions (N, A) float32, or (N,) int64."""
+        inputs = network_input(observation, self._squash)
+        output = self._network(torch.from_numpy(inputs).to(self._device))
+        if isinstance(self._network, QNetwork):
+            return output.argmax(-1).cpu().numpy()
+        mean, _ = output
+        return to_bounds(torch.tanh(mean).cpu().numpy(), self._low, self._high)
+
+
+def save_policy(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole: under a temporary name, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        torch.save(dict(checkpoint), temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_policy(path: Path, device: torch.device | str = "cpu") -> Policy:
+    """Read a policy that a run kept.
+
+    Raises:
+        ConfigError: there is no such file, or it holds no policy of ours.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no policy at {path}: give the folder of a run that has been "
+            "evaluated at least once."
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return Policy(checkpoint, device)
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"{path} is not a policy that this version can read ({reason}): it is "
+            "damaged, or was written by something else; train again or give another."
+        ) from error

@@ -1,0 +1,330 @@
+"""Soft actor-critic for continuous actions (Haarnoja et al. 2018, arXiv 1812.05905).
+
+Read from top to bottom: networks, losses, agent, training loop. Inside, actions lie in
+the unit box [-1, 1]^A; they are scaled to the environment's bounds on their way out.
+Both critics are one set of stacked weights, and losses stay tensors until the report.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vlmrm_exp.config import AlgoConfig
+from vlmrm_exp.rl.replay import Batch
+from vlmrm_exp.rl.rollout import network_input
+
+if TYPE_CHECKING:
+    from vlmrm_exp.rl.run import Labelled, Run
+
+LOG_STD_RANGE = (-20.0, 2.0)
+"""Of the Gaussian before tanh; Stable-Baselines3's bounds."""
+
+
+class Actor(nn.Module):
+    """Mean and log standard deviation of a Gaussian that tanh squashes."""
+
+    def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int]):
+        super().__init__()
+        layers: list[nn.Module] = []
+        width_in = observation_dim
+        for width in hidden:
+            layers += [nn.Linear(width_in, width), nn.ReLU(inplace=True)]
+            width_in = width
+        self.net = nn.Sequential(*layers, nn.Linear(width_in, 2 * action_dim))
+
+    def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Observations (B, O) -> mean (B, A), log standard deviation (B, A)."""
+        mean, log_std = self.net(observation).chunk(2, dim=-1)
+        return mean, log_std.clamp(*LOG_STD_RANGE)
+
+
+class TwinCritics(nn.Module):
+    """Two Q-functions, evaluated at once as batched matrix products."""
+
+    def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int]):
+        super().__init__()
+        sizes = [observation_dim + action_dim, *hidden, 1]
+        weights, biases = [], []
+        for width_in, width_out in zip(sizes, sizes[1:], strict=False):
+            # nn.Linear's own initialisation.
+            bound = width_in**-0.5
+            weights.append(torch.empty(2, width_in, width_out).uniform_(-bound, bound))
+            biases.append(torch.empty(2, 1, width_out).uniform_(-bound, bound))
+        # The first layer in two parts: the actor's gradient needs only the actions'.
+        self.action_weight = nn.Parameter(weights[0][:, observation_dim:].clone())
+        weights[0] = weights[0][:, :observation_dim].clone()
+        self.weights = nn.ParameterList(weights)
+        self.biases = nn.ParameterList(biases)
+
+    def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Observations (B, O), unit actions (B, A) -> values (2, B)."""
+        x = observation.expand(2, *observation.shape)
+        x = torch.baddbmm(self.biases[0], x, self.weights[0])
+        x = torch.baddbmm(x, action.expand(2, *action.shape), self.action_weight)
+        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
+            x = torch.baddbmm(bias, x.relu_(), weight)
+        return x.squeeze(-1)  # (2, B, 1) -> (2, B)
+
+
+def squashed_gaussian(
+    mean: torch.Tensor, log_std: torch.Tensor, noise: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Action tanh(mean + std * noise) and its log-density in the unit box.
+
+    log(1 - tanh(u)^2) is written as 2 (log 2 - u - softplus(-2u)), which does not
+    underflow where tanh saturates.
+
+    Args:
+        mean: (B, A).
+        log_std: (B, A).
+        noise: (B, A), standard normal.
+
+    Returns:
+        Actions (B, A) and log-densities (B,).
+    """
+    u = mean + log_std.exp() * noise
+    gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    tanh_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
+    return torch.tanh(u), (gaussian - tanh_slope).sum(-1)
+
+
+def critic_target(
+    batch: Batch,
+    next_value: torch.Tensor,
+    next_log_prob: torch.Tensor,
+    temperature: torch.Tensor,
+    gamma: float,
+    bootstrap_at_time_limit: bool,
+) -> torch.Tensor:
+    """Soft Bellman target (B,) from target values (2, B) and log-densities (B,)."""
+    soft_value = next_value.amin(0) - temperature * next_log_prob
+    if not bootstrap_at_time_limit:
+        soft_value = soft_value * ~batch.last
+    return batch.reward + gamma * soft_value
+
+
+def critic_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared errors, averaged over B and summed over critics: (2, B), (B,) -> ()."""
+    return (value - target).square().mean(-1).sum()
+
+
+def actor_loss(
+    value: torch.Tensor, log_prob: torch.Tensor, temperature: torch.Tensor
+) -> torch.Tensor:
+    """Entropy-regularised negative value: (2, B), (B,), () -> ()."""
+    return (temperature * log_prob - value.amin(0)).mean()
+
+
+def temperature_loss(
+    log_temperature: torch.Tensor, log_prob: torch.Tensor, target_entropy: float
+) -> torch.Tensor:
+    """Raises the temperature while entropy is below its target: (), (B,) -> ()."""
+    return -log_temperature * (log_prob + target_entropy).mean()
+
+
+class SAC:
+    """Actor, critics, their optimisers and random numbers."""
+
+    def __init__(
+        self,
+        algo: AlgoConfig,
+        observation_space: gym.spaces.Box,
+        action_space: gym.spaces.Box,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.algo = algo
+        self.device = device
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.low, self.high = action_space.low, action_space.high
+        self.observation_dim = observation_space.shape[0]
+        self.action_dim = action_space.shape[0]
+        dims = (self.observation_dim, self.action_dim, algo.hidden)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.actor = Actor(*dims).to(device)
+            self.critics = TwinCritics(*dims).to(device)
+        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_temperature = torch.tensor(
+            math.log(algo.temperature), device=device, requires_grad=True
+        )
+        self.target_entropy = (
+            -float(self.action_dim)
+            if algo.target_entropy is None
+            else algo.target_entropy
+        )
+        # Lists made once: walking a module's parameters costs as much as a layer.
+        self._actor = list(self.actor.parameters())
+        self._critics = list(self.critics.parameters())
+        self._targets = list(self.targets.parameters())
+        self.optimisers = {
+            name: torch.optim.Adam(parameters, algo.learning_rate, fused=True)
+            for name, parameters in (
+                ("actor", self._actor),
+                ("critics", self._critics),
+                ("temperature", [self.log_temperature]),
+            )
+        }
+
+    def random_action(self, num_envs: int) -> np.ndarray:
+        """Uniform in the environment's bounds: (N, A) float32."""
+        shape = (num_envs, self.action_dim)
+        unit = torch.rand(shape, generator=self.generator, device=self.device) * 2 - 1
+        return to_bounds(unit.cpu().numpy(), self.low, self.high)
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Explore: observations (N, O) -> sampled actions (N, A) in bounds."""
+        inputs = network_input(observation, self.algo.squash_observations)
+        mean, log_std = self.actor(torch.from_numpy(inputs).to(self.device))
+        unit, _ = squashed_gaussian(mean, log_std, self._noise(mean))
+        return to_bounds(unit.cpu().numpy(), self.low, self.high)
+
+    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Take one gradient step on each network; its metrics stay on the device."""
+        temperature = self.log_temperature.detach().exp()
+        metrics, target = {}, self._target(batch, temperature)
+
+        value = self.critics(batch.observation, batch.action)
+        loss = critic_loss(value, target)
+        self._step("critics", loss, self._critics)
+        metrics["loss/critic"] = loss.detach()
+        metrics["train/q_mean"] = value.detach().mean()
+
+        mean, log_std = self.actor(batch.observation)
+        action, log_prob = squashed_gaussian(mean, log_std, self._noise(mean))
+        value = self.critics(batch.observation, action)
+        loss = actor_loss(value, log_prob, temperature)
+        self._step("actor", loss, self._actor)
+        metrics["loss/actor"] = loss.detach()
+        metrics["train/entropy"] = -log_prob.detach().mean()
+
+        metrics["train/temperature"] = temperature
+        if self.algo.learn_temperature:
+            loss = temperature_loss(
+                self.log_temperature, log_prob.detach(), self.target_entropy
+            )
+            self._step("temperature", loss, [self.log_temperature])
+            metrics["loss/temperature"] = loss.detach()
+
+        torch._foreach_lerp_(self._targets, self._critics, self.algo.tau)
+        return metrics
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, temperature: torch.Tensor) -> torch.Tensor:
+        mean, log_std = self.actor(batch.next_observation)
+        action, log_prob = squashed_gaussian(mean, log_std, self._noise(mean))
+        return critic_target(
+            batch,
+            self.targets(batch.next_observation, action),
+            log_prob,
+            temperature,
+            self.algo.gamma,
+            self.algo.bootstrap_at_time_limit,
+        )
+
+    def _step(
+        self, name: str, loss: torch.Tensor, parameters: list[torch.Tensor]
+    ) -> None:
+        # Asking for these gradients alone spares those of the networks passed through.
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimisers[name].step()
+
+    def _noise(self, like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=self.generator, device=self.device)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What acting without exploration needs, copied to the CPU: see `Policy`."""
+        weights = self.actor.state_dict()
+        return {
+            "algo": "sac",
+            "observation_dim": self.observation_dim,
+            "action": {"low": self.low.tolist(), "high": self.high.tolist()},
+            "hidden": list(self.algo.hidden),
+            "squash_observations": self.algo.squash_observations,
+            "policy": {key: value.cpu().clone() for key, value in weights.items()},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning changes, random generator included."""
+        return {
+            "actor": self.actor.state_dict(),
+            "critics": self.critics.state_dict(),
+            "targets": self.targets.state_dict(),
+            "log_temperature": self.log_temperature.detach(),
+            "optimisers": {k: v.state_dict() for k, v in self.optimisers.items()},
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.actor.load_state_dict(state["actor"])
+        self.critics.load_state_dict(state["critics"])
+        self.targets.load_state_dict(state["targets"])
+        self.log_temperature.data.copy_(state["log_temperature"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.generator.set_state(state["generator"])
+
+
+def to_bounds(unit: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Unit actions (..., A) -> the environment's bounds (A,) each."""
+    # Rounding can lead a little out of the bounds.
+    return np.clip(low + (unit + 1) * ((high - low) / 2), low, high)
+
+
+def to_unit(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The inverse of `to_bounds`."""
+    return (action - low) * (2 / (high - low)) - 1
+
+
+def train(run: "Run") -> None:
+    """Collect, label, learn, report, until all env steps are labelled and learned from.
+
+    Raises:
+        KeyboardInterrupt: at the end of a rollout, after Ctrl-C.
+        FloatingPointError: a reward or a loss is not a finite number.
+    """
+    algo = run.config.algo
+    observation_space, action_space = run.envs.observation_space, run.envs.action_space
+    assert isinstance(action_space, gym.spaces.Box)
+    agent = SAC(algo, observation_space, action_space, run.seeds.agent, run.device)
+    state = run.start(agent)
+    replay = state.replay
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        if state.env_steps < algo.random_steps:
+            return agent.random_action(len(observation))
+        return agent.act(observation)
+
+    def learn(labelled: "Labelled | None") -> list[dict[str, torch.Tensor]]:
+        if labelled is None:  # the first rollout is still being scored
+            return []
+        rollout = labelled.rollout
+        replay.add(
+            network_input(rollout.observation, algo.squash_observations),
+            to_unit(rollout.action, agent.low, agent.high),
+            labelled.reward,
+        )
+        if replay.size < algo.learning_starts:
+            return []
+        state.gradient_steps += algo.gradient_steps
+        return [
+            agent.update(replay.sample(algo.batch_size))
+            for _ in range(algo.gradient_steps)
+        ]
+
+    while not run.finished():
+        rollout = run.collect(act)
+        labelled = run.label(rollout)
+        metrics = learn(labelled)
+        run.report(labelled, metrics)

@@ -1,0 +1,268 @@
+"""Frames and prompts to unit embeddings: any open_clip model, run as it was trained.
+
+Its own tokenizer, normalisation and interpolation are used, normalisation and unit
+length in float32 whatever the precision of the weights, and a prompt that the tokenizer
+would cut is an error. Weights are read as tensors only (safetensors, or torch.load with
+weights_only), never unpickled.
+"""
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from vlmrm_exp.config import ClipConfig, ConfigError
+from vlmrm_exp.vlm.hub import blob, brief, hub_file
+from vlmrm_exp.vlm.preprocess import preprocess
+from vlmrm_exp.vlm.source import (
+    Source,
+    fetch,
+    fetch_description,
+    find,
+    open_clip,
+    read_description,
+)
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Encoder:
+    """A vision-language model, frozen, in evaluation mode. Made by `load_encoder`.
+
+    `facts` says all that its embeddings depend on, in JSON's types.
+    """
+
+    def __init__(
+        self, clip: ClipConfig, source: Source, tokenizer: Any, device: torch.device
+    ):
+        self._clip = clip
+        self._source = source
+        self._device = device
+        self._tokenizer = tokenizer
+        precision = clip.precision
+        if precision == "auto":
+            precision = "bf16" if device.type == "cuda" else "fp32"
+        self._dtype = DTYPES[precision]
+        self._model = _build(clip, source, precision, device)
+        size = self._model.visual.image_size
+        self._size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self._dim = _model_config(source)["embed_dim"]
+        image = sum(p.numel() for p in self._model.visual.parameters())
+        everything = sum(p.numel() for p in self._model.parameters())
+        self.facts: dict[str, object] = {
+            "name": clip.name,
+            "model": clip.model,
+            "pretrained": clip.pretrained,
+            "weights": str(source.file) if source.file else "random weights (seed 0)",
+            "parameters_image": image,
+            "parameters_text": everything - image,
+            "embed_dim": self._dim,
+            "quick_gelu": bool(_model_config(source).get("quick_gelu")),
+            "image_size": list(self._size),
+            "context_length": self._tokenizer.context_length,
+            "mean": list(source.mean),
+            "std": list(source.std),
+            "interpolation": source.interpolation,
+            "preprocess": clip.preprocess,
+            "precision": precision,
+        }
+
+    @torch.no_grad()
+    def embed_frames(self, frames: np.ndarray) -> torch.Tensor:
+        """Embed (B, H, W, 3) uint8 frames, `clip.batch_size` at a time; B may be 0.
+
+        Returns:
+            (B, D) float32 of unit length, on the device.
+        """
+        parts = [torch.empty((0, self._dim), device=self._device)]
+        for start in range(0, len(frames), self._clip.batch_size):
+            # A copy, because torch takes neither read-only nor flipped arrays.
+            part = np.array(frames[start : start + self._clip.batch_size], order="C")
+            pixels = preprocess(
+                torch.from_numpy(part).to(self._device),
+                self._size,
+                self._clip.preprocess,
+                self._source.interpolation,
+                self._source.mean,
+                self._source.std,
+            )
+            embedding = self._model.encode_image(pixels.to(self._dtype))
+            parts.append(functional.normalize(embedding.float(), dim=-1))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Embed P prompts: (P, D) float32 of unit length, on the device."""
+        tokens = self._tokenizer(list(prompts)).to(self._device)
+        embedding = self._model.encode_text(tokens)
+        return functional.normalize(embedding.float(), dim=-1)
+
+    def drop_text_tower(self) -> None:
+        """Free the text tower's memory; `embed_prompts` is over then.
+
+        Prompts are embedded once, and in bigG the text tower is a quarter of the model.
+        """
+        for name in ("text", "transformer", "token_embedding", "text_decoder"):
+            if hasattr(self._model, name):
+                delattr(self._model, name)
+
+
+def load_encoder(clip: ClipConfig, device: torch.device) -> Encoder:
+    """Find, check, download if need be, and load the model that `clip` names.
+
+    Raises:
+        ConfigError: unknown model or weights, no network, a damaged or unfitting file.
+    """
+    tokenizer = load_tokenizer(clip)  # before gigabytes, for it may be missing
+    return Encoder(clip, fetch(clip, find(clip)), tokenizer, device)
+
+
+def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
+    """Refuse a prompt that the model would not read to its end; reads no weights.
+
+    Raises:
+        ConfigError: as `find`, or a prompt is cut; it shows what would be lost.
+    """
+    tokenizer: Any = load_tokenizer(clip)
+    for prompt in prompts:
+        if isinstance(tokenizer, open_clip.SimpleTokenizer):
+            tokens = tokenizer.encode(prompt)
+            special = 2  # start and end
+            decode = tokenizer.decode
+        else:  # a Hugging Face one, wrapped by open_clip
+            inner = tokenizer.tokenizer
+            text = tokenizer.clean_fn(prompt)
+            tokens = inner(text, add_special_tokens=False)["input_ids"]
+            special = inner.num_special_tokens_to_add()
+            if tokenizer.tokenizer_mode == "clips":
+                special = 3
+            decode = inner.decode
+        room = int(tokenizer.context_length or 0) - special
+        if len(tokens) > room:
+            raise ConfigError(
+                f'The prompt "{prompt}" has {len(tokens)} tokens, but clip={clip.name} '
+                f"reads {room} and would not see its end, "
+                f'"{decode(tokens[room:]).strip()}": shorten it.'
+            )
+
+
+def load_tokenizer(clip: ClipConfig) -> Any:
+    """open_clip's tokenizer of the model: a SimpleTokenizer or an HFTokenizer.
+
+    Raises:
+        ConfigError: as `find`, or it needs a package that is not installed, or cannot
+            be had.
+    """
+    source = find(clip)
+    name = source.model
+    if name.startswith("hf-hub:"):
+        source = Source(f"local-dir:{fetch_description(clip)}")
+    text = _model_config(source)["text_cfg"]
+    wanted = text.get("hf_tokenizer_name")
+    if not wanted:
+        return _simple_tokenizer(source, text["vocab_size"])
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError(
+            f"clip={clip.name} reads its prompts with a tokenizer of the package "
+            "transformers, which is not installed: run pip install 'vlmrm_exp[hf]' (in "
+            "a checkout: make setup EXTRAS=dev,hf), or choose another clip."
+        )
+    if not name.startswith("local-dir:"):
+        what = f"The tokenizer of clip={clip.name} ({wanted})"
+        hub_file(wanted, ("tokenizer_config.json",), what, "choose another clip")
+    try:
+        with _quiet():
+            return open_clip.get_tokenizer(name)
+    except Exception as error:  # of several packages, each with its own kinds
+        raise ConfigError(
+            f"The tokenizer of clip={clip.name} ({wanted}) cannot be loaded "
+            f"({brief(error)}): delete it from the cache, or choose another clip."
+        ) from error
+
+
+def _simple_tokenizer(source: Source, vocab_size: int) -> Any:
+    """CLIP's own tokenizer, with the merges in the model's folder where it has any."""
+    merges = source.folder / "bpe.txt.gz" if source.folder else None
+    if merges is None or not merges.is_file():
+        with _quiet():
+            return open_clip.get_tokenizer(source.model)
+    with _quiet():
+        tokenizer: Any = open_clip.get_tokenizer(source.model, bpe_path=str(merges))
+    if tokenizer.vocab_size != vocab_size:
+        raise ConfigError(
+            f"{merges} makes {tokenizer.vocab_size} tokens, but the model knows "
+            f"{vocab_size}: put the merges it was trained with beside its weights."
+        )
+    return tokenizer
+
+
+def _model_config(source: Source) -> dict[str, Any]:
+    """open_clip's description of the architecture."""
+    if source.folder:
+        return read_description(source.folder)["model_cfg"]
+    return open_clip.get_model_config(source.model) or {}
+
+
+def _build(
+    clip: ClipConfig, source: Source, precision: str, device: torch.device
+) -> Any:
+    """The model on its device, frozen, with its weights."""
+    try:
+        # Random weights are the same in every process.
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = open_clip.create_model(
+                source.model,
+                precision=precision,
+                device=device,
+                load_weights=False,
+                pretrained_text=False,
+            )
+        if source.file is None:
+            logger.warning("clip=%s: random weights make random rewards", clip.name)
+        else:
+            _read_weights(clip, source.file, model)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"The memory of {device} does not hold clip={clip.name} in {precision}: "
+            "choose a smaller clip, clip.precision=bf16, or compute=cpu."
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def _read_weights(clip: ClipConfig, file: Path, model: Any) -> None:
+    try:
+        open_clip.load_checkpoint(model, str(file), weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything
+        cached = blob(file)
+        way_out = (
+            f"delete {cached}, so that it is downloaded again"
+            if cached
+            else "give a whole file of that architecture, safetensors or a torch file "
+            "of tensors alone"
+        )
+        raise ConfigError(
+            f"The weights {file} cannot be read as those of clip={clip.name} "
+            f"({clip.model}; {brief(error)}): {way_out}."
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence open_clip's progress reports, which go to the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,99 @@
+"""Weights from the Hugging Face hub: its cache first, then a download that is checked.
+
+The hub's own client keeps trying for minutes where there is no network and does not
+check what arrived beyond its length. So a file is looked for in the cache without
+asking the network (which also pins the version that was first downloaded), the network
+is tried once before the client is let loose, and a fresh file is held against its
+SHA-256.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import EntryNotFoundError
+
+from vlmrm_exp.config import ConfigError
+
+
+def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
+    """The first of `names` that the repository has, from the cache or downloaded.
+
+    Args:
+        repo: `organisation/repository`.
+        names: file names, the preferred one first.
+        what: what is being fetched, with its size where known, for the error.
+        instead: the other way to get it, for the error: "give ...".
+
+    Raises:
+        ConfigError: no network and not in the cache (told after one attempt, 10 s at
+            most unless HF_HUB_ETAG_TIMEOUT says otherwise), no such file, a connection
+            that broke off for good, or contents that are not what the hub has.
+    """
+    for name in names:
+        cached = try_to_load_from_cache(repo, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    for name in names:
+        try:
+            etag = get_hf_file_metadata(hf_hub_url(repo, name)).etag
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # the HTTP library's, or the hub's own
+            raise ConfigError(
+                f"{what} is not in the cache ({constants.HF_HUB_CACHE}) and cannot be "
+                f"had from {constants.ENDPOINT} ({brief(error)}): either run the same "
+                "command where there is a network, copy that cache folder here and set "
+                f"HF_HUB_OFFLINE=1, or {instead}."
+            ) from error
+        try:
+            path = Path(hf_hub_download(repo, name))
+        except Exception as error:
+            raise ConfigError(
+                f"The download of {what} from {constants.ENDPOINT} broke off "
+                f"({brief(error)}): run the same command again, which starts this file "
+                f"anew, or {instead}."
+            ) from error
+        _check(path, etag, what)
+        return path
+    raise ConfigError(
+        f"The repository {repo} at {constants.ENDPOINT} has no {' or '.join(names)}, "
+        f"which {what} would be: choose another model, or {instead}."
+    )
+
+
+def blob(path: Path) -> Path | None:
+    """The file behind a path in the hub's cache, which is the one to delete."""
+    cache = Path(constants.HF_HUB_CACHE)
+    return path.resolve() if path.is_relative_to(cache) else None
+
+
+def brief(error: BaseException) -> str:
+    """An error's type and its first sentence, cut to 160 characters."""
+    line = (str(error).strip().splitlines() or [""])[0].split(". ")[0].rstrip(".: ")
+    line = line if len(line) <= 160 else f"{line[:160]} ..."
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def _check(path: Path, etag: str | None, what: str) -> None:
+    """Refuse and delete a large file that is not the one the hub announced.
+
+    The hub's tag of a large (LFS) file is its SHA-256; a small one's is another hash.
+    """
+    if etag is None or len(etag) != 64:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != etag:
+        path.resolve().unlink()
+        raise ConfigError(
+            f"The download of {what} arrived damaged (its SHA-256 is {digest[:12]}..., "
+            f"not {etag[:12]}...) and was deleted: run the same command again."
+        )

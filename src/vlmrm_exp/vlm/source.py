@@ -1,0 +1,272 @@
+"""Which weights a `clip` config means, where they lie, what pictures they want.
+
+What open_clip only warns of, or takes silently, is an error here: weights trained with
+another activation (QuickGELU) or another normalisation than they would be run with, and
+weights that were not found. Only this module and pretrain.py import open_clip; others
+take it from here, because the import needs the lines below.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlmrm_exp.config import ClipConfig, ConfigError
+from vlmrm_exp.vlm.hub import brief, hub_file
+
+try:
+    import torchvision  # noqa: F401
+except RuntimeError:
+    # The package index's torchvision is built for CUDA; beside a CPU-only torch its
+    # compiled part does not load and its import fails on two operators that it then
+    # never uses. Their schemas are enough.
+    _torchvision_ops = torch.library.Library("torchvision", "DEF")
+    for _op in ("nms", "qnms"):
+        _torchvision_ops.define(
+            f"{_op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
+import open_clip
+
+EMBEDDED = Path(__file__).parent / "weights"
+"""The project's own models, a folder each: description, merges, weights."""
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""A repository's weights, the preferred file first."""
+FOLDER_OR_REPO = "give a local folder by clip.model=local-dir:/path/to/folder"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a model's weights come from and how they want their pictures."""
+
+    model: str
+    """What open_clip builds from: an architecture, or `local-dir:` and a folder."""
+    file: Path | None = None
+    """Weights on this machine; None where `repo` has them, or they are random."""
+    repo: str | None = None
+    """The hub's repository, where there is one."""
+    names: tuple[str, ...] = ()
+    """Files in `repo` that would do, the preferred one first."""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    """RGB, of values in 0..1; empty while an `hf-hub:` model is not fetched."""
+    interpolation: str = "bicubic"
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder with open_clip's description, where there is one."""
+        schema, _, rest = self.model.partition(":")
+        return Path(rest) if schema == "local-dir" else None
+
+
+def find(clip: ClipConfig) -> Source:
+    """Resolve names to a source of weights, without network and without reading them.
+
+    Raises:
+        ConfigError: unknown or missing model, tag or file; QuickGELU or normalisation
+            that contradict what is known of the weights, or are not known at all.
+    """
+    if clip.model == "embedded":
+        folder = EMBEDDED / clip.name
+        if not folder.is_dir():
+            made = sorted(p.name for p in EMBEDDED.glob("*") if p.is_dir())
+            raise ConfigError(
+                f"There is no embedded model {clip.name!r} (there is: "
+                f"{', '.join(made) or 'none'}): choose another clip, or make it with "
+                f"python -m vlmrm_exp.pretrain clip={clip.name}."
+            )
+        return _find_in_folder(clip, folder)
+    schema, _, rest = clip.model.partition(":")
+    if schema in ("local-dir", "hf-hub") and clip.pretrained is not None:
+        raise ConfigError(
+            f"clip.model={clip.model} names its own weights, but clip.pretrained is "
+            f"{clip.pretrained!r}: set clip.pretrained=null."
+        )
+    if schema == "local-dir":
+        return _find_in_folder(clip, Path(rest).expanduser())
+    if schema == "hf-hub":
+        return Source(clip.model, repo=rest, names=WEIGHTS_FILES)
+    return _find_architecture(clip)
+
+
+def fetch(clip: ClipConfig, source: Source) -> Source:
+    """Download what `find` left on the hub; the source with its `file`.
+
+    Raises:
+        ConfigError: it cannot be had, or a repository's description does not say how
+            its pictures are normalised.
+    """
+    if source.repo is None:
+        return source
+    size = f", a download of {clip.download_gb:g} GB" if clip.download_gb else ""
+    named = " ".join(filter(None, (clip.model, clip.pretrained)))
+    what = f"clip={clip.name} ({named}{size})"
+    if not clip.model.startswith("hf-hub:"):
+        instead = "give a local file by clip.pretrained=/path/to/weights.safetensors"
+        file = hub_file(source.repo, source.names, what, instead)
+        return dataclasses.replace(source, file=file)
+    fetch_description(clip)
+    hub_file(source.repo, source.names, what, FOLDER_OR_REPO)
+    # Again: the repository may have changed between an old description and new weights.
+    return _find_in_folder(clip, fetch_description(clip))
+
+
+def fetch_description(clip: ClipConfig) -> Path:
+    """The folder of the hub's cache with the description of an `hf-hub:` model."""
+    repo = clip.model.removeprefix("hf-hub:")
+    what = f"The description of {clip.model}"
+    return hub_file(repo, (CONFIG_FILE,), what, FOLDER_OR_REPO).parent
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """open_clip's description of the model in a folder.
+
+    Raises:
+        ConfigError: there is none, or it is not one.
+    """
+    file = folder / CONFIG_FILE
+    try:
+        description = json.loads(file.read_text())
+        for part in ("embed_dim", "text_cfg", "vision_cfg"):
+            description["model_cfg"][part]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{file} cannot be read as open_clip's description of a model "
+            f"({brief(error)}): give a folder that open_clip saved."
+        ) from error
+    return description
+
+
+def _find_architecture(clip: ClipConfig) -> Source:
+    """A model of open_clip's list, with a tag, a file or random weights."""
+    config = open_clip.get_model_config(clip.model)
+    if config is None:
+        raise ConfigError(
+            f"clip.model={clip.model} is no architecture that open_clip knows"
+            f"{_close(clip.model, open_clip.list_models())}: give one of its names, "
+            "hf-hub:organisation/repository, local-dir:/path/to/folder or embedded."
+        )
+    known = {
+        tag: open_clip.get_pretrained_cfg(clip.model, tag)
+        for tag in open_clip.list_pretrained_tags_by_model(clip.model)
+    }
+    tags = ", ".join(known) or "none"
+    if clip.pretrained is None:
+        raise ConfigError(
+            f"clip.model={clip.model} needs weights: set clip.pretrained to a tag that "
+            f"open_clip lists for it ({tags}), to a file, or to random."
+        )
+    tag = open_clip.get_pretrained_cfg(clip.model, clip.pretrained)
+    if tag:
+        _check_quick_gelu(clip, config, [tag])
+        repo, _, name = tag["hf_hub"].rpartition("/")
+        safetensors = f"{name.rpartition('.')[0]}.safetensors"
+        names = (safetensors, name) if name else WEIGHTS_FILES
+        mean, std = (_colour(clip, part, tag[part]) for part in ("mean", "std"))
+        way = tag["interpolation"]
+        return Source(clip.model, None, repo, names, mean, std, way)
+    file = None
+    if clip.pretrained != "random":
+        file = Path(clip.pretrained).expanduser()
+        if not file.is_file() and (file.suffix or len(file.parts) > 1):
+            raise ConfigError(
+                f"The weights file clip.pretrained={clip.pretrained} does not exist: "
+                "give the path of a file."
+            )
+        if not file.is_file():
+            raise ConfigError(
+                f"clip.pretrained={clip.pretrained} is no tag that open_clip lists for "
+                f"{clip.model}{_close(clip.pretrained, list(known))}: give one of "
+                f"{tags}, or the path of a weights file."
+            )
+        _check_quick_gelu(clip, config, list(known.values()))
+    mean, std = (
+        _guess(clip, part, {tuple(c[part]) for c in known.values()})
+        for part in ("mean", "std")
+    )
+    ways = {c["interpolation"] for c in known.values()}
+    way = ways.pop() if len(ways) == 1 else "bicubic"
+    return Source(clip.model, file, None, (), mean, std, way)
+
+
+def _find_in_folder(clip: ClipConfig, folder: Path) -> Source:
+    """A folder with open_clip's description and weights."""
+    asked = read_description(folder).get("preprocess_cfg", {})
+    files = [folder / name for name in WEIGHTS_FILES]
+    for pattern in ("*.safetensors", "*.bin", "*.pth"):
+        files += sorted(folder.glob(pattern))
+    file = next((f for f in files if f.is_file()), None)
+    if file is None:
+        raise ConfigError(
+            f"The folder {folder} has no weights: put them there as "
+            f"{WEIGHTS_FILES[0]}, or give another clip.model."
+        )
+    mean, std = (
+        _colour(clip, part, asked[part]) if part in asked else _guess(clip, part, set())
+        for part in ("mean", "std")
+    )
+    way = "bilinear" if asked.get("interpolation") == "bilinear" else "bicubic"
+    return Source(f"local-dir:{folder}", file, None, (), mean, std, way)
+
+
+def _colour(clip: ClipConfig, part: str, trained: Sequence[float]) -> tuple[float, ...]:
+    """Mean or std that these very weights were trained with; `clip` must agree."""
+    given = getattr(clip, part)
+    if given is not None and not np.allclose(given, trained, atol=1e-3):
+        raise ConfigError(
+            f"clip.{part}={list(given)}, but the weights of clip={clip.name} were "
+            f"trained with {list(trained)}: set clip.{part}=null."
+        )
+    return tuple(trained)
+
+
+def _guess(
+    clip: ClipConfig, part: str, others: set[tuple[float, ...]]
+) -> tuple[float, ...]:
+    """Mean or std of weights that do not say: `clip`'s, else what all others have."""
+    given = getattr(clip, part)
+    if given is not None:
+        return tuple(given)
+    if len(others) == 1:
+        return next(iter(others))
+    if clip.pretrained == "random":
+        return getattr(open_clip, f"OPENAI_DATASET_{part.upper()}")
+    trained = " or ".join(str(list(o)) for o in sorted(others))
+    raise ConfigError(
+        f"The weights of clip={clip.name} do not say which {part} their pictures are "
+        f"normalised with (models of this kind: {trained or 'not known'}): give it, "
+        f"as clip.{part}=[0.5,0.5,0.5]."
+    )
+
+
+def _check_quick_gelu(
+    clip: ClipConfig, config: dict[str, Any], candidates: Sequence[dict[str, Any]]
+) -> None:
+    """Refuse an activation that no known weights of this kind were trained with."""
+    trained = {bool(c.get("quick_gelu")) for c in candidates}
+    has = bool(config.get("quick_gelu"))
+    if not trained or has in trained:
+        return
+    plain = clip.model.removesuffix("-quickgelu")
+    other = plain if has else f"{plain}-quickgelu"
+    way_out = (
+        f"set clip.model={other}"
+        if other != clip.model and other in open_clip.list_models()
+        else "choose another model, for open_clip has no such variant"
+    )
+    needs, does = ("without", "with") if has else ("with", "without")
+    raise ConfigError(
+        f"Weights like {clip.pretrained} were trained {needs} QuickGELU, but "
+        f"clip.model={clip.model} computes {does} it, which gives wrong embeddings: "
+        f"{way_out}."
+    )
+
+
+def _close(name: str, options: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+    return f" (close: {', '.join(close)})" if close else ""

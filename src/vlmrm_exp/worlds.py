@@ -1,0 +1,150 @@
+"""States of the three worlds with their pictures and captions, drawn at random.
+
+What the embedded models learn from and are examined on: every pose, position and look.
+"""
+
+import multiprocessing
+from dataclasses import dataclass
+
+import numpy as np
+
+from vlmrm_exp import captions
+from vlmrm_exp.config import TaskConfig
+from vlmrm_exp.envs import make_renderer
+from vlmrm_exp.envs.poses import PoseLibrary
+
+WORLDS = ("humanoid", "cartpole", "mountaincar")
+PARTS = 8  # a world is drawn in as many parts, whatever the number of processes
+
+@dataclass
+class World:
+    """States of one world with their pictures and what captions are drawn from."""
+
+    name: str
+    rows: np.ndarray
+    """(B, S) float64."""
+    frames: np.ndarray
+    """(B, H, H, 3) uint8, squashed to the model's square."""
+    looks: np.ndarray
+    """(B,) index into LOOKS[name]."""
+    poses: tuple[np.ndarray, np.ndarray] | None = None
+    """Humanoid: squared distances to leg poses (B, L) and arm poses (B, A)."""
+
+
+LOOKS: dict[str, tuple[TaskConfig, ...]] = {
+    "humanoid": tuple(
+        TaskConfig("", "humanoid", episode_length=100, textures=t, camera=c)
+        for t in ("realistic", "plain")
+        for c in ("fixed", "track")
+    ),
+    "cartpole": (TaskConfig("", "cartpole", episode_length=200),),
+    "mountaincar": tuple(
+        TaskConfig("", "mountain_car", episode_length=200, textures=t)
+        for t in ("realistic", "plain")
+    ),
+}
+
+
+def draw_rows(world: str, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Varied state rows (count, S) of a world."""
+    match world:
+        case "humanoid":
+            library = PoseLibrary()
+            return np.stack([library.sample(rng) for _ in range(count)])
+        case "cartpole":
+            small, large = rng.uniform(-0.35, 0.35, count), rng.uniform(-3.14, 3.14, count)
+            rows = np.zeros((count, 4))
+            rows[:, 0] = rng.uniform(-2.4, 2.4, count)
+            rows[:, 2] = np.where(rng.random(count) < 0.5, small, large)
+            return rows
+        case "mountaincar":
+            rows = np.zeros((count, 2))
+            rows[:, 0] = rng.uniform(-1.2, 0.6, count)
+            return rows
+    raise ValueError(world)
+
+
+def _draw_part(job: tuple[str, int, np.random.SeedSequence, int, int]) -> World:
+    """One process's share of a world; at module level so that it can be sent."""
+    import torch
+
+    name, count, seed, frame_height, image_size = job
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(seed)
+    rows = draw_rows(name, count, rng)
+    looks = rng.integers(len(LOOKS[name]), size=count)
+    frames = np.empty((count, image_size, image_size, 3), np.uint8)
+    for look, task in enumerate(LOOKS[name]):
+        renderer = make_renderer(task, frame_height, effects=False)
+        for chunk in np.array_split(np.flatnonzero(looks == look), 1 + count // 256):
+            drawn = torch.from_numpy(renderer.render(rows[chunk])).permute(0, 3, 1, 2)
+            square = torch.nn.functional.interpolate(
+                drawn.float(), (image_size, image_size), mode="bicubic", antialias=True
+            )
+            frames[chunk] = square.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        renderer.close()
+    world = World(name, rows, frames, looks)
+    if name == "humanoid":
+        library = PoseLibrary()
+        world.poses = library.leg_distances(rows), library.arm_distances(rows)
+    return world
+
+
+def draw_world(
+    name: str, count: int, seed: int, frame_height: int, image_size: int, processes: int
+) -> World:
+    """Draw and render states of a world.
+
+    Args:
+        name: one of WORLDS.
+        count: number of states.
+        seed: decides them, together with the name.
+        frame_height: px of the picture as a run would draw it.
+        image_size: px of the square that the model is shown.
+        processes: how many draw at the same time; has no influence on the result.
+    """
+    seeds = np.random.SeedSequence([seed, WORLDS.index(name)]).spawn(PARTS)
+    jobs = [
+        (name, len(part), s, frame_height, image_size)
+        for part, s in zip(np.array_split(np.arange(count), PARTS), seeds, strict=True)
+    ]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        worlds = pool.map(_draw_part, jobs, chunksize=1)
+    poses = None
+    if name == "humanoid":
+        pairs = [w.poses for w in worlds if w.poses is not None]
+        poses = tuple(np.concatenate(p) for p in zip(*pairs, strict=True))
+    return World(
+        name,
+        np.concatenate([w.rows for w in worlds]),
+        np.concatenate([w.frames for w in worlds]),
+        np.concatenate([w.looks for w in worlds]),
+        poses,  # pyright: ignore[reportArgumentType]
+    )
+
+
+class Captioner:
+    """Draws captions for the states of a world, anew for each batch."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        if world.poses is not None:
+            self._legs, self._arms = captions.humanoid_probabilities(*world.poses)
+
+    def draw(self, index: np.ndarray, rng: np.random.Generator) -> list[str]:
+        """Captions for the states with these indices."""
+        return [self._one(i, rng) for i in index]
+
+    def _one(self, i: int, rng: np.random.Generator) -> str:
+        while True:
+            match self._world.name:
+                case "humanoid":
+                    text = captions.humanoid_caption(self._legs[i], self._arms[i], rng)
+                case "cartpole":
+                    text = captions.cartpole_caption(self._world.rows[i], rng)
+                case _:
+                    text = captions.mountain_car_caption(self._world.rows[i], rng)
+            if captions.allowed(text):
+                return text
+
+

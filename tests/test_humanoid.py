@@ -1,0 +1,142 @@
+"""The humanoid against Gymnasium's own, and its pictures against a direct render."""
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+
+from vlmrm_exp.config import TaskConfig
+from vlmrm_exp.envs import make_envs, make_renderer
+from vlmrm_exp.envs.humanoid import FIXED_CAMERA, NUM_QPOS, humanoid_spec
+from vlmrm_exp.envs.poses import ARM_NAMES, ARMS, LEG_NAMES, LEGS, PoseLibrary
+
+
+def task(**changes) -> TaskConfig:
+    return TaskConfig("humanoid", "humanoid", episode_length=100, **changes)
+
+
+@pytest.mark.parametrize("version", ["v5", "v4"])
+@pytest.mark.filterwarnings("ignore:.*out of date.*:DeprecationWarning")
+def test_humanoid_equals_gymnasium_step_by_step(version):
+    reference = gym.make(f"Humanoid-{version}", terminate_when_unhealthy=False).unwrapped
+    envs = make_envs(task(version=version), 1)
+    envs.reset(seed=3)
+    row = envs.state_rows()[0]
+    reference.reset(seed=0)
+    reference.set_state(row[:NUM_QPOS], row[NUM_QPOS:])
+    rng = np.random.default_rng(0)
+    for _ in range(100):  # long enough to fall: contacts and their forces are compared
+        action = rng.uniform(-0.4, 0.4, (1, 17)).astype(np.float32)
+        expected, reward, _, _, _ = reference.step(action[0])
+        step = envs.step(action)
+        np.testing.assert_array_equal(step.observation[0], expected.astype(np.float32))
+        assert step.env_reward[0] == np.float32(reward)
+    assert row[2] > 1.3 and envs.state_rows()[0, 2] < 0.7, "it was to fall"
+    reference.close()
+
+
+def test_humanoid_spaces_equal_gymnasium():
+    reference = gym.make("Humanoid-v5")
+    envs = make_envs(task(), 1)
+    assert envs.observation_space.shape == reference.observation_space.shape
+    np.testing.assert_array_equal(envs.action_space.high, reference.action_space.high)
+    reference.close()
+
+
+@pytest.mark.parametrize("camera", ["fixed", "track"])
+def test_frame_from_state_row_equals_frame_in_place(camera):
+    """Bit-equal: the same positions give the same draw calls to the same driver."""
+    envs = make_envs(task(), 1)
+    envs.reset(seed=0)
+    for _ in range(30):
+        envs.step(np.full((1, 17), 0.3, np.float32))
+    renderer = make_renderer(task(camera=camera), 96, effects=False)
+    renderer.render(make_envs(task(), 1).state_rows())  # another state in between
+    frame = renderer.render(envs.state_rows())[0]
+    renderer.close()
+
+    spec = humanoid_spec()
+    spec.visual.quality.offsamples = 0
+    model = spec.compile()
+    data = mujoco.MjData(model)
+    data.qpos[:], data.qvel[:] = np.split(envs.state_rows()[0], [NUM_QPOS])
+    mujoco.mj_forward(model, data)
+    view: mujoco.MjvCamera | str = "track"
+    if camera == "fixed":
+        view = mujoco.MjvCamera()
+        for name, value in FIXED_CAMERA.items():
+            setattr(view, name, value)
+    with mujoco.Renderer(model, 96, 96) as direct:
+        direct.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+        direct.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        direct.update_scene(data, view)
+        np.testing.assert_array_equal(frame, direct.render())
+
+
+def test_looks_and_cameras_differ():
+    rows = make_envs(task(), 1).state_rows()
+    frames = []
+    for textures in ("plain", "realistic"):
+        for camera in ("fixed", "track"):
+            renderer = make_renderer(
+                task(textures=textures, camera=camera), 64, effects=False
+            )
+            frames.append(renderer.render(rows)[0].astype(int))
+            renderer.close()
+    for i, a in enumerate(frames):
+        for b in frames[i + 1 :]:
+            assert np.abs(a - b).mean() > 5
+
+
+def test_humanoid_goes_on_from_a_saved_state():
+    action = np.full((2, 17), 0.2, np.float32)
+    envs = make_envs(task(), 2)
+    envs.reset(seed=1)
+    for _ in range(20):
+        envs.step(action)
+    other = make_envs(task(), 2)
+    other.load_state_dict(envs.state_dict())
+    for _ in range(20):
+        np.testing.assert_array_equal(
+            envs.step(action).observation, other.step(action).observation
+        )
+    np.testing.assert_array_equal(envs.reset(), other.reset())
+
+
+def test_poses_rest_on_the_floor_within_joint_limits():
+    library = PoseLibrary()
+    data = mujoco.MjData(library.model)
+    low, high = library.model.jnt_range[1:].T
+    for pose in LEGS:
+        row = library.row(pose, ARMS[0])
+        assert (library.angles(pose) >= low - 1e-9).all() or "knee" not in pose.angles
+        data.qpos[:] = row[:NUM_QPOS]
+        mujoco.mj_forward(library.model, data)
+        depths = data.contact.dist[: data.ncon]
+        floor = [c for c in data.contact if 0 in (c.geom1, c.geom2)]
+        assert floor, f"{pose.name} touches nothing"
+        assert min(c.dist for c in floor) > -1e-6, f"{pose.name} is in the floor"
+        assert (row[7:NUM_QPOS] <= high + 1e-9).all() and len(depths)
+
+
+def test_pose_distances_find_each_pose():
+    library = PoseLibrary()
+    legs = np.stack([library.row(p, ARMS[3]) for p in LEGS])
+    found = library.leg_distances(legs).argmin(axis=1)
+    assert [LEG_NAMES[i] for i in found] == [p.name for p in LEGS]
+    arms = np.stack([library.row(LEGS[11], p) for p in ARMS])
+    found = library.arm_distances(arms).argmin(axis=1)
+    assert [ARM_NAMES[i] for i in found] == [p.name for p in ARMS]
+
+
+def test_pose_distances_ignore_where_the_body_faces():
+    library = PoseLibrary()
+    row = library.row(LEGS[5], ARMS[2])
+    turned = library.place(row[7:NUM_QPOS], np.array([0.6, 0, 0, 0.8]))
+    turned[:2] = 0.5, -0.5
+    np.testing.assert_allclose(
+        library.leg_distances(row[None]), library.leg_distances(turned[None]), atol=1e-9
+    )
+    np.testing.assert_allclose(
+        library.arm_distances(row[None]), library.arm_distances(turned[None]), atol=1e-9
+    )

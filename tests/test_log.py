@@ -1,0 +1,299 @@
+"""RunLog's files, read back by means other than its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlmrm_exp import log
+from vlmrm_exp.config import AlgoConfig, ClipConfig, Config, LogConfig, TaskConfig
+
+SOURCE = Path(log.__file__).parents[1]
+
+ONE_RUN = """
+import sys
+from pathlib import Path
+from vlmrm_exp.config import AlgoConfig, ClipConfig, Config, ConfigError, LogConfig
+from vlmrm_exp.config import TaskConfig
+from vlmrm_exp.log import RunLog
+config = Config(
+    task=TaskConfig(name="cartpole", env="cartpole"), clip=ClipConfig(name="tiny"),
+    algo=AlgoConfig(name="dqn"), log=LogConfig(name="x", mode=sys.argv[1]),
+    prompt="p", baseline="b", alpha=0.0, name="n", env_steps=3)
+try:
+    run = RunLog(Path("run"), config)
+except ConfigError as error:
+    sys.exit(f"one sentence: {error}")
+run.metrics(8, {"eval/reward_mean": 0.5})
+run.summary({"env_steps": 8})
+run.close()
+print("imported" if "wandb" in sys.modules else "not imported")
+"""
+
+
+def make_config(mode: str) -> Config:
+    return Config(
+        task=TaskConfig(name="cartpole", env="cartpole"),
+        clip=ClipConfig(name="tiny", model="embedded"),
+        algo=AlgoConfig(name="dqn"),
+        log=LogConfig(name=mode, mode=mode, tags=["a_tag"], group="a_group"),
+        prompt=["a pole", "a pole upright"],
+        baseline="a cart",
+        alpha=0.25,
+        seed=3,
+        name="a_name",
+        env_steps=100,
+    )
+
+
+def wandb_records(folder: Path) -> Iterator:
+    """Parse a .wandb file: a 7-byte head, then LevelDB's log format around protobuf."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # no head fits before the block's end: padding
+            at += 32768 - at % 32768
+            continue
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        whole += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # complete, or the last part
+            yield wandb_internal_pb2.Record.FromString(whole)
+            whole = b""
+
+
+def decode(items) -> dict:
+    """Keys and values of W&B's item lists (a key may be a path)."""
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for item in items
+    }
+
+
+def start(mode: str, folder: Path, **variables: str) -> subprocess.CompletedProcess:
+    """Run ONE_RUN in a process of its own, whose home is `folder`/home."""
+    home = folder / "home"
+    home.mkdir()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    return subprocess.run(
+        [sys.executable, "-c", ONE_RUN, mode],
+        cwd=folder,
+        env={**kept, "HOME": str(home), "PYTHONPATH": str(SOURCE), **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_metrics_is_on_disk_after_each_report(tmp_path: Path) -> None:
+    run = log.RunLog(tmp_path, make_config("none"))
+    run.metrics(8, {"eval/reward_mean": 0.1})
+    run.metrics(16, {"loss/critic": np.float32(0.5), "perf/n": 3})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    run.close()
+    assert [json.loads(line) for line in lines] == [
+        {"env_steps": 8, "eval/reward_mean": 0.1},
+        {"env_steps": 16, "loss/critic": 0.5, "perf/n": 3},
+    ]
+
+
+def test_metrics_writes_what_is_not_finite_as_null(tmp_path: Path) -> None:
+    run = log.RunLog(tmp_path, make_config("none"))
+    run.metrics(1, {"loss/a": float("nan"), "loss/b": np.inf, "loss/c": -0.5})
+    run.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text == '{"env_steps": 1, "loss/a": null, "loss/b": null, "loss/c": -0.5}\n'
+
+
+def test_metrics_appends_to_what_an_earlier_process_wrote(tmp_path: Path) -> None:
+    for env_steps in (1, 2):
+        run = log.RunLog(tmp_path, make_config("none"))
+        run.metrics(env_steps, {})
+        run.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["env_steps"] for line in lines] == [1, 2]
+
+
+def test_summary_replaces_the_older_one(tmp_path: Path) -> None:
+    run = log.RunLog(tmp_path, make_config("none"))
+    run.summary({"env_steps": 8, "old": True})
+    run.summary({"eval/success_rate": None, "eval/reward_mean": np.float64(0.25)})
+    run.close()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary == {"eval/success_rate": None, "eval/reward_mean": 0.25}
+
+
+def test_write_json_keeps_the_older_file_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    log.write_json(path, {"a": (np.int64(1), Path("b"))})
+    with pytest.raises(TypeError):
+        log.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": [1, "b"]}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_wandb_holds_the_same_numbers_as_metrics_jsonl(tmp_path: Path) -> None:
+    run = log.RunLog(tmp_path, make_config("offline"))
+    run.metrics(8, {"train/reward_mean": 0.1, "perf/env_steps_per_s": 90.0})
+    run.metrics(16, {"eval/success_rate": 1.0})
+    run.summary({"wall_s": 4.5})
+    run.close()
+    records = list(wandb_records(tmp_path))
+    rows = [decode(r.history.item) for r in records if r.HasField("history")]
+    rows = [{k: v for k, v in row.items() if k[0] != "_"} for row in rows]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert rows == [json.loads(line) for line in lines]
+    summaries = [decode(r.summary.update) for r in records if r.HasField("summary")]
+    assert {"wall_s": 4.5} in summaries
+
+
+def test_wandb_knows_the_axis_the_config_and_the_group(tmp_path: Path) -> None:
+    run = log.RunLog(tmp_path, make_config("offline"))
+    run.close()
+    records = list(wandb_records(tmp_path))
+    metric = next(r.metric for r in records if r.HasField("metric"))
+    assert (metric.glob_name, metric.step_metric) == ("*", "env_steps")
+    (head,) = [r.run for r in records if r.HasField("run")]
+    assert head.run_id == run.wandb_id
+    assert (head.project, head.run_group, head.display_name) == (
+        "vlmrm_exp",
+        "a_group",
+        tmp_path.name,
+    )
+    config = decode(head.config.update)
+    flat = {k: config[k] for k in ("task_name", "clip_name", "alpha", "seed")}
+    assert flat == dict(task_name="cartpole", clip_name="tiny", alpha=0.25, seed=3)
+    assert config["algo"]["gamma"] == 0.99
+    assert config["prompt"] == ["a pole", "a pole upright"]
+
+
+def test_wandb_gets_the_video_file_as_it_is(tmp_path: Path) -> None:
+    clip = tmp_path / "videos" / "eval.mp4"
+    clip.parent.mkdir()
+    clip.write_bytes(b"not re-encoded")
+    run = log.RunLog(tmp_path, make_config("offline"))
+    run.video(16, "eval/video", clip)
+    run.close()
+    (copy,) = tmp_path.glob("wandb/offline-run-*/files/media/videos/eval/*.mp4")
+    assert copy.read_bytes() == b"not re-encoded"
+
+
+def test_wandb_runs_of_one_process_are_separate(tmp_path: Path) -> None:
+    for name, value in (("first", 1.0), ("second", 2.0)):
+        run = log.RunLog(tmp_path / name, make_config("offline"))
+        run.metrics(8, {"eval/reward_mean": value})
+        run.close()
+    for name, value in (("first", 1.0), ("second", 2.0)):
+        records = wandb_records(tmp_path / name)
+        rows = [decode(r.history.item) for r in records if r.HasField("history")]
+        assert [row["eval/reward_mean"] for row in rows] == [value]
+
+
+def test_close_twice_is_harmless(tmp_path: Path) -> None:
+    run = log.RunLog(tmp_path, make_config("offline"))
+    run.close(1)
+    run.close(0)
+    exits = [r.exit for r in wandb_records(tmp_path) if r.HasField("exit")]
+    assert [e.exit_code for e in exits] == [1]
+
+
+def test_offline_writes_only_into_the_run_folder_and_says_one_line(
+    tmp_path: Path,
+) -> None:
+    done = start("offline", tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert list((tmp_path / "home").rglob("*")) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "run"}
+    line, last = done.stdout.splitlines()
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert line.endswith(f"wandb sync {offline.relative_to(tmp_path)}")
+    assert last == "imported"
+
+
+def test_none_never_imports_wandb(tmp_path: Path) -> None:
+    done = start("none", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "not imported\n", "")
+
+
+def test_online_without_a_login_is_one_sentence(tmp_path: Path) -> None:
+    done = start("online", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("one sentence: log=wandb needs a W&B account")
+    assert "wandb login" in done.stderr
+    assert "log=offline" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_online_without_a_server_is_one_sentence(tmp_path: Path) -> None:
+    nobody = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
+    done = start("online", tmp_path, **nobody)
+    assert done.returncode == 1
+    assert done.stderr.startswith("one sentence: W&B did not start a run")
+    assert "log=offline" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_versions_names_the_installed_packages_and_the_facts() -> None:
+    import torch
+
+    told = log.versions({"gl_renderer": "llvmpipe"})
+    assert told["packages"]["torch"] == torch.__version__
+    assert told["packages"]["numpy"] == np.__version__
+    assert told["python"] == "{}.{}.{}".format(*sys.version_info[:3])
+    assert told["gl_renderer"] == "llvmpipe"
+
+
+def copy_package(checkout: Path) -> Path:
+    package = checkout / "src" / "vlmrm_exp"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "config.py", "log.py"):
+        (package / name).write_text((SOURCE / "vlmrm_exp" / name).read_text())
+    return package
+
+
+def told_commit(package: Path) -> dict:
+    code = "import json; from vlmrm_exp.log import _commit; print(json.dumps(_commit()))"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    command = ["git", "-C", str(folder), *who, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_versions_tells_the_commit_of_its_own_checkout(tmp_path: Path) -> None:
+    package = copy_package(tmp_path)
+    git(tmp_path, "init")
+    assert told_commit(package) == {}
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "a")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert told_commit(package) == {"commit": head, "commit_is_dirty": False}
+    (package / "new.py").touch()
+    assert told_commit(package) == {"commit": head, "commit_is_dirty": True}
+
+
+def test_versions_ignores_the_repository_it_is_installed_in(tmp_path: Path) -> None:
+    git(tmp_path, "init")
+    (tmp_path / "a").touch()
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "a")
+    assert told_commit(copy_package(tmp_path / ".venv" / "lib")) == {}

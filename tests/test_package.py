@@ -1,0 +1,175 @@
+"""The package as a whole: its imports, its pinned dependencies, and its built wheel."""
+
+import ast
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "vlmrm_exp"
+MIDDLE = {"envs", "vlm", "log", "video"}
+# What each part may import of ours, beside itself; what else is at the top is a verb.
+MAY_IMPORT = {
+    "verb": {"rl", *MIDDLE, "config"},
+    "rl": {*MIDDLE, "config"},
+    **{part: {"config"} for part in MIDDLE},
+    "config": set(),
+    "__init__": set(),
+}
+ONLY_IN = {"open_clip": {"vlm/source.py", "pretrain.py"}, "wandb": {"log.py"}}
+HEAVY = {"torch", "mujoco", "gymnasium", "open_clip", "wandb", "pygame", "imageio"}
+
+
+def imported_names(path: Path, package: Path) -> set[str]:
+    """Full names of all that a file imports, inside its functions too."""
+    parent = ".".join([package.name, *path.parent.relative_to(package).parts])
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            dotted = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(dotted, parent)
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def part_of(name: str) -> str:
+    return name if name in MAY_IMPORT else "verb"
+
+
+def forbidden_imports(package: Path) -> list[str]:
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        file = path.relative_to(package)
+        own = part_of(file.with_suffix("").parts[0])
+        for name in sorted(imported_names(path, package)):
+            head, *rest = name.split(".")
+            ours = head == package.name and rest
+            wrong_way = ours and part_of(rest[0]) not in {own, *MAY_IMPORT[own]}
+            if wrong_way or file.as_posix() not in ONLY_IN.get(head, {str(file)}):
+                found.append(f"{file} imports {name}")
+    return found
+
+
+def test_imports_point_one_way():
+    assert len(list(PACKAGE.rglob("*.py"))) > 10
+    assert forbidden_imports(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("config.py", "from vlmrm_exp.log import RunLog"),
+        ("__init__.py", "from vlmrm_exp import config"),
+        ("envs/humanoid.py", "def f():\n    from vlmrm_exp.vlm import reward"),
+        ("envs/humanoid.py", "from ..vlm import reward"),
+        ("vlm/reward.py", "from vlmrm_exp.rl.sac import train"),
+        ("rl/sac.py", "import vlmrm_exp.evaluate"),
+        ("rl/sac.py", "import open_clip.factory"),
+        ("__main__.py", "from wandb import init"),
+    ],
+)
+def test_forbidden_import_is_found(tmp_path, file, line):
+    path = tmp_path / "vlmrm_exp" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(f"import os\n{line}\n")
+    assert len(forbidden_imports(tmp_path / "vlmrm_exp")) == 1
+
+
+def test_start_imports_nothing_heavy():
+    code = (
+        "import sys, vlmrm_exp.config, vlmrm_exp.__main__\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    loaded = run([sys.executable, "-c", code], cwd=ROOT).split()
+    assert "vlmrm_exp" in loaded
+    assert HEAVY.isdisjoint(loaded)
+
+
+def test_every_dependency_is_pinned_within_its_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = [
+        Requirement(line)
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    versions = {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in pins}
+    extras = project["optional-dependencies"].values()
+    for text in [*project["dependencies"], *[line for e in extras for line in e]]:
+        dependency = Requirement(text)
+        assert versions[canonicalize_name(dependency.name)] in dependency.specifier
+
+
+def run(command: list[str | Path], cwd: Path) -> str:
+    """Output of a command that neither sees PYTHONPATH nor may fail."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps"]
+    run([*pip, "--no-build-isolation", "--wheel-dir", folder, ROOT], cwd=folder)
+    return next(folder.glob("vlmrm_exp-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """Python of an environment with the wheel, and this one's dependencies."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, symlinks=True)
+    python = folder / "bin" / "python"
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(run([python, "-c", code], cwd=folder).strip())
+    # A path file inside a folder that a path file names is not read, so the editable
+    # install of this environment stays out of sight.
+    (site / "outer.pth").write_text(sysconfig.get_path("purelib"))
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-index"]
+    run([*pip, "--no-deps", "--ignore-installed", wheel], cwd=folder)
+    return python
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_data_file(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    conf = [p for p in (ROOT / "conf").rglob("*") if p.is_file()]
+    data = [p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    expected = {f"vlmrm_exp/conf/{p.relative_to(ROOT / 'conf')}" for p in conf}
+    expected |= {f"vlmrm_exp/{p.relative_to(PACKAGE)}" for p in data}
+    assert "vlmrm_exp/conf/config.yaml" in expected
+    assert expected - held == set()
+
+
+@pytest.mark.slow
+def test_installed_wheel_composes_in_an_unrelated_folder(installed, tmp_path):
+    code = "import vlmrm_exp; print(vlmrm_exp.__file__)"
+    where = run([installed, "-c", code], cwd=tmp_path)
+    assert Path(where).is_relative_to(installed.parents[1])
+    shown = run([installed, "-m", "vlmrm_exp", "--cfg", "job"], cwd=tmp_path)
+    assert "name: tiny" in shown
+    assert "name: mountaincar" in shown
+
+
+@pytest.mark.slow
+def test_installed_wheel_trains_in_an_unrelated_folder(installed, tmp_path):
+    command = [installed, "-m", "vlmrm_exp", "experiment=smoke", "log=none"]
+    run(command, cwd=tmp_path)
+    (path,) = tmp_path.glob("outputs/*/*/summary.json")
+    summary = json.loads(path.read_text())
+    assert summary["gradient_steps"] > 0
+    assert summary["task"] == "mountaincar"
