@@ -11,3 +11,25 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 # One thread per process: the reference machine has two cores, and sums repeat.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+from collections.abc import Callable, Iterator  # noqa: E402
+
+import pytest  # noqa: E402
+from hydra import compose as hydra_compose  # noqa: E402
+from hydra import initialize_config_dir  # noqa: E402
+
+from vlmrm_exp import __main__ as program  # noqa: E402
+from vlmrm_exp.config import Config, conf_dir, to_config  # noqa: E402
+
+
+@pytest.fixture
+def compose() -> Iterator[Callable[..., Config]]:
+    """The real configuration with overrides, as typed, checked values."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+
+        def composed(*overrides: str) -> Config:
+            quoted = [program.quote_sentence(o) for o in overrides]
+            cfg = hydra_compose("config", [*quoted, "name=test"])
+            return to_config(cfg)
+
+        yield composed

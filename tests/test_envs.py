@@ -159,6 +159,7 @@ def test_frames_of_stored_states_equal_those_drawn_at_once(task, envs):
     # The same bits: nothing of an earlier drawing is left when the next one starts.
     np.testing.assert_array_equal(renderer.render(rows[::-1])[::-1], frames)
     renderer.close()
+    assert renderer.drawn_by
     assert frames.dtype == np.uint8
     assert frames.ndim == 4
     assert frames.shape[3] == 3

@@ -117,6 +117,7 @@ def test_gym_env_that_ends_is_held_until_reset():
     renderer = make_renderer(TaskConfig(name="gym", env="gym"), 96, effects=False)
     for episode in range(2):
         envs.reset()
+        assert (envs.state_rows() == 0).all()
         steps, counts = [], []
         for _ in range(8):
             steps.append(envs.step(np.zeros(2, np.int64)))

@@ -18,7 +18,9 @@ def task(**changes) -> TaskConfig:
 @pytest.mark.parametrize("version", ["v5", "v4"])
 @pytest.mark.filterwarnings("ignore:.*out of date.*:DeprecationWarning")
 def test_humanoid_equals_gymnasium_step_by_step(version):
-    reference = gym.make(f"Humanoid-{version}", terminate_when_unhealthy=False).unwrapped
+    reference = gym.make(
+        f"Humanoid-{version}", terminate_when_unhealthy=False
+    ).unwrapped
     envs = make_envs(task(version=version), 1)
     envs.reset(seed=3)
     row = envs.state_rows()[0]

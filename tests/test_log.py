@@ -261,7 +261,9 @@ def copy_package(checkout: Path) -> Path:
 
 
 def told_commit(package: Path) -> dict:
-    code = "import json; from vlmrm_exp.log import _commit; print(json.dumps(_commit()))"
+    code = (
+        "import json; from vlmrm_exp.log import _commit; print(json.dumps(_commit()))"
+    )
     done = subprocess.run(
         [sys.executable, "-B", "-c", code],
         env={**os.environ, "PYTHONPATH": str(package.parent)},

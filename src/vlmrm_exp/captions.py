@@ -1,15 +1,18 @@
 """Captions for states of the three worlds, as people speak: vaguely.
 
-A phrase is drawn with a probability that falls off smoothly with the distance between
-the state and what the phrase describes, at several levels of detail. Then the optimum
-of contrastive training, the log-probability ratio of phrase and state, is a smooth
-function of the state, and so is the reward (hard boundaries gave a flat one).
+What can be said of a state are facts of one or two kinds (pose of the legs, pose of the
+arms; tilt of the pole, place of the cart). Each fact is as probable as it is near the
+state, falling off smoothly, and a caption mentions one fact of each kind or leaves the
+kind out. Then the optimum of contrastive training, the log-probability ratio of phrase
+and state, is a smooth function of the state, and so is the reward (hard boundaries gave
+a flat one).
 
 The sentences in `HELD_OUT` are never drawn: they are the paper's prompts and the
 paraphrases that the report is made with.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -72,7 +75,10 @@ BASELINES = {
     "mountaincar": "a car in the mountain",
     "humanoid": "a humanoid robot",
 }
-_FORBIDDEN = {s for sentences in HELD_OUT.values() for s in sentences}
+_FORBIDDEN = {
+    *BASELINES.values(),
+    *(s for sentences in HELD_OUT.values() for s in sentences),
+}
 
 _ROBOT = (
     "a humanoid robot",
@@ -262,44 +268,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
-def humanoid_probabilities(
-    leg_distances: np.ndarray, arm_distances: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances (B, L), (B, A) -> probabilities of poses (B, L), (B, A).
-
-    Two widths are mixed: the narrow one tells neighbours apart, the wide one gives
-    the reward a slope far from the goal.
-    """
-    return (
-        _mix(leg_distances, narrow=1.0, wide=3.0),
-        _mix(arm_distances, narrow=0.7, wide=2.0),
-    )
-
-
-def humanoid_caption(
-    legs: np.ndarray, arms: np.ndarray, rng: np.random.Generator
-) -> str:
-    """Draw a caption from a state's pose probabilities (L,), (A,)."""
-    who = rng.choice(_ROBOT)
-    leg = LEG_NAMES[rng.choice(len(LEG_NAMES), p=legs)]
-    arm_phrase = rng.choice(_ARM_PHRASES[ARM_NAMES[rng.choice(len(ARM_NAMES), p=arms)]])
-    level = rng.random()
-    if level < 0.05:
-        return str(who)
-    if level < 0.12:
-        groups = [name for name, members in _GROUPS.items() if leg in members]
-        if groups:
-            return f"{who} {rng.choice(groups)}"
-    leg_phrase = rng.choice(_LEG_PHRASES[leg])
-    if level < 0.50:
-        return f"{who} {leg_phrase}"
-    if level < 0.60:
-        return f"{who} {arm_phrase}"
-    comma = "," if rng.random() < 0.5 else ""
-    return f"{who} {leg_phrase}{comma} {arm_phrase}"
-
-
-# Pole angles in degrees from upright (0) to hanging (180), with their vagueness.
+# Pole angles in degrees (0 upright, positive to the right) with their vagueness.
 _POLE = (
     (0, 5, ("upright", "vertical", "standing straight up", "perfectly balanced")),
     (0, 14, ("balanced", "standing up", "nearly vertical", "upright")),
@@ -309,6 +278,7 @@ _POLE = (
     (95, 25, ("lying flat to the {side}", "horizontal", "fallen over")),
     (180, 45, ("hanging down", "upside down below the cart", "pointing down")),
 )
+# Cart positions; the track ends at 2.4 (Gymnasium).
 _CART = (
     (0.0, 0.7, ("in the middle", "in the centre of the track")),
     (1.4, 0.6, ("on the {side}", "to the {side} of the middle")),
@@ -339,55 +309,152 @@ _CAR = (
                    "far from the flag, on the left hilltop")),
 )  # fmt: skip
 
+Facts = tuple[np.ndarray, ...]
+"""Probabilities of each kind's facts in each state: (B, K) per kind, rows sum to 1."""
 
-def cartpole_caption(row: np.ndarray, rng: np.random.Generator) -> str:
-    """Draw a caption for a state row (x, x_dot, theta, theta_dot)."""
-    x, theta = row[0], np.rad2deg((row[2] + np.pi) % (2 * np.pi) - np.pi)
-    pole = _draw(abs(theta), _POLE, "right" if theta > 0 else "left", rng)
-    cart = _draw(abs(x), _CART, "right" if x > 0 else "left", rng)
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence, and for each kind the facts it may stand for; None: says nothing."""
+
+    text: str
+    stands_for: tuple[frozenset[int] | None, ...]
+
+
+def humanoid_facts(leg_distances: np.ndarray, arm_distances: np.ndarray) -> Facts:
+    """Facts of states from squared distances to leg poses (B, L), arm poses (B, A)."""
+    return (
+        _soft(leg_distances, np.ones(len(LEG_NAMES))),
+        # Half of the squared unit: arms are told apart more finely than legs.
+        _soft(2 * arm_distances, np.ones(len(ARM_NAMES))),
+    )
+
+
+def cartpole_facts(rows: np.ndarray) -> Facts:
+    """Facts of state rows (B, 4): the pole's tilt, the cart's place."""
+    angle = np.rad2deg((rows[:, 2] + np.pi) % (2 * np.pi) - np.pi)
+    return _places(angle, _POLE_FACTS), _places(rows[:, 0], _CART_FACTS)
+
+
+def mountain_car_facts(rows: np.ndarray) -> Facts:
+    """Facts of state rows (B, 2): the car's place."""
+    return (_places(rows[:, 0], _CAR),)
+
+
+def humanoid_caption(legs: int, arms: int, rng: np.random.Generator) -> Caption:
+    """Say something of a body with this leg pose and this arm pose."""
+    who, name = _pick(rng, _ROBOT), LEG_NAMES[legs]
+    level = rng.random()
+    if level < 0.05:
+        return Caption(who, (None, None))
+    arm_phrase = _pick(rng, _ARM_PHRASES[ARM_NAMES[arms]])
+    arm_facts = frozenset((arms,))
+    if level < 0.12:
+        groups = [g for g, members in _GROUPS.items() if name in members]
+        if groups:
+            group = _pick(rng, groups)
+            members = frozenset(LEG_NAMES.index(n) for n in _GROUPS[group])
+            return Caption(f"{who} {group}", (members, None))
+    leg_phrase, leg_facts = _pick(rng, _LEG_PHRASES[name]), frozenset((legs,))
+    if level < 0.45:
+        return Caption(f"{who} {leg_phrase}", (leg_facts, None))
+    if level < 0.58:
+        return Caption(f"{who} {arm_phrase}", (None, arm_facts))
+    comma = "," if rng.random() < 0.5 else ""
+    text = f"{who} {leg_phrase}{comma} {arm_phrase}"
+    return Caption(text, (leg_facts, arm_facts))
+
+
+def cartpole_caption(pole: int, cart: int, rng: np.random.Generator) -> Caption:
+    """Say something of a pole tilted so and a cart there."""
     level = rng.random()
     if level < 0.06:
-        return str(rng.choice(("a pole and a cart", "a cart with a pole", "cart pole")))
+        scene = ("a pole and a cart", "a cart with a pole", "cart pole")
+        return Caption(_pick(rng, scene), (None, None))
+    cart_phrase, cart_facts = _pick(rng, _CART_FACTS[cart][2]), frozenset((cart,))
     if level < 0.15:
-        return f"a cart {cart}"
-    sentence = str(rng.choice(_POLE_FORMS)).format(pole=pole)
-    return sentence if level < 0.75 else f"{sentence}, {cart}"
+        return Caption(f"a cart {cart_phrase}", (None, cart_facts))
+    pole_phrase = _pick(rng, _POLE_FACTS[pole][2])
+    # The same words may stand for several tilts, as "upright" does.
+    pole_facts = frozenset(
+        i for i, (_, _, said) in enumerate(_POLE_FACTS) if pole_phrase in said
+    )
+    sentence = _pick(rng, _POLE_FORMS).format(pole=pole_phrase)
+    if level < 0.75:
+        return Caption(sentence, (pole_facts, None))
+    return Caption(f"{sentence}, {cart_phrase}", (pole_facts, cart_facts))
 
 
-def mountain_car_caption(row: np.ndarray, rng: np.random.Generator) -> str:
-    """Draw a caption for a state row (position, velocity)."""
-    where = _draw(row[0], _CAR, "", rng)
+def mountain_car_caption(place: int, rng: np.random.Generator) -> Caption:
+    """Say something of a car there."""
     if rng.random() < 0.06:
-        return str(rng.choice(("a car and a mountain", "a car in the mountains", "car")))
-    who = rng.choice(("a car", "the car", "a small car", "a vehicle", "car"))
-    return f"{who} {where}"
+        scene = ("a car and a mountain", "a car in the mountains", "car")
+        return Caption(_pick(rng, scene), (None,))
+    who = _pick(rng, ("a car", "the car", "a small car", "a vehicle", "car"))
+    return Caption(f"{who} {_pick(rng, _CAR[place][2])}", (frozenset((place,)),))
 
 
-def allowed(caption: str) -> bool:
+def allowed(caption: Caption) -> bool:
     """Whether a caption may be used in training."""
-    return caption not in _FORBIDDEN and caption not in BASELINES.values()
+    return caption.text not in _FORBIDDEN
 
 
-def _draw(
-    value: float,
-    phrases: Sequence[tuple[float, float, Sequence[str]]],
-    side: str,
-    rng: np.random.Generator,
-) -> str:
-    centres = np.array([c for c, _, _ in phrases])
-    widths = np.array([w for _, w, _ in phrases])
-    # Narrow phrases are the likelier ones where they fit: they say more.
-    narrow = np.exp(-(((value - centres) / widths) ** 2) / 2) / widths
-    wide = np.exp(-(((value - centres) / (3 * widths)) ** 2) / 2) / (3 * widths)
-    weights = narrow + wide
-    options = phrases[rng.choice(len(phrases), p=weights / weights.sum())][2]
-    return str(rng.choice(np.array(options))).format(side=side)
+def likelihood_ratios(
+    facts: Facts, mean: Facts, captions: Sequence[Caption]
+) -> np.ndarray:
+    """How much more probable each caption is in each state than in general: (B, C).
+
+    Args:
+        facts: of B states.
+        mean: of an average state: (K,) per kind.
+        captions: C of them.
+    """
+    ratios = np.ones((len(facts[0]), len(captions)))
+    for kind, (of_state, of_average) in enumerate(zip(facts, mean, strict=True)):
+        said = np.zeros((of_average.size, len(captions)))  # (K, C)
+        for column, caption in enumerate(captions):
+            stands_for = caption.stands_for[kind]
+            said[list(stands_for) if stands_for else slice(None), column] = 1
+        ratios *= (of_state @ said) / (of_average @ said)
+    return ratios
 
 
-def _mix(squared: np.ndarray, narrow: float, wide: float) -> np.ndarray:
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[rng.integers(len(options))]
+
+
+def _both_sides(
+    places: Sequence[tuple[float, float, Sequence[str]]],
+) -> tuple[tuple[float, float, tuple[str, ...]], ...]:
+    """Left and right versions of what is said of one side."""
+    return tuple(
+        (sign * centre, width, tuple(p.format(side=side) for p in phrases))
+        for centre, width, phrases in places
+        for sign, side in ((1, "right"), (-1, "left"))[: 1 if centre == 0 else 2]
+    )
+
+
+_POLE_FACTS, _CART_FACTS = _both_sides(_POLE), _both_sides(_CART)
+
+
+def _places(
+    values: np.ndarray, places: Sequence[tuple[float, float, Sequence[str]]]
+) -> np.ndarray:
+    """Probabilities (B, K) of places that lie at a value with a width each."""
+    squared = np.stack([((values - c) / w) ** 2 for c, w, _ in places], axis=1)
+    return _soft(squared, np.array([w for _, w, _ in places]))
+
+
+def _soft(squared: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Squared distances (B, K) -> probabilities; narrow facts say more where they fit.
+
+    A narrow and a three times wider bell are mixed: the narrow one tells neighbours
+    apart, the wide one gives the reward a slope far from the goal.
+    """
+    log_widths = np.log(widths)
     total = np.zeros_like(squared)
-    for width in (narrow, wide):
-        logits = -squared / (2 * width**2)
+    for stretch in (1.0, 3.0):
+        logits = -squared / (2 * stretch**2) - log_widths
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         total += weights / weights.sum(axis=1, keepdims=True)
     return total / 2

@@ -56,7 +56,9 @@ class RunLog:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._wandb = _start_wandb(folder, config) if config.log.mode != "none" else None
+        self._wandb = (
+            _start_wandb(folder, config) if config.log.mode != "none" else None
+        )
         self.wandb_id = self._wandb.id if self._wandb else None
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
 
@@ -116,6 +118,7 @@ class RunLog:
 def _start_wandb(folder: Path, config: Config) -> Any:
     """Start a W&B run that writes nowhere but into the folder, and asks nothing."""
     import wandb
+    from wandb.errors import Error as WandbError
 
     online = config.log.mode == "online"
     settings = wandb.Settings(
@@ -154,7 +157,7 @@ def _start_wandb(folder: Path, config: Config) -> Any:
             config={**dataclasses.asdict(config), **flat},
             settings=settings,
         )
-    except wandb.errors.Error as error:
+    except WandbError as error:
         wandb.teardown()
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(

@@ -136,7 +136,13 @@ def model_config(recipe: RecipeConfig, vocabulary: int) -> dict:
 
 
 def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None:
-    """Contrastive training (Radford et al. 2021); writes the model's folder."""
+    """Contrastive training (Radford et al. 2021); writes the model's folder.
+
+    The usual target says that picture i belongs to caption i alone. Here the captions'
+    probabilities are known, so the target is the probability that caption j, among
+    the batch's, was said of picture i: the expectation of the usual one, and the same
+    optimum, without the noise of drawing it.
+    """
     import torch
     from safetensors.torch import save_file
     from torch.nn import functional
@@ -149,7 +155,8 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     corpus = [
         caption
         for world, captioner in zip(worlds, captioners, strict=True)
-        for caption in captioner.draw(rng.integers(len(world.rows), size=20_000), rng)
+        for _ in range(80)
+        for caption in captioner.draw(rng.integers(len(world.rows), size=256), rng)[0]
     ]
     merges = learn_merges(corpus, recipe.merges)
     vocabulary = write_tokenizer(folder / "bpe.txt.gz", merges)
@@ -172,20 +179,28 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     mean = torch.tensor(description["preprocess_cfg"]["mean"]).view(3, 1, 1)
     std = torch.tensor(description["preprocess_cfg"]["std"]).view(3, 1, 1)
     shares = np.array([recipe.share[w.name] for w in worlds])
-    labels = torch.arange(recipe.batch_size)
     started = time.monotonic()
     running: dict[str, float] = {}
     for step in range(recipe.steps):
         which = rng.choice(len(worlds), p=shares / shares.sum())
         index = rng.integers(len(worlds[which].rows), size=recipe.batch_size)
-        tokens = tokenizer(captioners[which].draw(index, rng))
+        sentences, ratios = captioners[which].draw(index, rng)
+        tokens = tokenizer(sentences)
+        target = torch.from_numpy(ratios).float()
         pixels = torch.from_numpy(worlds[which].frames[index]).permute(0, 3, 1, 2)
         images = (pixels / 255 - mean) / std  # keeps channels_last
         with torch.autocast("cpu", torch.bfloat16):
             image, text, scale = model(images, tokens)
         logits = scale * image.float() @ text.float().T
-        loss = functional.cross_entropy(logits, labels)
-        loss = (loss + functional.cross_entropy(logits.T, labels)) / 2
+        to_text = functional.normalize(target, p=1, dim=1)
+        to_image = functional.normalize(target.T, p=1, dim=1)
+        # Less the targets' own entropy, the loss is a divergence: 0 is perfect.
+        loss = (
+            functional.kl_div(logits.log_softmax(1), to_text, reduction="batchmean")
+            + functional.kl_div(
+                logits.T.log_softmax(1), to_image, reduction="batchmean"
+            )
+        ) / 2
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -197,7 +212,7 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
         running[name] = 0.98 * running.get(name, loss.item()) + 0.02 * loss.item()
         if (step + 1) % 100 == 0:
             left = (time.monotonic() - started) / (step + 1) * (recipe.steps - step - 1)
-            losses = "  ".join(f"{n} {v:.3f}" for n, v in running.items())
+            losses = "  ".join(f"{n} {v:.4f}" for n, v in running.items())
             logger.info(
                 "step %d/%d  %s  scale %.1f  %d min left",
                 step + 1,

@@ -1,12 +1,14 @@
 """Videos of episodes, with the reward drawn under the picture as it comes in.
 
-H.264 in 4:2:0 with even sizes, tagged BT.709, its index at the front: what browsers, W&B
-and every player show, and begin to show before they have the whole file.
+H.264 in 4:2:0 with even sizes, tagged BT.709, its index at the front: what browsers and
+every player show, and begin to show before they have the whole file.
 """
 
 import contextlib
 import functools
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,9 @@ OVERSAMPLING = 4
 """The curve is drawn this many times larger and averaged: an antialiased line."""
 
 
-def write_episodes(path: Path, episodes: Sequence[Episode], fps: int, title: str) -> None:
+def write_episodes(
+    path: Path, episodes: Sequence[Episode], fps: int, title: str
+) -> None:
     """Write episodes one after another as an mp4, whole or not at all.
 
     Args:
@@ -40,30 +44,42 @@ def write_episodes(path: Path, episodes: Sequence[Episode], fps: int, title: str
             axis is the same for all of them. Without rewards no curve is drawn.
         fps: frames per second.
         title: written above the picture, in as many lines as it takes.
+
+    Raises:
+        ValueError: frames differ in size.
+        OSError: the file cannot be written.
     """
+    sizes = {frames.shape[1:] for frames, _ in episodes}
+    if len(sizes) > 1:
+        raise ValueError(f"the episodes' frames differ in size: {sorted(sizes)}")
     layout = _lay_out(episodes, title)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.part.mp4")
-    writer = imageio_ffmpeg.write_frames(
-        str(part),
-        (layout.width, layout.height),
-        fps=fps,
-        codec="libx264",
-        quality=None,  # crf below
-        macro_block_size=1,  # sizes are even already; never resize
-        ffmpeg_log_level="error",
-        output_params=[
-            *("-crf", "20", "-preset", "veryfast"),
-            *("-vf", "scale=out_color_matrix=bt709:out_range=tv"),
-            *("-colorspace", "bt709", "-color_primaries", "bt709"),
-            *("-color_trc", "bt709", "-movflags", "+faststart"),
-        ],
-    )
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        *("-loglevel", "error", "-nostdin", "-y"),
+        *("-f", "rawvideo", "-pix_fmt", "rgb24"),
+        *("-video_size", f"{layout.width}x{layout.height}"),
+        *("-framerate", str(fps), "-i", "pipe:"),
+        *("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-pix_fmt", "yuv420p"),
+        *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
+        *("-c:v", "libx264", "-crf", "20", "-preset", "veryfast"),
+        *("-movflags", "+faststart", str(part)),
+    ]
     try:
-        with contextlib.closing(writer):
-            writer.send(None)
-            for canvas in _canvases(episodes, layout):
-                writer.send(canvas)
+        with tempfile.TemporaryFile() as complaints:
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stderr=complaints
+            ) as ffmpeg:
+                assert ffmpeg.stdin is not None
+                # What goes wrong at its end shows in its exit code and complaints.
+                with contextlib.suppress(BrokenPipeError):
+                    for canvas in _canvases(episodes, layout):
+                        ffmpeg.stdin.write(canvas)
+            if ffmpeg.returncode != 0:
+                complaints.seek(0)
+                text = complaints.read().decode(errors="replace").strip()
+                raise OSError(f"ffmpeg could not write {path}: {text}")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -247,8 +263,11 @@ def _draw_title(title: str, width: int, unit: float) -> np.ndarray:
             last = last[:-1]
         lines = [*lines[:3], last + "…"]
     # As narrow as these lines allow, so that none of them is a lonely word.
-    while lines and len(narrower := _wrap(" ".join(lines), font, room)) == len(lines):
-        lines, room = narrower, 0.98 * room
+    for share in np.arange(0.98, 0.5, -0.02):
+        narrower = _wrap(" ".join(lines), font, share * room)
+        if len(narrower) > len(lines):
+            break
+        lines = narrower
     pitch = round(1.3 * size * unit)
     margin = round(9 * unit)
     height = 2 * margin + pitch * len(lines) if lines else 0

@@ -16,6 +16,7 @@ from vlmrm_exp.envs.poses import PoseLibrary
 WORLDS = ("humanoid", "cartpole", "mountaincar")
 PARTS = 8  # a world is drawn in as many parts, whatever the number of processes
 
+
 @dataclass
 class World:
     """States of one world with their pictures and what captions are drawn from."""
@@ -52,7 +53,10 @@ def draw_rows(world: str, count: int, rng: np.random.Generator) -> np.ndarray:
             library = PoseLibrary()
             return np.stack([library.sample(rng) for _ in range(count)])
         case "cartpole":
-            small, large = rng.uniform(-0.35, 0.35, count), rng.uniform(-3.14, 3.14, count)
+            small, large = (
+                rng.uniform(-0.35, 0.35, count),
+                rng.uniform(-3.14, 3.14, count),
+            )
             rows = np.zeros((count, 4))
             rows[:, 0] = rng.uniform(-2.4, 2.4, count)
             rows[:, 2] = np.where(rng.random(count) < 0.5, small, large)
@@ -127,24 +131,46 @@ class Captioner:
     """Draws captions for the states of a world, anew for each batch."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
-        if world.poses is not None:
-            self._legs, self._arms = captions.humanoid_probabilities(*world.poses)
+        self._name = world.name
+        match world.name:
+            case "humanoid":
+                assert world.poses is not None
+                self._facts = captions.humanoid_facts(*world.poses)
+            case "cartpole":
+                self._facts = captions.cartpole_facts(world.rows)
+            case _:
+                self._facts = captions.mountain_car_facts(world.rows)
+        self._mean = tuple(kind.mean(axis=0) for kind in self._facts)
 
-    def draw(self, index: np.ndarray, rng: np.random.Generator) -> list[str]:
-        """Captions for the states with these indices."""
-        return [self._one(i, rng) for i in index]
+    def draw(
+        self, index: np.ndarray, rng: np.random.Generator
+    ) -> tuple[list[str], np.ndarray]:
+        """Caption the states with these indices.
 
-    def _one(self, i: int, rng: np.random.Generator) -> str:
-        while True:
-            match self._world.name:
-                case "humanoid":
-                    text = captions.humanoid_caption(self._legs[i], self._arms[i], rng)
-                case "cartpole":
-                    text = captions.cartpole_caption(self._world.rows[i], rng)
-                case _:
-                    text = captions.mountain_car_caption(self._world.rows[i], rng)
-            if captions.allowed(text):
-                return text
+        Returns:
+            C = B sentences, and how much more probable each is in each of the states
+            than in general: (B, C).
+        """
+        facts = tuple(kind[index] for kind in self._facts)
+        drawn = [
+            self._one(*(_draw(kind[i], rng) for kind in facts), rng=rng)
+            for i in range(len(index))
+        ]
+        ratios = captions.likelihood_ratios(facts, self._mean, drawn)
+        return [caption.text for caption in drawn], ratios
+
+    def _one(self, *fact: int, rng: np.random.Generator) -> captions.Caption:
+        say = {
+            "humanoid": captions.humanoid_caption,
+            "cartpole": captions.cartpole_caption,
+            "mountaincar": captions.mountain_car_caption,
+        }[self._name]
+        while not captions.allowed(caption := say(*fact, rng=rng)):
+            pass
+        return caption
 
 
+def _draw(probabilities: np.ndarray, rng: np.random.Generator) -> int:
+    """An index with these probabilities (K,)."""
+    cumulated = np.cumsum(probabilities)
+    return int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))

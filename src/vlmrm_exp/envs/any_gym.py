@@ -18,8 +18,7 @@ import numpy as np
 from vlmrm_exp.config import ConfigError, TaskConfig
 from vlmrm_exp.envs import Step
 
-# Classic control draws with pygame: without its greeting, and without a window.
-os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+# Classic control draws with pygame, which would look for a display.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 SUCCESS_KEYS = ("is_success", "success")
@@ -84,7 +83,7 @@ class GymEnvs:
         for i, env in enumerate(self._envs):
             frame = self._frames[i]
             if frame is None:
-                frame = self._frames[i] = np.array(env.render())
+                frame = self._frames[i] = np.asarray(env.render())
             frames.append(frame)
         return np.stack(frames)
 
@@ -125,6 +124,8 @@ class GymEnvs:
 
 class FrameRenderer:
     """Hands frames through: the environments have drawn them already."""
+
+    drawn_by = f"gymnasium {gym.__version__}, each environment itself"
 
     def render(self, rows: np.ndarray) -> np.ndarray:
         """Frames (B, H, W, 3) uint8, checked and otherwise as they came."""

@@ -5,17 +5,14 @@ pictures to the pixel, and scaled to the asked height by area averaging (pygame'
 rounding darkens by up to 3 of 255, but it takes half of Pillow's time).
 """
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
-
-# Before pygame is imported: it would greet.
-os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
 from pygame import gfxdraw
 
 WIDTH, HEIGHT = 600, 400  # px, Gymnasium's
+DRAWN_BY = f"pygame-ce {pygame.version.ver}, SDL {pygame.version.SDL}"
 
 Color = tuple[int, int, int]
 

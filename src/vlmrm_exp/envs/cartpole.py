@@ -16,7 +16,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import Step
-from vlmrm_exp.envs.canvas import WIDTH, Canvas, gfxdraw
+from vlmrm_exp.envs.canvas import DRAWN_BY, WIDTH, Canvas, gfxdraw
 
 WALL = 2.4  # m, Gymnasium's x_threshold
 MAX_ANGLE = 12 * 2 * math.pi / 360  # rad, Gymnasium's theta_threshold_radians
@@ -117,6 +117,8 @@ class CartPoleRenderer:
 
     Measurements are Gymnasium's, in px of a 600 x 400 picture whose y grows upwards.
     """
+
+    drawn_by = DRAWN_BY
 
     def __init__(self, task: TaskConfig, frame_height: int) -> None:
         assert task.textures == "plain"

@@ -44,6 +44,8 @@ class HumanoidEnvs:
         self._model = humanoid_spec().compile()
         self._datas = [mujoco.MjData(self._model) for _ in range(num_envs)]
         self._rngs = [np.random.default_rng(i) for i in range(num_envs)]
+        # Kept, as a loaded state has no body positions before its first step.
+        self._centers_x = np.zeros(num_envs)
         size = len(self._observation(self._datas[0]))
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         low, high = self._model.actuator_ctrlrange.T.astype(np.float32)
@@ -60,18 +62,20 @@ class HumanoidEnvs:
             data.qpos += noise[:NUM_QPOS]
             data.qvel += noise[NUM_QPOS:]
             mujoco.mj_forward(self._model, data)
+        self._centers_x[:] = [self._mass_center_x(data) for data in self._datas]
         return self._observations()
 
     def step(self, action: np.ndarray) -> Step:
         """Advance 15 ms: action (N, 17), torques in -0.4..0.4 times the gear."""
         rewards = np.empty(self.num_envs, np.float32)
         for i, data in enumerate(self._datas):
-            before = self._mass_center_x(data)
+            before = self._centers_x[i]
             data.ctrl[:] = action[i]
             mujoco.mj_step(self._model, data, nstep=FRAME_SKIP)
             # External forces (cfrc_ext) are not part of mj_step.
             mujoco.mj_rnePostConstraint(self._model, data)
-            velocity = (self._mass_center_x(data) - before) / (
+            self._centers_x[i] = self._mass_center_x(data)
+            velocity = (self._centers_x[i] - before) / (
                 FRAME_SKIP * self._model.opt.timestep
             )
             rewards[i] = self._reward(data, velocity)
@@ -93,13 +97,18 @@ class HumanoidEnvs:
         )
         for row, data in zip(physics, self._datas, strict=True):
             mujoco.mj_getState(self._model, data, row, kind)
-        return {"physics": physics, "rngs": [r.bit_generator.state for r in self._rngs]}
+        return {
+            "physics": physics,
+            "centers_x": self._centers_x.copy(),
+            "rngs": [r.bit_generator.state for r in self._rngs],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
         for row, data in zip(state["physics"], self._datas, strict=True):
             mujoco.mj_setState(self._model, data, row, kind)
+        self._centers_x[:] = state["centers_x"]
         for rng, rng_state in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = rng_state
 

@@ -17,7 +17,7 @@ from gymnasium.envs.classic_control.continuous_mountain_car import (
 
 from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import Step
-from vlmrm_exp.envs.canvas import HEIGHT, WIDTH, Canvas, gfxdraw, pygame
+from vlmrm_exp.envs.canvas import DRAWN_BY, HEIGHT, WIDTH, Canvas, gfxdraw, pygame
 from vlmrm_exp.envs.mountain_scene import WHEEL_RADIUS, paint_car, paint_scenery
 
 LEFT, RIGHT = -1.2, 0.6  # the ends of the track
@@ -114,6 +114,8 @@ class MountainCarRenderer:
 
     Measurements are in px of a 600 x 400 picture whose y grows upwards.
     """
+
+    drawn_by = DRAWN_BY
 
     def __init__(self, task: TaskConfig, frame_height: int) -> None:
         realistic = task.textures == "realistic"

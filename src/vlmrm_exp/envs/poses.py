@@ -108,8 +108,13 @@ ARMS = (
     Arms("crossed", {"shoulder1": 60, "shoulder2": 0, "elbow": 0}),
     Arms("face", {"shoulder1": 30, "shoulder2": 30, "elbow": 0}),
     Arms("face", {"shoulder1": 60, "shoulder2": 30, "elbow": 0}),
-    Arms("one_raised", {"right_shoulder1": -85, "right_shoulder2": 20, "right_elbow": -60}),
-    Arms("one_raised", {"left_shoulder1": -85, "left_shoulder2": 20, "left_elbow": -60}),
+    Arms(
+        "one_raised",
+        {"right_shoulder1": -85, "right_shoulder2": 20, "right_elbow": -60},
+    ),
+    Arms(
+        "one_raised", {"left_shoulder1": -85, "left_shoulder2": 20, "left_elbow": -60}
+    ),
 )
 
 LEG_NAMES = tuple(dict.fromkeys(legs.name for legs in LEGS))
@@ -174,9 +179,7 @@ class PoseLibrary:
         row[2] = -self._lowest()
         return row
 
-    def settle(
-        self, row: np.ndarray, torque: np.ndarray, env_steps: int
-    ) -> np.ndarray:
+    def settle(self, row: np.ndarray, torque: np.ndarray, env_steps: int) -> np.ndarray:
         """The state after env_steps of physics under constant torque (17,)."""
         mujoco.mj_resetData(self.model, self._data)
         self._data.qpos[:], self._data.qvel[:] = row[:NUM_QPOS], row[NUM_QPOS:]
@@ -238,9 +241,7 @@ class PoseLibrary:
             self.row(p, ARMS[0]) if isinstance(p, Legs) else self.row(LEGS[0], p)
             for p in poses
         ]
-        feature = (
-            self._leg_feature if isinstance(poses[0], Legs) else self._arm_feature
-        )
+        feature = self._leg_feature if isinstance(poses[0], Legs) else self._arm_feature
         return np.stack([feature(row) for row in rows])
 
     def _leg_feature(self, row: np.ndarray) -> np.ndarray:
@@ -267,7 +268,8 @@ class PoseLibrary:
         data = self._forward(row)
         torso, turn = data.body("torso").xpos, data.body("torso").xmat.reshape(3, 3)
         points = [
-            data.geom(f"{side}_hand").xpos if part == "hand"
+            data.geom(f"{side}_hand").xpos
+            if part == "hand"
             else data.body(f"{side}_lower_arm").xpos
             for part in ("hand", "elbow")
             for side in ("right", "left")

@@ -5,3 +5,7 @@
 Letters: N environments, T steps of an episode, O observation and A action dimensions,
 B rows of a batch.
 """
+
+from vlmrm_exp.rl.run import Run, train
+
+__all__ = ["Run", "train"]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vlmrm_exp.config import AlgoConfig
 from vlmrm_exp.rl.replay import Batch
@@ -99,8 +100,10 @@ class DQN:
         self.network.to(device)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         # Lists made once: walking a module's parameters costs as much as a layer.
-        self._network = list(self.network.parameters())
-        self._target = list(self.target.parameters())
+        self._network: list[torch.Tensor] = list(self.network.parameters())
+        self._target: list[torch.Tensor] = list(self.target.parameters())
+        # In place, all tensors at once: target += tau (network - target).
+        self._follow = get_ema_multi_avg_fn(1 - algo.tau)
         self.optimiser = torch.optim.Adam(self._network, algo.learning_rate, fused=True)
 
     @torch.no_grad()
@@ -131,7 +134,7 @@ class DQN:
         for parameter, gradient in zip(self._network, gradients, strict=True):
             parameter.grad = gradient
         self.optimiser.step()
-        torch._foreach_lerp_(self._target, self._network, self.algo.tau)
+        self._follow(self._target, self._network, 0)
         return {"loss/q": loss.detach(), "train/q_mean": value.detach().mean()}
 
     def checkpoint(self) -> dict[str, Any]:

@@ -57,15 +57,17 @@ class ReplayBuffer:
         self._num_envs = num_envs
         self._filled = 0  # rollouts
         self._next = 0  # the slot that is written next
-        discrete = isinstance(action_space, gym.spaces.Discrete)
-        action_dtype = torch.int64 if discrete else torch.float32
+        if isinstance(action_space, gym.spaces.Discrete):
+            action_shape, action_dtype = (), torch.int64
+        else:
+            action_shape, action_dtype = action_space.shape, torch.float32
         steps = (capacity, episode_length, num_envs)
         self._observation = torch.empty(
             (capacity, episode_length + 1, num_envs, *observation_space.shape),
             device=device,
         )
         self._action = torch.empty(
-            (*steps, *action_space.shape), dtype=action_dtype, device=device
+            (*steps, *action_shape), dtype=action_dtype, device=device
         )
         self._reward = torch.empty(steps, device=device)
         # The same memory with one row per step, to gather from.

@@ -109,8 +109,8 @@ def play(
 ) -> Iterator[Rollout]:
     """Play exactly `episodes` episodes, given out as rollouts.
 
-    Rollouts come one by one because a Gymnasium environment's rows are frames, of which
-    a hundred episodes would not fit in memory. The last one is cut to what is asked for.
+    Rollouts come one by one because a Gymnasium environment's rows are frames, of
+    which a hundred episodes would not fit in memory. The last one is cut to size.
 
     Args:
         envs: as for `collect`.

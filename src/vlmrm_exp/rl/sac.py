@@ -6,6 +6,7 @@ Both critics are one set of stacked weights, and losses stay tensors until the r
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vlmrm_exp.config import AlgoConfig
 from vlmrm_exp.rl.replay import Batch
@@ -52,7 +54,7 @@ class TwinCritics(nn.Module):
         super().__init__()
         sizes = [observation_dim + action_dim, *hidden, 1]
         weights, biases = [], []
-        for width_in, width_out in zip(sizes, sizes[1:], strict=False):
+        for width_in, width_out in itertools.pairwise(sizes):
             # nn.Linear's own initialisation.
             bound = width_in**-0.5
             weights.append(torch.empty(2, width_in, width_out).uniform_(-bound, bound))
@@ -161,9 +163,11 @@ class SAC:
             else algo.target_entropy
         )
         # Lists made once: walking a module's parameters costs as much as a layer.
-        self._actor = list(self.actor.parameters())
-        self._critics = list(self.critics.parameters())
-        self._targets = list(self.targets.parameters())
+        self._actor: list[torch.Tensor] = list(self.actor.parameters())
+        self._critics: list[torch.Tensor] = list(self.critics.parameters())
+        self._targets: list[torch.Tensor] = list(self.targets.parameters())
+        # In place, all tensors at once: target += tau (critic - target).
+        self._follow = get_ema_multi_avg_fn(1 - algo.tau)
         self.optimisers = {
             name: torch.optim.Adam(parameters, algo.learning_rate, fused=True)
             for name, parameters in (
@@ -214,7 +218,7 @@ class SAC:
             self._step("temperature", loss, [self.log_temperature])
             metrics["loss/temperature"] = loss.detach()
 
-        torch._foreach_lerp_(self._targets, self._critics, self.algo.tau)
+        self._follow(self._targets, self._critics, 0)
         return metrics
 
     @torch.no_grad()
@@ -231,7 +235,7 @@ class SAC:
         )
 
     def _step(
-        self, name: str, loss: torch.Tensor, parameters: list[torch.Tensor]
+        self, name: str, loss: torch.Tensor, parameters: Sequence[torch.Tensor]
     ) -> None:
         # Asking for these gradients alone spares those of the networks passed through.
         gradients = torch.autograd.grad(loss, parameters)

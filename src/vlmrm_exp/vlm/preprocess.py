@@ -84,7 +84,7 @@ def resized_size(
 def resize(
     pixels: torch.Tensor, size: tuple[int, int], interpolation: str
 ) -> torch.Tensor:
-    """Resize as PIL does: antialiased, columns first, 8 bits after each of two passes.
+    """Resize as PIL does: antialiased, width first, 8 bits after each of two passes.
 
     On a CPU torch has that very loop for 8 bits (15 times faster than in float32);
     elsewhere the same is done in float32, so that the picture, and with it the reward,

@@ -96,7 +96,9 @@ def choose_device(name: str) -> torch.device:
             "compute=gpu needs a GPU that torch can use, and torch sees none: install "
             "a CUDA build of torch, or use compute=cpu."
         )
-    return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda")
+    return torch.device(
+        "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
+    )
 
 
 class LocalScorer:
@@ -108,9 +110,7 @@ class LocalScorer:
 
         check_prompts(config.clip, [*config.prompts, *config.baselines])
         self._chunk = config.clip.batch_size
-        self._encoder = load_encoder(
-            config.clip, choose_device(config.compute.device)
-        )
+        self._encoder = load_encoder(config.clip, choose_device(config.compute.device))
         goal, baseline = (
             mean_embedding(self._encoder.embed_prompts(p), config.renormalise)
             for p in (config.prompts, config.baselines)

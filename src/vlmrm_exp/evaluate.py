@@ -1,0 +1,297 @@
+"""Try the policy of a finished run again: python -m vlmrm_exp.evaluate run=FOLDER ...
+
+Reads the run's own configuration and a checkpoint, plays episodes without exploration
+from start states that neither training nor the run's own evaluation saw, and writes
+evaluation.json and videos/evaluation.mp4 into the run's folder.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vlmrm_exp.config import Config, ConfigError, did_you_mean, to_config
+
+if TYPE_CHECKING:
+    from vlmrm_exp.rl.trial import Trial
+
+CHECKPOINTS = ("best", "last")
+DEVICES = ("auto", "cpu", "gpu")
+SEED_OFFSET = 1_000_000
+"""Added to the run's seed where none is given: start states not seen before."""
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+
+HELP = f"""\
+Plays episodes with the policy of a finished run, without exploration, and scores them.
+
+  python -m vlmrm_exp.evaluate run=outputs/mountaincar/NAME
+  python -m vlmrm_exp.evaluate run=outputs/kneeling/NAME checkpoint=last episodes=20
+  python -m vlmrm_exp.evaluate run=outputs/cartpole/NAME seed=7 video=false
+
+Settings:
+  run=FOLDER        of the run, with config.yaml and checkpoints/
+  checkpoint=best   best (highest reward in training) or last
+  episodes=100
+  seed=null         of the start states; null: the run's seed + {SEED_OFFSET:,}
+  video=true        write videos/evaluation.mp4
+  device=auto       auto, cpu or gpu, whatever the run was trained on
+
+Writes evaluation.json and videos/evaluation.mp4 into the run's folder.
+"""
+
+
+@dataclass
+class EvaluateConfig:
+    """What to evaluate; see HELP."""
+
+    run: str = MISSING
+    checkpoint: str = "best"
+    episodes: int = 100
+    seed: int | None = None
+    video: bool = True
+    device: str = "auto"
+
+
+def parse(arguments: Sequence[str]) -> EvaluateConfig:
+    """Turn key=value arguments into checked values.
+
+    Raises:
+        ConfigError: one sentence says what is wrong.
+    """
+    names = [field.name for field in dataclasses.fields(EvaluateConfig)]
+    cfg = OmegaConf.structured(EvaluateConfig)
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument} is no setting: write run={argument}?")
+        if key not in names:
+            raise ConfigError(
+                f"There is no setting {key}: there are {', '.join(names)}."
+                f"{did_you_mean(key, names)}"
+            )
+        try:
+            cfg.merge_with_dotlist([argument])
+            cfg[key]  # resolves it
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{argument} is not possible: {reason}.") from error
+    if OmegaConf.is_missing(cfg, "run"):
+        raise ConfigError(
+            "Which run? Give its folder, as run=outputs/mountaincar/NAME."
+        )
+    asked = OmegaConf.to_object(cfg)
+    assert isinstance(asked, EvaluateConfig)
+    for name, options in (("checkpoint", CHECKPOINTS), ("device", DEVICES)):
+        if (value := getattr(asked, name)) not in options:
+            raise ConfigError(
+                f"{name} is {value!r}, but must be one of {', '.join(options)}."
+            )
+    if asked.episodes < 1:
+        raise ConfigError(f"episodes is {asked.episodes}: give at least 1.")
+    if asked.seed is not None and asked.seed < 0:
+        raise ConfigError(f"seed is {asked.seed}: give a whole number from 0 up.")
+    return asked
+
+
+def load_run_config(folder: Path) -> Config:
+    """Read the configuration that a run left in its folder.
+
+    Raises:
+        ConfigError: no such folder, no config.yaml in it, or not one of ours.
+    """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"There is no folder {folder}: give that of a run, as run=..."
+        )
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} is not the folder of a run: it has no config.yaml; runs are at "
+            "outputs/TASK/NAME, and at outputs/sweeps/DATE/JOB."
+        )
+    try:
+        written = OmegaConf.load(path)
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), written)
+        return to_config(cfg)  # pyright: ignore[reportArgumentType]
+    except (OmegaConfBaseException, yaml.YAMLError, ConfigError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"{path} is not a configuration that this version can read ({reason}): "
+            "train again, or use the version that wrote it (versions.json)."
+        ) from error
+
+
+def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
+    """Play, score, write and return what evaluation.json holds.
+
+    Raises:
+        ConfigError: the run, its checkpoint or what it needs cannot be had.
+    """
+    folder = Path(asked.run).expanduser()
+    config = load_run_config(folder)
+    compute = dataclasses.replace(config.compute, device=asked.device)
+    config = dataclasses.replace(config, compute=compute)
+    checkpoint = folder / "checkpoints" / f"{asked.checkpoint}.pt"
+    if not checkpoint.is_file():
+        raise ConfigError(
+            f"There is no {checkpoint}: the run ended before its first evaluation, or "
+            "this is not its folder."
+        )
+    seed = config.seed + SEED_OFFSET if asked.seed is None else asked.seed
+
+    # Imported here so that --help and refusals are immediate.
+    import torch
+
+    from vlmrm_exp.envs import make_envs, make_renderer
+    from vlmrm_exp.log import versions, write_json
+    from vlmrm_exp.rl.policy import load_policy
+    from vlmrm_exp.rl.progress import Progress
+    from vlmrm_exp.rl.trial import judge, try_policy, write_video
+    from vlmrm_exp.vlm.scorer import choose_device, make_scorer
+
+    device = choose_device(asked.device)
+    torch.set_num_threads(config.compute.torch_threads)
+    policy = load_policy(checkpoint, device)
+    with contextlib.ExitStack() as opened:
+        envs = make_envs(config.task, min(config.algo.num_envs, asked.episodes))
+        opened.callback(envs.close)
+        envs.reset(seed)
+        draw = partial(
+            make_renderer, config.task, config.frame_height, config.clip.render_effects
+        )
+        scorer = make_scorer(config, draw, envs.state_rows())
+        if scorer is not None:
+            opened.callback(scorer.close)
+        rollouts = math.ceil(asked.episodes / envs.num_envs)
+        progress = Progress(rollouts * envs.episode_length * envs.num_envs)
+        opened.callback(progress.close)
+        env_steps = 0
+
+        def act(observation: np.ndarray) -> np.ndarray:
+            nonlocal env_steps
+            env_steps += len(observation)
+            progress.update(env_steps, {"episodes": env_steps // envs.episode_length})
+            return policy.act(observation)
+
+        started = time.perf_counter()
+        shown = min(max(config.evaluation.video_episodes, 1), asked.episodes)
+        trial = try_policy(
+            envs, act, scorer, asked.episodes, seed, keep_rows=shown * asked.video
+        )
+        wall_s = time.perf_counter() - started
+        facts = {"device": str(device), **(scorer.facts() if scorer else {})}
+    result = {
+        "task": config.task.name,
+        "prompt": config.prompts,
+        "baseline": config.baselines,
+        "alpha": config.alpha,
+        "clip": config.clip.name,
+        "reward": config.reward,
+        "checkpoint": asked.checkpoint,
+        "policy_env_steps": policy.env_steps,
+        "seed": seed,
+        "num_envs": envs.num_envs,
+        "episode_length": envs.episode_length,
+        **judge(trial),
+        **standard_errors(trial),
+        "per_episode": per_episode(trial),
+        "wall_s": wall_s,
+        "versions": versions(facts),
+    }
+    write_json(folder / "evaluation.json", result)
+    print(table(result))
+    print(f"  saved    {folder / 'evaluation.json'}")
+    if asked.video:
+        video = folder / "videos" / "evaluation.mp4"
+        title = " / ".join(config.prompts)
+        write_video(video, config.task, config.clip, trial, title)
+        print(f"  video    {video}")
+    return result
+
+
+def per_episode(trial: "Trial") -> dict[str, list[Any] | None]:
+    """Each episode's mean reward, own return and success, for statistics of any kind."""
+    return {
+        "reward_mean": trial.reward.mean(0, dtype=np.float64).tolist(),
+        "return": trial.env_reward.sum(0, dtype=np.float64).tolist(),
+        "success": None if trial.success is None else trial.success.tolist(),
+    }
+
+
+def standard_errors(trial: "Trial") -> dict[str, float | None]:
+    """Standard errors of the means over episodes; None where there is but one.
+
+    Steps of one episode are no independent samples, so episodes are what counts.
+    """
+    each = {
+        "eval/reward_standard_error": trial.reward.mean(0, dtype=np.float64),
+        "eval/return_standard_error": trial.env_reward.sum(0, dtype=np.float64),
+    }
+    return {
+        key: float(values.std(ddof=1) / math.sqrt(len(values)))
+        if len(values) > 1
+        else None
+        for key, values in each.items()
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Say in a few lines what came of it."""
+
+    def mean(name: str) -> str:
+        value, error = (
+            result[f"eval/{name}_mean"],
+            result[f"eval/{name}_standard_error"],
+        )
+        return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
+
+    rate, success = result["eval/success_rate"], "this task has no predicate for it"
+    if rate is not None:
+        low, high = result["eval/success_low"], result["eval/success_high"]
+        success = f"{rate:.2f} (95 % interval {low:.2f} to {high:.2f})"
+    return (
+        f"{result['task']}: {' / '.join(result['prompt'])}\n"
+        f"  policy   {result['checkpoint']}, after "
+        f"{result['policy_env_steps']:,} env steps of training\n"
+        f"  episodes {result['eval/episodes']} of {result['episode_length']} env steps, "
+        f"start states of seed {result['seed']}\n"
+        f"  success  {success}\n"
+        f"  reward   {mean('reward')} per step (± standard error)\n"
+        f"  return   {mean('return')} per episode, the environment's own"
+    )
+
+
+def main() -> None:
+    """Evaluate as the command line says; bad input ends in one sentence."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(HELP, end="")
+        return
+    os.environ.setdefault("MUJOCO_GL", "egl")  # no window
+    # A job scheduler's polite request to stop is treated like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        evaluate(parse(arguments))
+    except ConfigError as error:
+        print(f"vlmrm_exp.evaluate: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("\nInterrupted: nothing is saved of this evaluation.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Configurations are code: every option composes, every mistake gets one sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from vlmrm_exp.__main__ import one_sentence, quote_sentence
+from vlmrm_exp.config import Config, ConfigError, conf_dir
+
+CONF = Path(conf_dir())
+
+
+def options(group: str) -> list[str]:
+    stems = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return [stem for stem in stems if not stem.startswith("_")]
+
+
+GYM = (
+    "task.env_id=Pendulum-v1",
+    "prompt=a pendulum standing upright",
+    "baseline=a pendulum",
+)
+
+
+@pytest.mark.parametrize("task", options("task"))
+@pytest.mark.parametrize("experiment", ["null", *options("experiment")])
+def test_every_task_composes_with_every_experiment(compose, task, experiment):
+    extra = GYM if task == "gym" else ()
+    config = compose(f"task={task}", f"experiment={experiment}", *extra)
+    assert isinstance(config, Config)
+    assert config.env_steps > 0
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(g, o) for g in ("clip", "compute", "log") for o in options(g)],
+)
+def test_every_option_composes_under_its_own_name(compose, group, option):
+    assert getattr(compose(f"{group}={option}"), group).name == option
+
+
+def test_task_brings_its_algorithm_prompt_and_numbers(compose):
+    cartpole, kneeling = compose("task=cartpole"), compose("task=kneeling")
+    assert (cartpole.algo.name, kneeling.algo.name) == ("dqn", "sac")
+    assert kneeling.prompt == "a humanoid robot kneeling"
+    assert kneeling.baseline == "a humanoid robot"
+    assert (kneeling.algo.gamma, kneeling.task.episode_length) == (0.95, 100)
+
+
+def test_command_line_wins_over_experiment_and_experiment_over_task(compose):
+    paper = compose("task=kneeling", "experiment=paper")
+    assert (paper.env_steps, paper.task.version) == (10_000_000, "v4")
+    assert not paper.algo.bootstrap_at_time_limit
+    assert not paper.renormalise
+    assert paper.clip.preprocess == "squash"
+    changed = compose("task=kneeling", "experiment=paper", "env_steps=7", "alpha=0.5")
+    assert (changed.env_steps, changed.alpha) == (7, 0.5)
+
+
+def test_prompt_with_commas_is_one_sentence(compose):
+    sentence = "it's a robot (standing), with a=b"
+    assert compose(f"prompt={sentence}").prompts == [sentence]
+    assert compose("prompt=[one, two]").prompts == ["one", "two"]
+    assert quote_sentence("prompt='a','b'") == "prompt='a','b'"  # a sweep, by quotes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["alpha=1.5"], "alpha is 1.5, but must lie between 0 and 1"),
+        (["algo=dqn"], "use algo=sac"),
+        (["task=cartpole", "algo=sac"], "use algo=dqn"),
+        (["prompt=[]"], "prompt is an empty list"),
+        (['prompt=" "'], "prompt is empty"),
+        (["prompt=[3]"], "not text"),
+        (["task.textures=plian"], "Did you mean plain?"),
+        (["task=cartpole", "task.camera=track"], "one of fixed for cartpole"),
+        (["task.episode_length=null"], "task.episode_length is null"),
+        (["algo.buffer_size=10"], "less than one rollout"),
+        (["algo.hidden=[]"], "at least one hidden layer"),
+        (["env_steps=0"], "env_steps is 0"),
+        (["clip.mean=[0.5]"], "three"),
+        (["task=gym"], "prompt has no value"),
+        (["task=gym", "prompt=x", "baseline=y"], "task.env_id=Pendulum-v1"),
+    ],
+)
+def test_impossible_value_is_refused_in_one_sentence(compose, overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        compose(*overrides)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "lapha=1",
+            "no setting lapha: see --help for those there are. Did you mean alpha",
+        ),
+        ("alpha=much", "alpha=much is not possible"),
+        ("task=knelling", "Did you mean kneeling"),
+    ],
+)
+def test_hydras_own_errors_become_one_sentence(override, words):
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        pytest.raises(Exception) as caught,  # noqa: PT011  several of Hydra's types
+    ):
+        hydra_compose("config", [override])
+    sentence = one_sentence(caught.value)
+    assert words in sentence
+    assert "\n" not in sentence
+
+
+def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vlmrm_exp", *arguments],
+        cwd=cwd,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_mistake_on_the_command_line_is_one_line_without_traceback(tmp_path):
+    result = call("alpha=2", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == "vlmrm_exp: alpha is 2.0, but must lie between 0 and 1.\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_help_and_config_import_nothing_heavy(tmp_path, arguments):
+    program = (
+        "import sys, runpy; sys.argv[1:] = " + repr(arguments) + "\n"
+        "try: runpy.run_module('vlmrm_exp', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'mujoco', 'open_clip', 'gymnasium', 'wandb', 'numpy'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.endswith("HEAVY []\n")
+    assert "kneeling" in result.stdout

@@ -1,0 +1,438 @@
+"""The encoder against open_clip's own pipeline, and what it refuses."""
+
+import gzip
+import json
+import logging
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from vlmrm_exp.config import ClipConfig, ConfigError
+from vlmrm_exp.vlm import preprocess as preprocess_module
+from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
+from vlmrm_exp.vlm.preprocess import preprocess
+from vlmrm_exp.vlm.source import find, open_clip
+
+PreprocessCfg = open_clip.transform.PreprocessCfg
+image_transform_v2 = open_clip.transform.image_transform_v2
+
+CONF = Path(__file__).resolve().parents[1] / "conf" / "clip"
+CPU = torch.device("cpu")
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+MERGES = ["t h", "th e</w>", "a n"]
+MODEL: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2},
+    "text_cfg": {
+        "context_length": 12,
+        "vocab_size": 2 * 256 + len(MERGES) + 2,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+    },
+}
+PICTURES = {"mean": MEAN, "std": STD, "interpolation": "bicubic"}
+
+
+def write_model(folder: Path, model: dict | None = None, pictures: dict | None = None):
+    """A model of random weights, as open_clip saves one, with merges of its own."""
+    model, pictures = model or MODEL, PICTURES if pictures is None else pictures
+    folder.mkdir()
+    torch.manual_seed(3)
+    weights = open_clip.CLIP(**model).state_dict()
+    save_file(
+        {name: value.contiguous() for name, value in weights.items()},
+        folder / "open_clip_model.safetensors",
+    )
+    description = {"model_cfg": model, "preprocess_cfg": pictures}
+    (folder / "open_clip_config.json").write_text(json.dumps(description))
+    merges = gzip.compress("\n".join(["#version", *MERGES]).encode())
+    (folder / "bpe.txt.gz").write_bytes(merges)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "small")
+
+
+def clip_of(folder: Path, **changes: Any) -> ClipConfig:
+    return ClipConfig(name="small", model=f"local-dir:{folder}", **changes)
+
+
+@pytest.fixture(scope="module")
+def encoder(folder) -> Encoder:
+    return load_encoder(clip_of(folder, preprocess="squash", batch_size=4), CPU)
+
+
+def frames(count: int, height: int, width: int) -> np.ndarray:
+    """Pictures with smooth shades, hard edges and fine grain, (count, H, W, 3)."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:height, 0:width]
+    shade = 127 + 127 * np.sin(x / 17 + y / 29)
+    edges = 255 * ((x // 13 + y // 11) % 2)
+    mixed = np.stack([shade, edges, (shade + edges) / 2], -1)[None]
+    grain = rng.normal(0, 20, (count, height, width, 3))
+    return np.clip(mixed + grain, 0, 255).astype(np.uint8)
+
+
+# Preprocessing
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("shape", [(400, 600), (60, 90), (96, 96), (300, 130)])
+@pytest.mark.parametrize(
+    ("fit", "resize_mode"),
+    [("pad", "longest"), ("squash", "squash"), ("crop", "shortest")],
+)
+def test_preprocess_agrees_with_open_clip(fit, resize_mode, shape, interpolation):
+    batch = frames(2, *shape)
+    ours = preprocess(torch.tensor(batch), (112, 112), fit, interpolation, MEAN, STD)
+    asked = PreprocessCfg(112, "RGB", MEAN, STD, interpolation, resize_mode)
+    theirs = image_transform_v2(asked, is_train=False)
+    expected = torch.stack([theirs(Image.fromarray(f)) for f in batch])
+    # Their border is black, ours the mean, which is zero here.
+    white = theirs(Image.new("RGB", shape[::-1], "white"))
+    expected[:, white < 0] = 0
+    levels = (ours - expected).abs() * torch.tensor(STD).view(3, 1, 1) * 255
+    # Both round to 8 bits after each pass, PIL with finer weights. On tall frames some
+    # versions of PIL do the height first, and overshoot is clipped in between.
+    is_tall = shape[0] > shape[1]
+    assert levels.max() < (20 if is_tall else 1.01)
+    assert levels.mean() < (0.5 if is_tall else 0.02)
+
+
+def test_square_frame_is_the_same_in_every_mode():
+    batch = torch.tensor(frames(1, 96, 96))
+    pad, squash, crop = (
+        preprocess(batch, (64, 64), fit, "bicubic", MEAN, STD)
+        for fit in ("pad", "squash", "crop")
+    )
+    assert torch.equal(pad, squash)
+    assert torch.equal(pad, crop)
+
+
+@pytest.mark.parametrize(("fit", "seen"), [("pad", 1), ("squash", 1), ("crop", 0)])
+def test_only_crop_hides_the_sides(fit, seen):
+    batch = torch.zeros((1, 400, 600, 3), dtype=torch.uint8)
+    batch[:, :, 520:] = 255  # where MountainCar's flag stands
+    pixels = preprocess(batch, (224, 224), fit, "bicubic", [0] * 3, [1] * 3)
+    assert pixels.max() == seen
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_accelerators_resize_gives_the_cpus_picture(interpolation):
+    pixels = torch.tensor(frames(2, 200, 300)).permute(0, 3, 1, 2)
+    cpu = preprocess_module.resize(pixels, (96, 144), interpolation)
+    other = preprocess_module._resize_float(pixels.float(), 96, 144, interpolation)
+    levels = (cpu.float() - other).abs()
+    assert levels.max() <= 1
+    assert levels.mean() < 0.01
+
+
+# Embeddings
+
+
+def test_embeddings_agree_with_open_clip(folder, encoder):
+    pictures = {**PICTURES, "resize_mode": "squash"}
+    whole = write_model(folder.with_name("whole"), pictures=pictures)
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{whole}")
+    batch = frames(6, 40, 60)
+    inputs = torch.stack([transform(Image.fromarray(f)) for f in batch])
+    words = open_clip.SimpleTokenizer(str(whole / "bpe.txt.gz"), context_length=12)
+    with torch.no_grad():
+        image = model.eval().encode_image(inputs, normalize=True)
+        text = model.encode_text(words(["the ant", "a hat"]), normalize=True)
+    assert torch.allclose(encoder.embed_frames(batch), image, atol=2e-3)
+    assert torch.allclose(encoder.embed_prompts(["the ant", "a hat"]), text, atol=1e-6)
+
+
+def test_embedding_does_not_depend_on_its_batch(encoder):
+    batch = frames(9, 40, 60)
+    together = encoder.embed_frames(batch)  # in chunks of 4, 4 and 1
+    alone = torch.cat([encoder.embed_frames(batch[i : i + 1]) for i in range(9)])
+    assert (together - alone).abs().max() < 1e-5
+    assert (together[0] - together[1:]).abs().max() > 1e-3
+
+
+def test_embeddings_are_unit_float32_without_gradient(encoder):
+    for embedding in (
+        encoder.embed_frames(frames(3, 32, 32)),
+        encoder.embed_prompts("a"),
+    ):
+        assert embedding.dtype == torch.float32
+        assert not embedding.requires_grad
+        assert torch.allclose(embedding.norm(dim=-1), torch.ones(len(embedding)))
+    assert encoder.embed_frames(frames(0, 32, 32)).shape == (0, 16)
+
+
+def test_frames_may_be_read_only_or_flipped(encoder):
+    batch = frames(3, 40, 60)
+    flipped = batch[:, ::-1]
+    plain = encoder.embed_frames(np.ascontiguousarray(flipped))
+    batch.setflags(write=False)
+    assert torch.equal(encoder.embed_frames(flipped), plain)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_is_near_float32(folder, encoder, precision):
+    clip = clip_of(folder, preprocess="squash", precision=precision)
+    low, batch = load_encoder(clip, CPU), frames(3, 40, 60)
+    difference = (low.embed_frames(batch) - encoder.embed_frames(batch)).abs().max()
+    assert 0 < difference < 0.05
+    assert low.embed_prompts(["the ant"]).dtype == torch.float32
+
+
+def test_half_precision_on_disk_computes_in_float32(encoder, tmp_path):
+    half = write_model(tmp_path / "half")
+    file = half / "open_clip_model.safetensors"
+    save_file({name: value.half() for name, value in load_file(file).items()}, file)
+    loaded = load_encoder(clip_of(half, preprocess="squash"), CPU)
+    batch = frames(2, 40, 60)
+    difference = (loaded.embed_frames(batch) - encoder.embed_frames(batch)).abs().max()
+    assert 0 < difference < 5e-3
+    assert {p.dtype for p in loaded._model.parameters()} == {torch.float32}
+
+
+def test_text_tower_can_be_dropped(folder, encoder):
+    clip = clip_of(folder, preprocess="squash")
+    light = load_encoder(clip, CPU)
+    before = sum(p.numel() for p in light._model.parameters())
+    light.drop_text_tower()
+    assert sum(p.numel() for p in light._model.parameters()) < before
+    batch = frames(2, 40, 60)
+    assert torch.allclose(light.embed_frames(batch), encoder.embed_frames(batch))
+
+
+def test_facts_say_what_the_embeddings_depend_on(encoder):
+    facts = json.loads(json.dumps(encoder.facts))
+    assert facts["embed_dim"] == 16
+    assert facts["image_size"] == [32, 32]
+    assert facts["mean"] == list(MEAN)
+    assert facts["precision"] == "fp32"
+    text = facts["parameters_text"]
+    assert facts["parameters_image"] + text == sum(
+        p.numel() for p in open_clip.CLIP(**MODEL).parameters()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["RN50", "ViT-B-32"])
+def test_random_weights_run_and_say_so(model, caplog):
+    clip = ClipConfig(name=model, model=model, pretrained="random")
+    caplog.set_level(logging.WARNING)
+    encoder = load_encoder(clip, CPU)
+    assert "random weights" in caplog.text
+    assert "random weights" in str(encoder.facts["weights"])
+    batch = frames(3, 96, 96)
+    embedding = encoder.embed_frames(batch)
+    assert embedding.isfinite().all()
+    assert torch.allclose(embedding.norm(dim=-1), torch.ones(3), atol=1e-5)
+    assert encoder.embed_prompts(["a dog"]).shape == embedding[:1].shape
+    # The same in every process, whatever was drawn before.
+    torch.rand(5)
+    assert torch.equal(load_encoder(clip, CPU).embed_frames(batch), embedding)
+
+
+# Prompts
+
+
+def test_prompt_that_fits_exactly_is_accepted():
+    clip = ClipConfig(name="b", model="ViT-B-32", pretrained="random")
+    check_prompts(clip, ["dog " * 75, "a humanoid robot kneeling"])
+
+
+@pytest.mark.parametrize(
+    ("model", "room"), [("ViT-B-32", 75), ("PE-Core-L-14-336", 30)]
+)
+def test_cut_prompt_shows_what_is_lost(model, room):
+    clip = ClipConfig(name="b", model=model, pretrained="random")
+    with pytest.raises(ConfigError, match=f'reads {room} .*"yellow flag"'):
+        check_prompts(clip, ["a dog", "dog " * room + "yellow flag"])
+
+
+def test_prompt_is_cut_by_the_models_own_merges(folder):
+    check_prompts(clip_of(folder), ["the the the the the the the the the the"])
+    with pytest.raises(ConfigError, match=r'11 tokens.*reads 10 .*"t"'):
+        check_prompts(clip_of(folder), ["the the the the the the the the a ant"])
+
+
+def test_merges_of_another_model_are_refused(folder, tmp_path):
+    odd = write_model(tmp_path / "odd")
+    (odd / "bpe.txt.gz").write_bytes(gzip.compress(b"#version\nt h"))
+    with pytest.raises(ConfigError, match="515 tokens, but the model knows 517"):
+        load_encoder(clip_of(odd), CPU)
+
+
+def test_missing_tokenizer_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    clip = load_yaml("siglip2_so400m")
+    with pytest.raises(ConfigError, match=r"transformers.*vlmrm_exp\[hf\]"):
+        check_prompts(clip, ["a dog"])
+
+
+def test_hugging_face_tokenizer_is_checked_too(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", "a", "dog", "flag"])}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    text = {**MODEL["text_cfg"], "hf_tokenizer_name": "some/where"}
+    folder = write_model(tmp_path / "hf", {**MODEL, "text_cfg": text})
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    check_prompts(clip_of(folder), ["a dog " * 5 + "flag"])  # 11, and the end is 12
+    with pytest.raises(ConfigError, match=r'12 tokens.*reads 11 .*"flag"'):
+        check_prompts(clip_of(folder), ["a dog " * 5 + "a flag"])
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "ViT-B32"}, "close: ViT-B-32"),
+        ({"pretrained": "laion2b_s34b"}, "close: laion2b_s34b_b79k"),
+        ({"pretrained": None}, "laion2b_s34b_b79k"),
+        ({"pretrained": "/nowhere/weights.pt"}, "does not exist"),
+        ({"pretrained": "openai"}, "set clip.model=ViT-B-32-quickgelu"),
+        ({"mean": [0.5, 0.5, 0.5]}, "set clip.mean=null"),
+        ({"model": "local-dir:/nowhere", "pretrained": None}, "open_clip_config.json"),
+        ({"model": "hf-hub:some/where"}, "set clip.pretrained=null"),
+        ({"model": "embedded", "pretrained": None}, "vlmrm_exp.pretrain clip=x"),
+    ],
+)
+def test_impossible_source_is_one_sentence(changes, says):
+    clip = {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"} | changes
+    with pytest.raises(ConfigError) as refusal:
+        check_prompts(ClipConfig(name="x", **clip), ["a dog"])
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.fixture
+def weights_file(tmp_path) -> Path:
+    file = tmp_path / "weights.pt"
+    file.touch()
+    return file
+
+
+def test_file_of_a_model_with_several_normalisations_needs_one(weights_file):
+    clip = ClipConfig(name="x", model="ViT-L-14", pretrained=str(weights_file))
+    with pytest.raises(ConfigError, match=r"\[0\.48.* or \[0\.5.*clip\.mean="):
+        find(clip)
+    clip.mean, clip.std = [0.5] * 3, [0.5] * 3
+    assert find(clip).mean == (0.5, 0.5, 0.5)
+
+
+def test_file_takes_the_only_normalisation_there_is(weights_file):
+    model = "ViT-SO400M-14-SigLIP2"
+    source = find(ClipConfig(name="x", model=model, pretrained=str(weights_file)))
+    assert source.mean == source.std == (0.5, 0.5, 0.5)
+
+
+def test_file_of_a_model_always_trained_with_quick_gelu_is_refused(weights_file):
+    clip = ClipConfig(name="x", model="RN50", pretrained=str(weights_file))
+    with pytest.raises(ConfigError, match="RN50-quickgelu"):
+        find(clip)
+
+
+def test_folder_without_normalisation_is_refused(tmp_path):
+    bare = write_model(tmp_path / "bare", pictures={"interpolation": "bicubic"})
+    with pytest.raises(ConfigError, match=r"clip\.mean="):
+        find(clip_of(bare))
+    assert find(clip_of(bare, mean=[0.5] * 3, std=[0.2] * 3)).std == (0.2, 0.2, 0.2)
+
+
+class Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_weights_file_is_never_unpickled(tmp_path):
+    sprung = tmp_path / "sprung"
+    for name in ("zipped.pt", "plain.pt"):
+        file = tmp_path / name
+        trap = {"state_dict": Trap(sprung)}
+        if name == "zipped.pt":
+            torch.save(trap, file)
+        else:
+            file.write_bytes(pickle.dumps(trap))
+        clip = ClipConfig(name="x", model="ViT-S-32-alt", pretrained=str(file))
+        clip.mean, clip.std = [0.5] * 3, [0.5] * 3
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_encoder(clip, CPU)
+        assert not sprung.exists()
+
+
+def test_weights_of_another_architecture_are_refused(folder, tmp_path):
+    other = {**MODEL, "embed_dim": 24}
+    mixed = write_model(tmp_path / "mixed", other)
+    weights = "open_clip_model.safetensors"
+    (mixed / weights).write_bytes((folder / weights).read_bytes())
+    with pytest.raises(ConfigError, match="cannot be read as those of clip=small"):
+        load_encoder(clip_of(mixed), CPU)
+
+
+def test_truncated_file_is_refused(tmp_path):
+    short = write_model(tmp_path / "short")
+    file = short / "open_clip_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=f"{file} cannot be read.*whole file"):
+        load_encoder(clip_of(short), CPU)
+
+
+# conf/clip
+
+
+def load_yaml(name: str) -> ClipConfig:
+    loaded = OmegaConf.load(CONF / f"{name}.yaml")
+    clip = OmegaConf.to_object(
+        OmegaConf.merge(OmegaConf.structured(ClipConfig), loaded)
+    )
+    assert isinstance(clip, ClipConfig)
+    return clip
+
+
+NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
+PRETRAINED = [name for name in NAMES if load_yaml(name).model != "embedded"]
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_option_names_weights_that_open_clip_has(name):
+    clip = load_yaml(name)
+    assert clip.name == name
+    assert find(clip).repo  # model, tag, QuickGELU and normalisation agree
+    tag = open_clip.get_pretrained_cfg(clip.model, clip.pretrained)
+    trained_squashed = tag["resize_mode"] == "squash"
+    assert clip.preprocess == ("squash" if trained_squashed else "pad")
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_option_knows_the_size_of_its_download(name):
+    clip = load_yaml(name)
+    with torch.device("meta"):
+        model = open_clip.create_model(
+            clip.model, device="meta", load_weights=False, pretrained_text=False
+        )
+    size_gb = sum(4 * value.numel() for value in model.state_dict().values()) / 1e9
+    assert clip.download_gb == pytest.approx(size_gb, rel=0.05)

@@ -1,0 +1,274 @@
+"""Pretrained weights over HTTP: a hub on loopback, a child process that loads from it.
+
+The child is a process of its own because the hub's client reads its environment when it
+is imported. It loads open_clip's true tag ViT-B-32/laion2b_s34b_b79k under that tag's
+repository and file names; only the architecture is shrunk, through open_clip's own
+`add_model_config`, so that the weights are 20 MB instead of 600.
+"""
+
+import hashlib
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from vlmrm_exp.vlm.source import open_clip
+
+CONF = Path(__file__).resolve().parents[1] / "conf" / "clip"
+REPO = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+WEIGHTS = "open_clip_model.safetensors"
+SMALL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1},
+    "text_cfg": {
+        "context_length": 77,
+        "vocab_size": 49408,
+        "width": 96,
+        "heads": 2,
+        "layers": 1,
+    },
+}
+CHILD = """
+import json, sys
+import torch
+from omegaconf import OmegaConf
+from vlmrm_exp.config import ClipConfig, ConfigError
+from vlmrm_exp.vlm.encoder import load_encoder
+from vlmrm_exp.vlm.source import open_clip
+
+architecture, clip = sys.argv[1:]
+open_clip.add_model_config(architecture)
+clip = OmegaConf.merge(OmegaConf.structured(ClipConfig), json.loads(clip))
+try:
+    encoder = load_encoder(OmegaConf.to_object(clip), torch.device("cpu"))
+except ConfigError as error:
+    print(json.dumps(str(error)))
+else:
+    print(json.dumps(encoder.embed_prompts(["a dog"])[0].tolist()))
+"""
+TAG = {"name": "vitb32", "model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """A hub with one repository, answering as huggingface.co does for large files.
+
+    HEAD of a file names its size and SHA-256 and redirects to another host, the store
+    (here the same server by its other name), where GET takes ranges.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, files: dict[str, bytes]):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.files = files
+        self.cuts: list[int] = []
+        """Bytes after which each of the next downloads is cut."""
+        self.sent = files
+        """What the store really sends."""
+        self.ranges: list[str | None] = []
+        """The Range header of each download."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        repo, _, name = self.path.removeprefix("/").partition("/resolve/main/")
+        if repo != REPO or name not in self.server.files:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+        else:
+            body = self.server.files[name]
+            self.send_response(302)
+            store = self.server.url.replace("127.0.0.1", "localhost")
+            self.send_header("Location", f"{store}/store/{name}")
+            self.send_header("X-Repo-Commit", "0" * 39 + "1")
+            self.send_header("X-Linked-Size", str(len(body)))
+            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self):
+        place, _, name = self.path.rpartition("/")
+        if place != "/store":
+            self.send_error(404)
+            return
+        asked = self.headers.get("Range")
+        self.server.ranges.append(asked)
+        whole = self.server.sent[name]
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        self.send_response(206 if asked else 200)
+        if asked:
+            last = len(whole) - 1
+            self.send_header("Content-Range", f"bytes {start}-{last}/{len(whole)}")
+        self.send_header("Content-Length", str(len(whole) - start))
+        self.end_headers()
+        cut = self.server.cuts.pop(0) if self.server.cuts else None
+        self.wfile.write(whole[start : start + cut if cut else None])
+        self.close_connection = bool(cut)
+
+
+@pytest.fixture(scope="module")
+def model() -> open_clip.CLIP:
+    torch.manual_seed(1)
+    return open_clip.CLIP(**SMALL).eval()
+
+
+@pytest.fixture(scope="module")
+def embedding(model) -> torch.Tensor:
+    """The text embedding the child must arrive at, computed here."""
+    with torch.no_grad():
+        text = model.encode_text(open_clip.get_tokenizer("ViT-B-32")(["a dog"]))[0]
+    return text / text.norm()
+
+
+@pytest.fixture
+def hub(model):
+    weights = save({k: v.contiguous() for k, v in model.state_dict().items()})
+    with Hub({WEIGHTS: weights}) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a `clip` in a child process: its embedding, or the error's sentence."""
+    architecture = tmp_path / "ViT-B-32.json"
+    architecture.write_text(json.dumps(SMALL))
+
+    def run(url: str, clip: dict = TAG, **env: str) -> torch.Tensor | str:
+        kept = {k: v for k, v in os.environ.items() if not k.upper().endswith("PROXY")}
+        kept |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), **env}
+        kept["HF_HUB_OFFLINE"] = env.get("HF_HUB_OFFLINE", "0")
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(architecture), json.dumps(clip)],
+            env=kept,
+            capture_output=True,
+            text=True,
+            timeout=30,  # a run without network and cache must have ended by then
+        )
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout.splitlines()[-1])
+        return answer if isinstance(answer, str) else torch.tensor(answer)
+
+    return run
+
+
+def blobs(tmp_path: Path) -> list[Path]:
+    return [p for p in (tmp_path / "hf/hub").glob("models--*/blobs/*") if p.is_file()]
+
+
+def test_download_is_used_and_reused_offline(hub, load, embedding, tmp_path):
+    assert torch.allclose(load(hub.url), embedding, atol=1e-5)
+    (blob,) = blobs(tmp_path)
+    assert blob.read_bytes() == hub.files[WEIGHTS]
+    hub.shutdown()
+    hub.server_close()
+    again = load(hub.url, HF_HUB_OFFLINE="1")
+    assert torch.allclose(again, embedding, atol=1e-5)
+    assert hub.ranges == [None]
+
+
+def test_no_network_and_no_cache_is_one_sentence(load):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    error = load(f"http://127.0.0.1:{port}", big_clip())
+    assert_sentence_of_big_clip(error)
+
+
+@pytest.mark.slow
+def test_network_that_never_answers_is_one_sentence(load):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        error = load(f"http://127.0.0.1:{mute.getsockname()[1]}", big_clip())
+    assert_sentence_of_big_clip(error)
+
+
+def big_clip() -> dict:
+    from omegaconf import OmegaConf
+
+    clip = OmegaConf.to_container(OmegaConf.load(CONF / "bigG.yaml"))
+    assert isinstance(clip, dict)
+    return clip
+
+
+def assert_sentence_of_big_clip(error):
+    for part in (
+        "clip=bigG (ViT-bigG-14 laion2b_s39b_b160k, a download of 10.2 GB)",
+        "HF_HUB_OFFLINE=1",
+        "clip.pretrained=/path/to/weights.safetensors",
+    ):
+        assert part in error
+    assert "\n" not in error
+    assert error.endswith(".")
+
+
+@pytest.mark.slow
+def test_cut_download_is_resumed(hub, load, embedding, tmp_path):
+    hub.cuts = [12 * 1024 * 1024]
+    assert torch.allclose(load(hub.url), embedding, atol=1e-5)
+    # The client keeps what came in whole pieces of 10 MiB.
+    assert hub.ranges == [None, f"bytes={10 * 1024 * 1024}-"]
+    (blob,) = blobs(tmp_path)
+    assert blob.read_bytes() == hub.files[WEIGHTS]
+
+
+@pytest.mark.slow
+def test_download_that_breaks_off_for_good_leaves_nothing(hub, load, tmp_path):
+    hub.cuts = [1024] * 100
+    error = load(hub.url)
+    assert "broke off" in error
+    assert "run the same command again" in error
+    assert blobs(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_corrupted_download_is_refused_and_deleted(hub, load, embedding, tmp_path):
+    damaged = bytearray(hub.files[WEIGHTS])
+    damaged[-1] ^= 1  # one bit of one weight: the file still loads
+    hub.sent = {WEIGHTS: bytes(damaged)}
+    assert "arrived damaged" in load(hub.url)
+    assert blobs(tmp_path) == []
+    hub.sent = hub.files
+    assert torch.allclose(load(hub.url), embedding, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_truncated_cache_names_the_file_to_delete(hub, load, embedding, tmp_path):
+    load(hub.url)
+    (blob,) = blobs(tmp_path)
+    blob.write_bytes(blob.read_bytes()[:-1000])
+    assert f"delete {blob}" in load(hub.url)
+    blob.unlink()
+    assert torch.allclose(load(hub.url), embedding, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_repository_of_its_own_loads_without_safetensors(
+    hub, load, model, embedding, tmp_path
+):
+    torch.save(model.state_dict(), tmp_path / "weights.bin")
+    asked = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    hub.files.clear()
+    hub.files["open_clip_pytorch_model.bin"] = (tmp_path / "weights.bin").read_bytes()
+    hub.files["open_clip_config.json"] = json.dumps(
+        {"model_cfg": SMALL, "preprocess_cfg": asked}
+    ).encode()
+    clip = {"name": "own", "model": f"hf-hub:{REPO}"}
+    assert torch.allclose(load(hub.url, clip), embedding, atol=1e-5)

@@ -1,0 +1,88 @@
+import gymnasium as gym
+import numpy as np
+import torch
+
+from vlmrm_exp.rl.replay import ReplayBuffer
+
+T, N = 4, 3
+CPU = torch.device("cpu")
+
+
+def make_buffer(capacity: int = 3, seed: int = 0, discrete: bool = False):
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    box = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(9) if discrete else box
+    return ReplayBuffer(capacity, T, N, observation_space, action_space, seed, CPU)
+
+
+def rollout(number: int):
+    """Observation (rollout and env, step); action and reward tell the same."""
+    t, n = np.mgrid[: T + 1, :N]
+    name = (number * N + n).astype(np.float32)
+    observation = np.stack([name, t.astype(np.float32)], axis=-1)
+    reward = 100 * name[:-1] + t[:-1].astype(np.float32)
+    return observation, reward[..., None].copy(), reward
+
+
+def test_replay_keeps_transitions_together():
+    buffer = make_buffer()
+    for number in range(3):
+        buffer.add(*rollout(number))
+    batch = buffer.sample(500)
+    name, t = batch.observation.T
+    assert torch.equal(batch.reward, 100 * name + t)
+    assert torch.equal(batch.action[:, 0], batch.reward)
+    assert torch.equal(batch.next_observation, torch.stack([name, t + 1], dim=1))
+    assert torch.equal(batch.last, t == T - 1)
+
+
+def test_replay_draws_every_transition_about_equally():
+    buffer = make_buffer()
+    for number in range(2):
+        buffer.add(*rollout(number))
+    values, counts = buffer.sample(24_000).reward.unique(return_counts=True)
+    assert buffer.size == len(values) == 2 * T * N
+    # 1000 each on average with a standard deviation of 31.
+    assert counts.min() > 800
+    assert counts.max() < 1200
+
+
+def test_replay_forgets_the_oldest_rollout():
+    buffer = make_buffer(capacity=2)
+    for number in range(5):
+        buffer.add(*rollout(number))
+    drawn = (buffer.sample(500).observation[:, 0] // N).unique()
+    assert drawn.tolist() == [3, 4]
+    assert buffer.size == 2 * T * N
+
+
+def test_replay_holds_discrete_actions():
+    buffer = make_buffer(discrete=True)
+    observation, _, reward = rollout(0)
+    buffer.add(observation, np.full((T, N), 7), reward)
+    action = buffer.sample(5).action
+    assert action.dtype == torch.int64
+    assert action.tolist() == [7] * 5
+
+
+def test_replay_seed_decides_the_draws():
+    draws = []
+    for seed in (0, 0, 1):
+        buffer = make_buffer(seed=seed)
+        buffer.add(*rollout(0))
+        draws.append(buffer.sample(50).reward)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_replay_goes_on_from_a_saved_state(tmp_path):
+    buffer, other = make_buffer(), make_buffer(seed=9)
+    for number in range(4):  # the ring has wrapped
+        buffer.add(*rollout(number))
+    buffer.sample(10)
+    torch.save(buffer.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for each in (buffer, other):
+        each.add(*rollout(4))
+    for ours, theirs in zip(buffer.sample(99), other.sample(99), strict=True):
+        assert torch.equal(ours, theirs)

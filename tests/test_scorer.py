@@ -1,0 +1,76 @@
+"""Scoring in processes of its own equals scoring in place, and errors arrive whole."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.envs import make_envs, make_renderer
+from vlmrm_exp.vlm.scorer import make_scorer
+
+
+def rows_of(config, count: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    rows = np.zeros((count, 2))
+    rows[:, 0] = rng.uniform(-1.2, 0.6, count)
+    return rows
+
+
+def open_scorer(config):
+    envs = make_envs(config.task, 1)
+    envs.reset(0)
+    draw = partial(
+        make_renderer, config.task, config.frame_height, config.clip.render_effects
+    )
+    return make_scorer(config, draw, envs.state_rows())
+
+
+@pytest.mark.slow
+def test_workers_give_the_rewards_of_one_process(compose):
+    rows = rows_of(None, 50)
+    rewards = []
+    for workers in (0, 2):
+        config = compose("task=mountaincar", f"compute.scorer_workers={workers}")
+        scorer = open_scorer(config)
+        first, second = scorer.submit(rows), scorer.submit(rows[:7])
+        alone = scorer.score(rows[7:9])  # while two tickets are open
+        rewards.append((scorer.result(first), scorer.result(second), alone))
+        scorer.close()
+    # The same chunks of rows would be bit-equal; shares of 25 are chunked otherwise.
+    for local, remote in zip(*rewards, strict=True):
+        np.testing.assert_allclose(remote, local, atol=1e-6)
+    np.testing.assert_allclose(rewards[0][0][:7], rewards[0][1], atol=1e-6)
+
+
+def test_reward_equals_cosine_of_picture_and_sentence(compose):
+    """The whole path, against encoder and renderer used by hand."""
+    import torch
+
+    from vlmrm_exp.vlm.encoder import load_encoder
+
+    config = compose("task=mountaincar", "compute.scorer_workers=0", "alpha=0")
+    scorer = open_scorer(config)
+    rewards = scorer.score(rows_of(config, 5))
+    scorer.close()
+    encoder = load_encoder(config.clip, torch.device("cpu"))
+    renderer = make_renderer(config.task, config.frame_height, effects=False)
+    images = encoder.embed_frames(renderer.render(rows_of(config, 5)))
+    text = encoder.embed_prompts([config.prompt])[0]
+    np.testing.assert_allclose(rewards, (images @ text).numpy(), atol=1e-6)
+
+
+def test_ground_truth_has_no_scorer(compose):
+    assert open_scorer(compose("reward=ground_truth")) is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_prompt_equal_to_baseline_is_refused(compose, workers):
+    config = compose(
+        "prompt=a car",
+        "baseline=a car",
+        "alpha=0.5",
+        f"compute.scorer_workers={workers}",
+    )
+    with pytest.raises(ConfigError, match="same embedding"):
+        open_scorer(config)
