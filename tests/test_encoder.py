@@ -106,8 +106,8 @@ def test_preprocess_agrees_with_open_clip(fit, resize_mode, shape, interpolation
     # Both round to 8 bits after each pass, PIL with finer weights. On tall frames some
     # versions of PIL do the height first, and overshoot is clipped in between.
     is_tall = shape[0] > shape[1]
-    assert levels.max() < (20 if is_tall else 1.01)
-    assert levels.mean() < (0.5 if is_tall else 0.02)
+    assert levels.max() < (20 if is_tall else 2.01)
+    assert levels.mean() < (0.5 if is_tall else 0.1)
 
 
 def test_square_frame_is_the_same_in_every_mode():
@@ -205,9 +205,10 @@ def test_half_precision_on_disk_computes_in_float32(encoder, tmp_path):
 def test_text_tower_can_be_dropped(folder, encoder):
     clip = clip_of(folder, preprocess="squash")
     light = load_encoder(clip, CPU)
-    before = sum(p.numel() for p in light._model.parameters())
+    image, text = (int(light.facts[f"parameters_{x}"]) for x in ("image", "text"))
     light.drop_text_tower()
-    assert sum(p.numel() for p in light._model.parameters()) < before
+    left = sum(p.numel() for p in light._model.parameters())
+    assert image <= left < image + text / 20
     batch = frames(2, 40, 60)
     assert torch.allclose(light.embed_frames(batch), encoder.embed_frames(batch))
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save
 
 from vlmrm_exp.vlm.source import open_clip
@@ -175,6 +176,7 @@ def blobs(tmp_path: Path) -> list[Path]:
     return [p for p in (tmp_path / "hf/hub").glob("models--*/blobs/*") if p.is_file()]
 
 
+@pytest.mark.slow
 def test_download_is_used_and_reused_offline(hub, load, embedding, tmp_path):
     assert torch.allclose(load(hub.url), embedding, atol=1e-5)
     (blob,) = blobs(tmp_path)
@@ -201,8 +203,6 @@ def test_network_that_never_answers_is_one_sentence(load):
 
 
 def big_clip() -> dict:
-    from omegaconf import OmegaConf
-
     clip = OmegaConf.to_container(OmegaConf.load(CONF / "bigG.yaml"))
     assert isinstance(clip, dict)
     return clip
@@ -250,13 +250,11 @@ def test_corrupted_download_is_refused_and_deleted(hub, load, embedding, tmp_pat
 
 
 @pytest.mark.slow
-def test_truncated_cache_names_the_file_to_delete(hub, load, embedding, tmp_path):
+def test_truncated_cache_names_the_file_to_delete(hub, load, tmp_path):
     load(hub.url)
     (blob,) = blobs(tmp_path)
     blob.write_bytes(blob.read_bytes()[:-1000])
     assert f"delete {blob}" in load(hub.url)
-    blob.unlink()
-    assert torch.allclose(load(hub.url), embedding, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -130,6 +130,15 @@ def test_summary_replaces_the_older_one(tmp_path: Path) -> None:
     assert summary == {"eval/success_rate": None, "eval/reward_mean": 0.25}
 
 
+def test_write_json_never_shows_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    log.write_json(path, {"a": 1})
+    with path.open() as reader:  # who opened the older file still reads all of it
+        log.write_json(path, {"b": 2})
+        assert json.load(reader) == {"a": 1}
+    assert json.loads(path.read_text()) == {"b": 2}
+
+
 def test_write_json_keeps_the_older_file_when_it_fails(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     log.write_json(path, {"a": (np.int64(1), Path("b"))})
@@ -196,10 +205,23 @@ def test_wandb_runs_of_one_process_are_separate(tmp_path: Path) -> None:
         assert [row["eval/reward_mean"] for row in rows] == [value]
 
 
-def test_close_twice_is_harmless(tmp_path: Path) -> None:
+def test_close_ends_the_process_of_wandb(tmp_path: Path) -> None:
+    def children() -> str:
+        tasks = Path("/proc/self/task").glob("*/children")
+        pids = " ".join(task.read_text() for task in tasks).split()
+        return " ".join(Path(f"/proc/{p}/cmdline").read_text() for p in pids)
+
+    run = log.RunLog(tmp_path, make_config("offline"))
+    assert "wandb-core" in children()
+    run.close()
+    assert "wandb-core" not in children()
+
+
+def test_close_twice_is_harmless(tmp_path: Path, capsys) -> None:
     run = log.RunLog(tmp_path, make_config("offline"))
     run.close(1)
     run.close(0)
+    assert capsys.readouterr().out.count("wandb sync") == 1
     exits = [r.exit for r in wandb_records(tmp_path) if r.HasField("exit")]
     assert [e.exit_code for e in exits] == [1]
 

@@ -65,10 +65,11 @@ def run(config: Config, folder: Path) -> float | None:
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
     envs = make_envs(config.task, config.algo.num_envs)
-    check_algo(envs.action_space, config.algo.name)
+    eval_envs = make_envs(config.task, config.evaluation.episodes)
     scorer = log = None
     exit_code = 1
     try:
+        check_algo(envs.action_space, config.algo.name, config.task.env_id)
         envs.reset(config.seed)
         draw = partial(
             make_renderer,
@@ -80,7 +81,7 @@ def run(config: Config, folder: Path) -> float | None:
         log = RunLog(folder, config)
         facts = {"device": str(device), **(scorer.facts() if scorer else {})}
         write_json(folder / "versions.json", versions(facts))
-        this = rl.Run(config, folder, envs, scorer, log, device)
+        this = rl.Run(config, folder, envs, eval_envs, scorer, log, device)
         try:
             rl.train(this)
             summary = this.finish(interrupted=False)
@@ -98,6 +99,7 @@ def run(config: Config, folder: Path) -> float | None:
         if scorer is not None:
             scorer.close()
         envs.close()
+        eval_envs.close()
 
 
 def one_sentence(error: BaseException) -> str:

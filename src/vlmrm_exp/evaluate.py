@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vlmrm_exp.rl.trial import Trial
 
 CHECKPOINTS = ("best", "last")
-DEVICES = ("auto", "cpu", "gpu")
+COMPUTE = ("auto", "cpu", "gpu")
 SEED_OFFSET = 1_000_000
 """Added to the run's seed where none is given: start states not seen before."""
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
@@ -47,7 +47,7 @@ Settings:
   episodes=100
   seed=null         of the start states; null: the run's seed + {SEED_OFFSET:,}
   video=true        write videos/evaluation.mp4
-  device=auto       auto, cpu or gpu, whatever the run was trained on
+  compute=auto      auto, cpu or gpu, whatever the run was trained on
 
 Writes evaluation.json and videos/evaluation.mp4 into the run's folder.
 """
@@ -62,7 +62,7 @@ class EvaluateConfig:
     episodes: int = 100
     seed: int | None = None
     video: bool = True
-    device: str = "auto"
+    compute: str = "auto"
 
 
 def parse(arguments: Sequence[str]) -> EvaluateConfig:
@@ -74,7 +74,7 @@ def parse(arguments: Sequence[str]) -> EvaluateConfig:
     names = [field.name for field in dataclasses.fields(EvaluateConfig)]
     cfg = OmegaConf.structured(EvaluateConfig)
     for argument in arguments:
-        key, equals, _ = argument.partition("=")
+        key, equals, value = argument.partition("=")
         if not equals:
             raise ConfigError(f"{argument} is no setting: write run={argument}?")
         if key not in names:
@@ -83,18 +83,21 @@ def parse(arguments: Sequence[str]) -> EvaluateConfig:
                 f"{did_you_mean(key, names)}"
             )
         try:
-            cfg.merge_with_dotlist([argument])
+            if key == "run":
+                cfg.run = value  # as it is typed: a folder may be called 1e3
+            else:
+                cfg.merge_with_dotlist([argument])
             cfg[key]  # resolves it
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{argument} is not possible: {reason}.") from error
-    if OmegaConf.is_missing(cfg, "run"):
+    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
         raise ConfigError(
             "Which run? Give its folder, as run=outputs/mountaincar/NAME."
         )
     asked = OmegaConf.to_object(cfg)
     assert isinstance(asked, EvaluateConfig)
-    for name, options in (("checkpoint", CHECKPOINTS), ("device", DEVICES)):
+    for name, options in (("checkpoint", CHECKPOINTS), ("compute", COMPUTE)):
         if (value := getattr(asked, name)) not in options:
             raise ConfigError(
                 f"{name} is {value!r}, but must be one of {', '.join(options)}."
@@ -142,7 +145,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     """
     folder = Path(asked.run).expanduser()
     config = load_run_config(folder)
-    compute = dataclasses.replace(config.compute, device=asked.device)
+    compute = dataclasses.replace(config.compute, device=asked.compute)
     config = dataclasses.replace(config, compute=compute)
     checkpoint = folder / "checkpoints" / f"{asked.checkpoint}.pt"
     if not checkpoint.is_file():
@@ -162,7 +165,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     from vlmrm_exp.rl.trial import judge, try_policy, write_video
     from vlmrm_exp.vlm.scorer import choose_device, make_scorer
 
-    device = choose_device(asked.device)
+    device = choose_device(asked.compute)
     torch.set_num_threads(config.compute.torch_threads)
     policy = load_policy(checkpoint, device)
     with contextlib.ExitStack() as opened:
@@ -189,7 +192,12 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         started = time.perf_counter()
         shown = min(max(config.evaluation.video_episodes, 1), asked.episodes)
         trial = try_policy(
-            envs, act, scorer, asked.episodes, seed, keep_rows=shown * asked.video
+            envs,
+            act,
+            scorer,
+            asked.episodes,
+            seed,
+            keep_rows=shown if asked.video else 0,
         )
         wall_s = time.perf_counter() - started
         facts = {"device": str(device), **(scorer.facts() if scorer else {})}
@@ -223,7 +231,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
 
 
 def per_episode(trial: "Trial") -> dict[str, list[Any] | None]:
-    """Each episode's mean reward, own return and success, for statistics of any kind."""
+    """Each episode's mean reward, own return and success."""
     return {
         "reward_mean": trial.reward.mean(0, dtype=np.float64).tolist(),
         "return": trial.env_reward.sum(0, dtype=np.float64).tolist(),
@@ -250,6 +258,7 @@ def standard_errors(trial: "Trial") -> dict[str, float | None]:
 
 def table(result: dict[str, Any]) -> str:
     """Say in a few lines what came of it."""
+    length, seed = result["episode_length"], result["seed"]
 
     def mean(name: str) -> str:
         value, error = (
@@ -266,8 +275,8 @@ def table(result: dict[str, Any]) -> str:
         f"{result['task']}: {' / '.join(result['prompt'])}\n"
         f"  policy   {result['checkpoint']}, after "
         f"{result['policy_env_steps']:,} env steps of training\n"
-        f"  episodes {result['eval/episodes']} of {result['episode_length']} env steps, "
-        f"start states of seed {result['seed']}\n"
+        f"  episodes {result['eval/episodes']} of {length} env steps, "
+        f"start states of seed {seed}\n"
         f"  success  {success}\n"
         f"  reward   {mean('reward')} per step (± standard error)\n"
         f"  return   {mean('return')} per episode, the environment's own"

@@ -30,7 +30,6 @@ from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, draw_world
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT_STATES = 6_000  # per world, for the report
 HELD_OUT_SEED = 1_000_000  # added to the seed: states that training never saw
 ALPHAS = (0.0, 0.5, 1.0)
 
@@ -64,6 +63,8 @@ class PretrainConfig:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     seed: int = 0
     folder: str = MISSING
+    held_out_states: int = 6_000
+    """Per world, for the report."""
     processes: int = 2
     """That draw."""
     threads: int = 2
@@ -250,7 +251,7 @@ def report(folder: Path, config: PretrainConfig) -> list[dict[str, Any]]:
     for name in WORLDS:
         world = draw_world(
             name,
-            HELD_OUT_STATES,
+            config.held_out_states,
             config.seed + HELD_OUT_SEED,
             config.clip.frame_height,
             config.recipe.image_size,

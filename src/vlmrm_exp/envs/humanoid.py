@@ -98,8 +98,8 @@ class HumanoidEnvs:
         for row, data in zip(physics, self._datas, strict=True):
             mujoco.mj_getState(self._model, data, row, kind)
         return {
-            "physics": physics,
-            "centers_x": self._centers_x.copy(),
+            "physics": physics.tolist(),  # plain numbers load without unpickling
+            "centers_x": self._centers_x.tolist(),
             "rngs": [r.bit_generator.state for r in self._rngs],
         }
 
@@ -107,7 +107,7 @@ class HumanoidEnvs:
         """Go on from a `state_dict`."""
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
         for row, data in zip(state["physics"], self._datas, strict=True):
-            mujoco.mj_setState(self._model, data, row, kind)
+            mujoco.mj_setState(self._model, data, np.array(row), kind)
         self._centers_x[:] = state["centers_x"]
         for rng, rng_state in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = rng_state

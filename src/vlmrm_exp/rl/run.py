@@ -26,7 +26,7 @@ from vlmrm_exp.rl.replay import ReplayBuffer
 from vlmrm_exp.rl.rollout import Act, Rollout, collect, receive, submit
 from vlmrm_exp.rl.state import Labelled, State, make_seeds
 from vlmrm_exp.rl.summary import peak_memory_gb, summary_text
-from vlmrm_exp.rl.trial import judge, try_policy, write_video
+from vlmrm_exp.rl.trial import EVAL_KEYS, judge, try_policy, write_video
 
 if TYPE_CHECKING:
     from vlmrm_exp.vlm.scorer import Scorer
@@ -249,6 +249,11 @@ class Run:
             "alpha": config.alpha,
             "seed": config.seed,
             "interrupted": interrupted,
+            "env_steps": 0,
+            "gradient_steps": 0,
+            "perf/env_steps_per_s": None,
+            **dict.fromkeys(EVAL_KEYS),
+            "best_env_steps": None,
         }
         if state is not None:
             summary |= {

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from typing import Any
 def peak_memory_gb() -> float:
     """Peak resident memory of this process and its children, in GB (1e9 bytes).
 
-    The sum of each process's own peak: an upper bound, since the peaks need not
-    coincide and libraries that processes share count once for each.
+    The sum of each running process's own peak, as Linux counts it (VmHWM): an upper
+    bound, since the peaks need not coincide, libraries that processes share count once
+    for each, and in a multirun this process may have peaked in an earlier job.
     """
     parents, peaks = {}, {}
     for path in Path("/proc").glob("[0-9]*/status"):
@@ -24,15 +24,13 @@ def peak_memory_gb() -> float:
     family = {os.getpid()}
     while more := {p for p, parent in parents.items() if parent in family} - family:
         family |= more
-    # Of children that have ended, the largest.
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return (sum(peaks.get(process, 0) for process in family) + ended) / 1e9
+    return sum(peaks.get(process, 0) for process in family) / 1e9
 
 
 def summary_text(summary: dict[str, Any], folder: Path) -> str:
     """Say in a few lines what came of a run."""
     lines = [f"{summary['task']}: {' / '.join(summary['prompt'])}"]
-    if "eval/episodes" in summary:
+    if summary["eval/episodes"] is not None:
         rate = summary["eval/success_rate"]
         if rate is not None:
             low, high = summary["eval/success_low"], summary["eval/success_high"]

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 VIDEO_FPS = 30
 """Frames per second, one per env step; the humanoid's 15 ms show at half speed."""
 
+EVAL_KEYS = (
+    "eval/success_rate",
+    "eval/success_low",
+    "eval/success_high",
+    "eval/reward_mean",
+    "eval/return_mean",
+    "eval/episodes",
+)
+"""What `judge` tells."""
+
 
 @dataclass
 class Trial:
@@ -92,14 +102,10 @@ def judge(trial: Trial) -> dict[str, float | None]:
         successes = int(trial.success.sum())
         rate = successes / episodes
         low, high = wilson_interval(successes, episodes)
-    return {
-        "eval/success_rate": rate,
-        "eval/success_low": low,
-        "eval/success_high": high,
-        "eval/reward_mean": float(trial.reward.mean(dtype=np.float64)),
-        "eval/return_mean": float(trial.env_reward.sum(0, dtype=np.float64).mean()),
-        "eval/episodes": episodes,
-    }
+    reward_mean = float(trial.reward.mean(dtype=np.float64))
+    return_mean = float(trial.env_reward.sum(0, dtype=np.float64).mean())
+    values = rate, low, high, reward_mean, return_mean, episodes
+    return dict(zip(EVAL_KEYS, values, strict=True))
 
 
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:

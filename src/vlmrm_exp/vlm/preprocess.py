@@ -38,7 +38,7 @@ def preprocess(
     pixels = frames.permute(0, 3, 1, 2)  # (B, 3, H, W)
     height, width = pixels.shape[2:]
     pixels = resize(pixels, resized_size((height, width), size, fit), interpolation)
-    # (B, 3, h, w), where neither, one or both of h and w are those of `size`
+    # (B, 3, h, w), h and w at most `size` (pad), it (squash), or at least it (crop)
     if fit == "crop":
         top, left = (round((pixels.shape[2 + i] - size[i]) / 2) for i in (0, 1))
         pixels = pixels[:, :, top : top + size[0], left : left + size[1]]
@@ -46,16 +46,9 @@ def preprocess(
         torch.tensor(list(x), device=frames.device).view(3, 1, 1) for x in (mean, std)
     )
     normalised = (pixels.float() / 255 - mean_) / std_
-    if normalised.shape[2:] == size:
-        return normalised
-    top, left = ((size[i] - pixels.shape[2 + i]) // 2 for i in (0, 1))
-    canvas = torch.zeros(  # zero is `mean`, normalised
-        (len(frames), 3, *size), device=frames.device
-    ).contiguous(memory_format=torch.channels_last)
-    canvas[:, :, top : top + pixels.shape[2], left : left + pixels.shape[3]] = (
-        normalised
-    )
-    return canvas
+    down, across = (size[i] - normalised.shape[2 + i] for i in (0, 1))
+    border = (across // 2, across - across // 2, down // 2, down - down // 2)
+    return functional.pad(normalised, border)  # with zero: `mean`, normalised
 
 
 def resized_size(

@@ -1,0 +1,164 @@
+"""Captions, their probabilities, the tokenizer, and a pretraining in small."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from vlmrm_exp.captions import HELD_OUT, Caption, likelihood_ratios
+from vlmrm_exp.config import conf_dir
+from vlmrm_exp.envs.poses import (
+    ARM_NAMES,
+    ARMS,
+    GOAL_POSES,
+    LEG_NAMES,
+    LEGS,
+    PoseLibrary,
+    is_pose,
+)
+from vlmrm_exp.pretrain import auroc, learn_merges, write_tokenizer
+from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, draw_rows, draw_world
+
+
+def world_of(name: str, count: int, seed: int = 0) -> World:
+    """Without pictures."""
+    rows = draw_rows(name, count, np.random.default_rng(seed))
+    world = World(name, rows, np.zeros((count, 0)), np.zeros(count, int))
+    if name == "humanoid":
+        library = PoseLibrary()
+        world.poses = library.leg_distances(rows), library.arm_distances(rows)
+    return world
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_held_out_sentences_are_never_drawn_but_their_words_are(name):
+    captioner, rng = Captioner(world_of(name, 300)), np.random.default_rng(0)
+    drawn = [c for _ in range(60) for c in captioner.draw(np.arange(300), rng)[0]]
+    tasks = GOAL_POSES if name == "humanoid" else (name,)
+    held_out = {s for task in tasks for s in HELD_OUT[task]}
+    assert not held_out & set(drawn)
+    words = {w.strip(",") for sentence in drawn for w in sentence.split()}
+    unknown = {w.strip(",") for s in held_out for w in s.split()} - words
+    assert len(unknown) <= 14, unknown  # inflections, such as balances, are left
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_likelihood_ratios_average_to_one_over_states(name):
+    """E_s[p(c | s) / p(c)] = 1 for every caption, over the states behind the mean."""
+    captioner = Captioner(world_of(name, 200))
+    _, ratios = captioner.draw(np.arange(200), np.random.default_rng(0))
+    kinds = len(captioner._facts)
+    # With two kinds this holds where only one is mentioned; they are correlated.
+    means = ratios.mean(axis=0)
+    share = np.isclose(means, 1, atol=1e-6).mean()
+    assert share == 1 if kinds == 1 else share > 0.4
+
+
+def test_likelihood_ratios_by_hand():
+    facts = (np.array([[0.8, 0.2], [0.4, 0.6]]), np.array([[1.0, 0.0], [0.5, 0.5]]))
+    mean = (np.array([0.6, 0.4]), np.array([0.75, 0.25]))
+    captions = [
+        Caption("first", (frozenset({0}), None)),
+        Caption("anything", (None, None)),
+        Caption("second of both", (frozenset({1}), frozenset({1}))),
+    ]
+    expected = [[0.8 / 0.6, 1, 0], [0.4 / 0.6, 1, (0.6 / 0.4) * (0.5 / 0.25)]]
+    np.testing.assert_allclose(likelihood_ratios(facts, mean, captions), expected)
+
+
+def test_captions_are_drawn_as_often_as_their_ratio_says():
+    """Of two states, the one with twice the ratio is captioned so twice as often."""
+    world = world_of("mountaincar", 2)
+    world.rows[:, 0] = (0.5, 0.2)
+    captioner, rng = Captioner(world), np.random.default_rng(0)
+    counts: Counter[tuple[int, str]] = Counter()
+    seen: dict[str, np.ndarray] = {}
+    for _ in range(6000):
+        sentences, ratios = captioner.draw(np.arange(2), rng)
+        for state, sentence in enumerate(sentences):
+            counts[state, sentence] += 1
+            seen[sentence] = ratios[:, state]
+    for sentence, ratio in seen.items():
+        both = counts[0, sentence], counts[1, sentence]
+        if min(both) > 150:
+            expected = ratio[0] / ratio[1]
+            assert both[0] / both[1] == pytest.approx(expected, rel=0.3)
+
+
+def test_goal_poses_are_recognised_and_others_are_not():
+    library = PoseLibrary()
+    for task, (legs, arms) in GOAL_POSES.items():
+        rows = [library.row(leg, arm) for leg in LEGS for arm in ARMS]
+        names = [(leg.name, arm.name) for leg in LEGS for arm in ARMS]
+        goal = is_pose(
+            task,
+            library.leg_distances(np.stack(rows)),
+            library.arm_distances(np.stack(rows)),
+        )
+        exact = np.array([n[0] == legs and arms in (None, n[1]) for n in names])
+        assert goal[exact].all(), task
+        standing = ("legs_apart", "stepping", "half_squat")
+        other = np.array([n[0] != legs and n[0] not in standing for n in names])
+        if arms is not None:
+            other |= np.array([n[1] != arms for n in names])
+        assert not goal[other].any(), task
+
+
+def test_tokenizer_reads_back_what_it_wrote(tmp_path):
+    from vlmrm_exp.vlm.source import open_clip
+
+    corpus = ["a robot kneeling down", "a robot standing", "kneeling kneeling"]
+    size = write_tokenizer(tmp_path / "bpe.txt.gz", learn_merges(corpus, 200))
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(str(tmp_path / "bpe.txt.gz"))
+    assert tokenizer.vocab_size == size
+    tokens = tokenizer.encode("a robot kneeling")
+    assert len(tokens) == 3  # a token a word: all merges of these words are learned
+    assert tokenizer.decode(tokens).split() == ["a", "robot", "kneeling"]
+    unknown = tokenizer.encode("zebra")
+    assert max(unknown) < size
+    assert tokenizer.decode(unknown).split() == ["zebra"]
+
+
+def test_auroc_equals_counting_pairs():
+    rng = np.random.default_rng(0)
+    reward, goal = rng.normal(size=60), rng.random(60) < 0.3
+    pairs = [(a > b) for a in reward[goal] for b in reward[~goal]]
+    assert auroc(reward, goal) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.slow
+def test_drawing_does_not_depend_on_the_number_of_processes():
+    one, two = (draw_world("humanoid", 24, 0, 96, 64, n) for n in (1, 2))
+    np.testing.assert_array_equal(one.rows, two.rows)
+    np.testing.assert_array_equal(one.frames, two.frames)
+    assert set(one.looks) <= set(range(len(LOOKS["humanoid"])))
+    assert one.poses is not None
+    assert one.poses[0].shape == (24, len(LEG_NAMES))
+    assert one.poses[1].shape == (24, len(ARM_NAMES))
+
+
+@pytest.mark.slow
+def test_pretraining_makes_a_model_that_loads_and_a_report(tmp_path, monkeypatch):
+    command = [
+        sys.executable, "-m", "vlmrm_exp.pretrain", "recipe.steps=3", "threads=1",
+        "recipe.states={humanoid: 64, cartpole: 32, mountaincar: 32}",
+        "recipe.batch_size=16", "held_out_states=200", f"folder={tmp_path}/model",
+    ]  # fmt: skip
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "model" / "report.json").read_text())
+    assert {row["task"] for row in report} == {*GOAL_POSES, "cartpole", "mountaincar"}
+    assert (conf_dir() / "recipe" / "tiny.yaml").exists()
+    run = [
+        sys.executable, "-m", "vlmrm_exp", "experiment=smoke", "log=none",
+        f"clip.model=local-dir:{tmp_path}/model",
+    ]  # fmt: skip
+    trained = subprocess.run(
+        run, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert trained.returncode == 0, trained.stderr
