@@ -12,14 +12,14 @@ os.environ["WANDB_MODE"] = "disabled"
 # One thread per process: the reference machine has two cores, and sums repeat.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable, Iterator  # noqa: E402
+from collections.abc import Callable, Iterator
 
-import pytest  # noqa: E402
-from hydra import compose as hydra_compose  # noqa: E402
-from hydra import initialize_config_dir  # noqa: E402
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
-from vlmrm_exp import __main__ as program  # noqa: E402
-from vlmrm_exp.config import Config, conf_dir, to_config  # noqa: E402
+from vlmrm_exp import __main__ as program
+from vlmrm_exp.config import Config, conf_dir, to_config
 
 
 @pytest.fixture

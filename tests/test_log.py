@@ -20,13 +20,14 @@ import sys
 from pathlib import Path
 from vlmrm_exp.config import AlgoConfig, ClipConfig, Config, ConfigError, LogConfig
 from vlmrm_exp.config import TaskConfig
-from vlmrm_exp.log import RunLog
+from vlmrm_exp import log
+log.WANDB_INIT_S = 3.0
 config = Config(
     task=TaskConfig(name="cartpole", env="cartpole"), clip=ClipConfig(name="tiny"),
     algo=AlgoConfig(name="dqn"), log=LogConfig(name="x", mode=sys.argv[1]),
     prompt="p", baseline="b", alpha=0.0, name="n", env_steps=3)
 try:
-    run = RunLog(Path("run"), config)
+    run = log.RunLog(Path("run"), config)
 except ConfigError as error:
     sys.exit(f"one sentence: {error}")
 run.metrics(8, {"eval/reward_mean": 0.5})

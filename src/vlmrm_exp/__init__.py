@@ -1,1 +1,1 @@
-"""Vision-language models as reward models for reinforcement learning (arXiv 2310.12921)."""
+"""Vision-language models as reward models for RL (arXiv 2310.12921)."""

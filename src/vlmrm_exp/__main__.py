@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import traceback
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 
@@ -129,10 +130,14 @@ def one_sentence(error: BaseException) -> str:
 
 def setting_names() -> list[str]:
     """Every key of the schema, dotted."""
-    flat: list[str] = []
-    for name, value in OmegaConf.to_container(OmegaConf.structured(Config)).items():
-        flat += [f"{name}.{k}" for k in value] if isinstance(value, dict) else [name]
-    return flat
+    names: list[str] = []
+    for field in fields(Config):
+        inner = field.default_factory
+        if isinstance(inner, type) and is_dataclass(inner):
+            names += [f"{field.name}.{f.name}" for f in fields(inner)]
+        else:
+            names.append(field.name)
+    return names
 
 
 def quote_sentence(argument: str) -> str:

@@ -69,7 +69,7 @@ class ClipConfig:
     """How a frame that is not square meets the model: pad, squash or crop."""
     mean: list[float] | None = None
     std: list[float] | None = None
-    """RGB normalisation; None: the checkpoint's own. Must agree where both are known."""
+    """RGB normalisation; None: the checkpoint's own, which it must not contradict."""
     frame_height: int | None = None
     """Pixels; None: the task's."""
     render_effects: bool = True

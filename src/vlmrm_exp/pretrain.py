@@ -83,7 +83,7 @@ def learn_merges(sentences: Sequence[str], merges: int) -> list[tuple[str, str]]
     while len(learned) < merges:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, parts in words.items():
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in itertools.pairwise(parts):
                 pairs[pair] += counts[word] or 1
         if not pairs:
             break
@@ -100,7 +100,7 @@ def learn_merges(sentences: Sequence[str], merges: int) -> list[tuple[str, str]]
 
 
 def write_tokenizer(path: Path, merges: Sequence[tuple[str, str]]) -> int:
-    """Write a merges file that open_clip's SimpleTokenizer reads; the vocabulary size."""
+    """Write merges for open_clip's SimpleTokenizer; returns the vocabulary size."""
     lines = ["#version: vlmrm_exp", *(" ".join(m) for m in merges)]
     path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
     return 2 * 256 + len(merges) + 2
@@ -170,7 +170,8 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     model = open_clip.model.CLIP(**description["model_cfg"])
-    model.visual = model.visual.to(memory_format=torch.channels_last)
+    # Convolutions on a CPU are twice as fast with the channels last.
+    model.visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
     )

@@ -23,9 +23,6 @@ RESET_NOISE = 0.01  # uniform, on every coordinate and velocity (Gymnasium)
 NUM_QPOS, NUM_QVEL = 24, 23
 STATE_ROW = NUM_QPOS + NUM_QVEL  # (qpos, qvel)
 
-# Camera of the paper (section 4.3): fixed, in front of the robot, slightly from above.
-FIXED_CAMERA = {"distance": 3.5, "lookat": (0, 0, 1), "elevation": -10, "azimuth": 180}
-
 
 def humanoid_spec() -> mujoco.MjSpec:
     """Gymnasium's humanoid.xml, editable."""
@@ -145,6 +142,15 @@ class HumanoidEnvs:
         )
 
 
+def fixed_camera() -> mujoco.MjvCamera:
+    """The paper's viewpoint (section 4.3): in front, slightly from above."""
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+    camera.lookat[:] = (0, 0, 1)
+    camera.distance, camera.elevation, camera.azimuth = 3.5, -10, 180
+    return camera
+
+
 class HumanoidRenderer:
     """Draws humanoid state rows in one OpenGL context of the calling process."""
 
@@ -164,11 +170,7 @@ class HumanoidRenderer:
             flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._camera: mujoco.MjvCamera | str = "track"
         if task.camera == "fixed":
-            self._camera = mujoco.MjvCamera()
-            self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
-            self._camera.lookat[:] = FIXED_CAMERA["lookat"]
-            for name in ("distance", "elevation", "azimuth"):
-                setattr(self._camera, name, FIXED_CAMERA[name])
+            self._camera = fixed_camera()
 
     def render(self, rows: np.ndarray) -> np.ndarray:
         """State rows (B, 47) -> frames (B, H, H, 3) uint8."""
@@ -193,4 +195,5 @@ def _opengl_renderer() -> str:
     """Name of the OpenGL renderer whose context is current."""
     from OpenGL import GL
 
-    return GL.glGetString(GL.GL_RENDERER).decode()
+    name = GL.glGetString(GL.GL_RENDERER)
+    return "unknown" if name is None else name.decode()

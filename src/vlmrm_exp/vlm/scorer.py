@@ -177,10 +177,11 @@ class WorkerScorer:
                 self._processes.append(process)
             for worker in range(len(self._pipes)):
                 self._receive(worker)  # weights are loaded, however long that took
-            self._facts = [
+            facts = [
                 self._receive(worker, FIRST_PICTURE_S)
                 for worker in range(len(self._pipes))
-            ][0]
+            ]
+            self._facts: dict[str, Any] = facts[0]
         except BaseException:
             self.close()
             raise
