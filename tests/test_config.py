@@ -133,7 +133,7 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_mistake_on_the_command_line_is_one_line_without_traceback(tmp_path):
     result = call("alpha=2", cwd=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr == "vlmrm_exp: alpha is 2.0, but must lie between 0 and 1.\n"
 
 

@@ -202,6 +202,14 @@ def test_half_precision_on_disk_computes_in_float32(encoder, tmp_path):
     assert {p.dtype for p in loaded._model.parameters()} == {torch.float32}
 
 
+def test_loading_leaves_the_random_numbers_alone(folder):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    load_encoder(clip_of(folder), CPU)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_text_tower_can_be_dropped(folder, encoder):
     clip = clip_of(folder, preprocess="squash")
     light = load_encoder(clip, CPU)

@@ -13,6 +13,7 @@ import traceback
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -32,7 +33,7 @@ from vlmrm_exp.config import (
 
 logger = logging.getLogger("vlmrm_exp")
 
-INTERRUPTED = 130  # the shell's exit code after Ctrl-C
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes; the second is the shell's after Ctrl-C
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -49,7 +50,7 @@ def train(cfg: DictConfig) -> float | None:
         # A sweep goes on after a failed job, and tells of the first failure only.
         (folder / "error.txt").write_text(traceback.format_exc())
         if HydraConfig.get().mode == RunMode.RUN and isinstance(error, ConfigError):
-            sys.exit(f"vlmrm_exp: {error}")
+            refuse(str(error))
         raise
 
 
@@ -101,6 +102,12 @@ def run(config: Config, folder: Path) -> float | None:
             scorer.close()
         envs.close()
         eval_envs.close()
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End the program because of bad input."""
+    print(f"vlmrm_exp: {sentence}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
 
 
 def one_sentence(error: BaseException) -> str:
@@ -169,7 +176,7 @@ def main() -> None:
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        sys.exit(f"vlmrm_exp: {one_sentence(error)}")
+        refuse(one_sentence(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

@@ -60,7 +60,7 @@ class ClipConfig:
     model: str = MISSING
     """open_clip architecture, `hf-hub:org/repo`, `local-dir:/path` or `embedded`."""
     pretrained: str | None = None
-    """open_clip tag or weights file; None where `model` names weights itself."""
+    """open_clip tag, weights file or `random`; None: `model` names weights itself."""
     download_gb: float | None = None
     """Size of the download in GB (1e9 bytes), told when it cannot be had."""
     precision: str = "auto"

@@ -227,7 +227,9 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
         name: value.half().contiguous() if value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
-    save_file(half, folder / "open_clip_model.safetensors")
+    weights = folder / "open_clip_model.safetensors"
+    save_file(half, weights)
+    weights.chmod(0o644)  # safetensors writes for the owner alone; wheels are for all
 
 
 def report(folder: Path, config: PretrainConfig) -> list[dict[str, Any]]:

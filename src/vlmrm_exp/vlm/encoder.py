@@ -216,9 +216,9 @@ def _build(
 ) -> Any:
     """The model on its device, frozen, with its weights."""
     try:
-        # Random weights are the same in every process.
+        # Random weights are the same everywhere, and no one else's numbers change.
         with _quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             model = open_clip.create_model(
                 source.model,
                 precision=precision,

@@ -115,6 +115,7 @@ class LocalScorer:
             mean_embedding(self._encoder.embed_prompts(p), config.renormalise)
             for p in (config.prompts, config.baselines)
         )
+        self._encoder.drop_text_tower()  # the sentences do not change any more
         self._reward = lambda s: goal_baseline_reward(s, goal, baseline, config.alpha)
         try:
             self._reward(goal[None])
