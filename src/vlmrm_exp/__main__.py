@@ -165,9 +165,6 @@ def main() -> None:
     # Hydra then raises its errors here instead of printing them over many lines.
     wants_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    os.environ.setdefault(
-        "MUJOCO_GL", "egl"
-    )  # no window: the first choice, glfw, fails
     # A job scheduler's polite request to stop is treated like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.argv = [quote_sentence(argument) for argument in sys.argv]

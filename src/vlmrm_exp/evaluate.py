@@ -8,7 +8,6 @@ evaluation.json and videos/evaluation.mp4 into the run's folder.
 import contextlib
 import dataclasses
 import math
-import os
 import signal
 import sys
 import time
@@ -289,7 +288,6 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(HELP, end="")
         return
-    os.environ.setdefault("MUJOCO_GL", "egl")  # no window
     # A job scheduler's polite request to stop is treated like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -20,8 +20,10 @@ from typing import Any
 
 import hydra
 import numpy as np
+import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from torch.nn import functional
 
 from vlmrm_exp.captions import BASELINES, HELD_OUT
 from vlmrm_exp.config import ClipConfig, conf_dir
@@ -144,9 +146,7 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     the batch's, was said of picture i: the expectation of the usual one, and the same
     optimum, without the noise of drawing it.
     """
-    import torch
     from safetensors.torch import save_file
-    from torch.nn import functional
 
     from vlmrm_exp.vlm.source import open_clip
 
@@ -180,29 +180,30 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     )
     mean = torch.tensor(description["preprocess_cfg"]["mean"]).view(3, 1, 1)
     std = torch.tensor(description["preprocess_cfg"]["std"]).view(3, 1, 1)
-    shares = np.array([recipe.share[w.name] for w in worlds])
+    sizes = [round(recipe.share[w.name] * recipe.batch_size) for w in worlds]
     started = time.monotonic()
     running: dict[str, float] = {}
     for step in range(recipe.steps):
-        which = rng.choice(len(worlds), p=shares / shares.sum())
-        index = rng.integers(len(worlds[which].rows), size=recipe.batch_size)
-        sentences, ratios = captioners[which].draw(index, rng)
-        tokens = tokenizer(sentences)
-        target = torch.from_numpy(ratios).float()
-        pixels = torch.from_numpy(worlds[which].frames[index]).permute(0, 3, 1, 2)
+        # All worlds in each batch, so that batch normalisation sees in training what
+        # its running averages hold; but contrast within a world only, since telling
+        # a cart from a robot teaches nothing.
+        frames, sentences, targets = [], [], []
+        for world, captioner, size in zip(worlds, captioners, sizes, strict=True):
+            index = rng.integers(len(world.rows), size=size)
+            drawn, ratios = captioner.draw(index, rng)
+            frames.append(world.frames[index])
+            sentences += drawn
+            targets.append(torch.from_numpy(ratios).float())
+        pixels = torch.from_numpy(np.concatenate(frames)).permute(0, 3, 1, 2)
         images = (pixels / 255 - mean) / std  # keeps channels_last
         with torch.autocast("cpu", torch.bfloat16):
-            image, text, scale = model(images, tokens)
-        logits = scale * image.float() @ text.float().T
-        to_text = functional.normalize(target, p=1, dim=1)
-        to_image = functional.normalize(target.T, p=1, dim=1)
-        # Less the targets' own entropy, the loss is a divergence: 0 is perfect.
-        loss = (
-            functional.kl_div(logits.log_softmax(1), to_text, reduction="batchmean")
-            + functional.kl_div(
-                logits.T.log_softmax(1), to_image, reduction="batchmean"
-            )
-        ) / 2
+            image, text, scale = model(images, tokenizer(sentences))
+        parts = zip(image.float().split(sizes), text.float().split(sizes), strict=True)
+        losses = [
+            divergence(scale * images @ texts.T, target)
+            for (images, texts), target in zip(parts, targets, strict=True)
+        ]
+        loss = sum(x * size for x, size in zip(losses, sizes, strict=True)) / sum(sizes)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -210,16 +211,16 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
         schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-        name = worlds[which].name
-        running[name] = 0.98 * running.get(name, loss.item()) + 0.02 * loss.item()
+        for world, value in zip(worlds, losses, strict=True):
+            before = running.get(world.name, value.item())
+            running[world.name] = 0.98 * before + 0.02 * value.item()
         if (step + 1) % 100 == 0:
             left = (time.monotonic() - started) / (step + 1) * (recipe.steps - step - 1)
-            losses = "  ".join(f"{n} {v:.4f}" for n, v in running.items())
             logger.info(
                 "step %d/%d  %s  scale %.1f  %d min left",
                 step + 1,
                 recipe.steps,
-                losses,
+                "  ".join(f"{n} {v:.4f}" for n, v in running.items()),
                 model.logit_scale.exp().item(),
                 math.ceil(left / 60),
             )
@@ -232,6 +233,25 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     weights.chmod(0o644)  # safetensors writes for the owner alone; wheels are for all
 
 
+def divergence(logits: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
+    """How far the softmax over a batch is from the known posterior, both ways.
+
+    Args:
+        logits: (B, C) scaled similarity of picture and caption.
+        ratios: (B, C) likelihood ratio of state and caption.
+
+    Returns:
+        () the mean Kullback-Leibler divergence: the cross-entropy of contrastive
+        training, less the targets' own entropy. 0 is perfect.
+    """
+    both = []
+    for similarity, target in ((logits, ratios), (logits.T, ratios.T)):
+        posterior = functional.normalize(target, p=1, dim=1)
+        predicted = similarity.log_softmax(dim=1)
+        both.append(functional.kl_div(predicted, posterior, reduction="batchmean"))
+    return (both[0] + both[1]) / 2
+
+
 def report(folder: Path, config: PretrainConfig) -> list[dict[str, Any]]:
     """Examine the finished model on held-out states and the held-out sentences.
 
@@ -241,8 +261,6 @@ def report(folder: Path, config: PretrainConfig) -> list[dict[str, Any]]:
     held-out sentences. The truth is -|pole angle|, the car's position, and for the
     humanoid whether the state is the pose (1 or 0).
     """
-    import torch
-
     from vlmrm_exp.vlm.encoder import load_encoder
     from vlmrm_exp.vlm.reward import goal_baseline_reward
 

@@ -5,6 +5,7 @@
 Letters: N environments, T steps, B rows, S numbers in a state row, O in an observation.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +13,10 @@ import gymnasium as gym
 import numpy as np
 
 from vlmrm_exp.config import ConfigError, TaskConfig
+
+# MuJoCo reads this when envs/humanoid.py imports it, later. Its own first
+# choice, GLFW, needs a screen.
+os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 class Step(NamedTuple):
