@@ -91,6 +91,8 @@ class AlgoConfig:
     """Labelled env steps in replay before the first gradient step."""
     random_steps: int = 0
     """Env steps with uniformly random actions at the start."""
+    random_action_repeat: int = 1
+    """SAC: steps for which each of these is held; longer holds explore further."""
     batch_size: int = 256
     buffer_size: int = 1_000_000
     """Replay capacity in transitions, rounded down to whole rollouts."""
@@ -301,7 +303,7 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig) -> None:
             f"task={task.name} has {actions} actions, which algo={algo.name} cannot "
             f"choose from: use algo={needed}."
         )
-    for name in ("num_envs", "batch_size", "buffer_size"):
+    for name in ("num_envs", "batch_size", "buffer_size", "random_action_repeat"):
         _at_least(f"algo.{name}", getattr(algo, name), 1)
     for name in (
         "gradient_steps",

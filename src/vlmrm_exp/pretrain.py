@@ -203,7 +203,8 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
             divergence(scale * images @ texts.T, target)
             for (images, texts), target in zip(parts, targets, strict=True)
         ]
-        loss = sum(x * size for x, size in zip(losses, sizes, strict=True)) / sum(sizes)
+        weighted = [x * size for x, size in zip(losses, sizes, strict=True)]
+        loss = torch.stack(weighted).sum() / sum(sizes)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -162,6 +162,8 @@ class SAC:
             if algo.target_entropy is None
             else algo.target_entropy
         )
+        self.held_action = torch.empty(0)
+        self.held_steps = 0
         # Lists made once: walking a module's parameters costs as much as a layer.
         self._actor: list[torch.Tensor] = list(self.actor.parameters())
         self._critics: list[torch.Tensor] = list(self.critics.parameters())
@@ -178,10 +180,16 @@ class SAC:
         }
 
     def random_action(self, num_envs: int) -> np.ndarray:
-        """Uniform in the environment's bounds: (N, A) float32."""
-        shape = (num_envs, self.action_dim)
-        unit = torch.rand(shape, generator=self.generator, device=self.device) * 2 - 1
-        return to_bounds(unit.cpu().numpy(), self.low, self.high)
+        """Uniform in the bounds, held for `random_action_repeat` steps: (N, A) float32.
+
+        Actions drawn anew each step average out: a car never leaves its valley by them.
+        """
+        if self.held_steps % self.algo.random_action_repeat == 0:
+            shape = (num_envs, self.action_dim)
+            unit = torch.rand(shape, generator=self.generator, device=self.device)
+            self.held_action = unit * 2 - 1
+        self.held_steps += 1
+        return to_bounds(self.held_action.cpu().numpy(), self.low, self.high)
 
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> np.ndarray:
@@ -267,6 +275,8 @@ class SAC:
             "log_temperature": self.log_temperature.detach(),
             "optimisers": {k: v.state_dict() for k, v in self.optimisers.items()},
             "generator": self.generator.get_state(),
+            "held_action": self.held_action,
+            "held_steps": self.held_steps,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -278,6 +288,7 @@ class SAC:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.generator.set_state(state["generator"])
+        self.held_action, self.held_steps = state["held_action"], state["held_steps"]
 
 
 def to_bounds(unit: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
