@@ -60,19 +60,26 @@ def test_run_leaves_the_folder_that_is_promised(tmp_path):
     assert summary["eval/episodes"] == 2
     versions = json.loads((tmp_path / "versions.json").read_text())
     assert versions["drawn_by"].startswith("pygame-ce")
-    assert load_policy(tmp_path / "checkpoints" / "best.pt").env_steps == 40
+    kept = load_policy(tmp_path / "checkpoints" / "best.pt").env_steps
+    assert kept == summary["best_env_steps"]
+    assert load_policy(tmp_path / "checkpoints" / "last.pt").env_steps == 40
 
 
-@pytest.mark.parametrize("task", ["mountaincar", "cartpole", "kneeling"])
-def test_same_seed_gives_the_same_metrics(tmp_path, task):
-    folders = [tmp_path / name for name in ("first", "second", "other")]
-    for folder, seed in zip(folders, (3, 3, 4), strict=True):
+@pytest.mark.parametrize(
+    ("task", "workers", "seeds"),
+    [("mountaincar", 1, (3, 3, 4)), ("cartpole", 0, (3, 3)), ("kneeling", 0, (3, 3))],
+)
+def test_same_seed_gives_the_same_metrics(tmp_path, task, workers, seeds):
+    runs = []
+    for number, seed in enumerate(seeds):
+        folder = tmp_path / str(number)
         folder.mkdir()
-        smoke(folder, f"task={task}", f"seed={seed}")
-    first, second, other = map(metrics, folders)
-    assert len(first) == 2  # one line per labelled rollout
-    assert first == second
-    assert first != other
+        choices = f"task={task}", f"seed={seed}", f"compute.scorer_workers={workers}"
+        smoke(folder, *choices)
+        runs.append(metrics(folder))
+    assert len(runs[0]) == 2  # one line per labelled rollout
+    assert runs[0] == runs[1]
+    assert runs[0] not in runs[2:]
 
 
 @pytest.mark.parametrize(
