@@ -60,13 +60,30 @@ def test_command_line_wins_over_experiment_and_experiment_over_task(compose):
     assert not paper.algo.bootstrap_at_time_limit
     assert not paper.renormalise
     assert paper.clip.preprocess == "squash"
-    changed = compose("task=kneeling", "experiment=paper", "env_steps=7", "alpha=0.5")
-    assert (changed.env_steps, changed.alpha) == (7, 0.5)
+    changed = compose(
+        "task=kneeling", "experiment=paper", "env_steps=90000", "alpha=0.5"
+    )
+    assert (changed.env_steps, changed.alpha) == (90_000, 0.5)
 
 
-def test_prompt_with_commas_is_one_sentence(compose):
-    sentence = "it's a robot (standing), with a=b"
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "it's a robot (standing), with a=b",
+        "'tis a car",
+        '"stop" sign next to a car',
+        "[red] car",
+        r"a\b",
+        r"it\'s \\",
+        "a ${seed} car",
+        "ein Auto über dem Tal, größer",
+    ],
+)
+def test_prompt_is_taken_as_typed(compose, sentence):
     assert compose(f"prompt={sentence}").prompts == [sentence]
+
+
+def test_list_and_quoted_prompts_keep_their_meaning(compose):
     assert compose("prompt=[one, two]").prompts == ["one", "two"]
     assert quote_sentence("prompt='a','b'") == "prompt='a','b'"  # a sweep, by quotes
 
@@ -86,6 +103,7 @@ def test_prompt_with_commas_is_one_sentence(compose):
         (["algo.buffer_size=10"], "less than one rollout"),
         (["algo.hidden=[]"], "at least one hidden layer"),
         (["env_steps=0"], "env_steps is 0"),
+        (["algo.learning_starts=50000"], "would never learn"),
         (["clip.mean=[0.5]"], "three"),
         (["task=gym"], "prompt has no value"),
         (["task=gym", "prompt=x", "baseline=y"], "task.env_id=Pendulum-v1"),

@@ -4,12 +4,14 @@ Hydra composes the configuration; it becomes typed values once, here, and everyt
 that a run opens is closed here.
 """
 
+import contextlib
 import logging
 import os
 import re
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -40,10 +42,14 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def train(cfg: DictConfig) -> float | None:
-    """Run one job; returns the kept policy's success rate, or else its mean reward."""
+    """Run one job; returns the kept policy's mean reward, for sweepers."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = to_config(cfg)
+        if (folder / "metrics.jsonl").exists():
+            raise ConfigError(
+                f"{folder} holds a run already: choose another name=..., or remove it."
+            )
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
         return run(config, folder)
     except Exception as error:
@@ -57,12 +63,13 @@ def train(cfg: DictConfig) -> float | None:
 def run(config: Config, folder: Path) -> float | None:
     """Train, evaluate and write everything into `folder`."""
     # Imported here so that --help, --cfg and refusals are immediate.
-    import torch
+    with interrupts_at_the_end():
+        import torch
 
-    from vlmrm_exp import rl
-    from vlmrm_exp.envs import check_algo, make_envs, make_renderer
-    from vlmrm_exp.log import RunLog, versions, write_json
-    from vlmrm_exp.vlm.scorer import choose_device, make_scorer
+        from vlmrm_exp import rl
+        from vlmrm_exp.envs import check_algo, make_envs, make_renderer
+        from vlmrm_exp.log import RunLog, versions, write_json
+        from vlmrm_exp.vlm.scorer import choose_device, make_scorer
 
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
@@ -93,8 +100,7 @@ def run(config: Config, folder: Path) -> float | None:
             exit_code = INTERRUPTED
             sys.exit(INTERRUPTED)
         exit_code = 0
-        success = summary["eval/success_rate"]
-        return summary["eval/reward_mean"] if success is None else success
+        return summary["eval/reward_mean"]
     finally:
         if log is not None:
             log.close(exit_code)
@@ -102,6 +108,19 @@ def run(config: Config, folder: Path) -> float | None:
             scorer.close()
         envs.close()
         eval_envs.close()
+
+
+@contextlib.contextmanager
+def interrupts_at_the_end() -> Iterator[None]:
+    """Hold Ctrl-C back: some packages cannot be interrupted while they are imported."""
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 def refuse(sentence: str) -> NoReturn:
@@ -116,7 +135,7 @@ def one_sentence(error: BaseException) -> str:
         value = str(error).removeprefix("Error merging override ").strip("'")
         return f"{value} is not possible: {one_sentence(error.__cause__)}"
     text = str(error)
-    if option := re.search(r"Could not find '(\w+)/(.+)'\n", text):
+    if option := re.search(r"Could not find '(\w+)/(.*)'\n", text):
         group, wanted = option.groups()
         options = re.findall(r"^\t(\w+)$", text, re.MULTILINE)
         return (
@@ -130,6 +149,11 @@ def one_sentence(error: BaseException) -> str:
             f"There is no setting {wanted}: see --help for those there are."
             f"{did_you_mean(wanted, setting_names())}"
         )
+    if text.startswith("Ambiguous value for argument"):
+        argument = text.splitlines()[0].split("'")[1]
+        return (
+            f"{argument} holds a comma: add -m to sweep over it, or put it in quotes."
+        )
     lines = [line.strip() for line in text.splitlines()]
     dropped = ("full_key:", "object_type=", "reference_type=", "See https", "")
     return " ".join(x for x in lines if x and not x.startswith(dropped[:-1]))
@@ -137,11 +161,11 @@ def one_sentence(error: BaseException) -> str:
 
 def setting_names() -> list[str]:
     """Every key of the schema, dotted."""
-    names: list[str] = []
+    names: list[str] = ["experiment"]
     for field in fields(Config):
         inner = field.default_factory
         if isinstance(inner, type) and is_dataclass(inner):
-            names += [f"{field.name}.{f.name}" for f in fields(inner)]
+            names += [field.name, *(f"{field.name}.{f.name}" for f in fields(inner))]
         else:
             names.append(field.name)
     return names
@@ -153,11 +177,16 @@ def quote_sentence(argument: str) -> str:
     Hydra would take its commas for a sweep. What is quoted or a list already stays.
     """
     key, equals, value = argument.partition("=")
-    plain = value.strip() and value.lstrip()[0] not in "'\"[$"
-    if key not in ("prompt", "baseline") or not equals or not plain:
+    inner = value.strip()
+    brackets = inner[:1] + inner[-1:]
+    if key.lstrip("+") not in ("prompt", "baseline") or not inner or not equals:
         return argument
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    if brackets in ("[]", "''", '""') and len(inner) > 1:
+        return argument
+    # In Hydra's quotes a backslash means something only before a quote or at the end.
+    value = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    value = re.sub(r"(\\+)$", r"\1\1", value).replace("${", "\\${")
+    return f"{key}='{value}'"
 
 
 def main() -> None:
@@ -174,7 +203,12 @@ def main() -> None:
         if wants_traceback:
             raise
         refuse(one_sentence(error))
+    except OSError as error:
+        if wants_traceback or error.filename is None:
+            raise
+        refuse(f"{error.filename} cannot be used: {error.strerror}.")
     except KeyboardInterrupt:
+        print("Interrupted before training began: nothing was learned.", flush=True)
         sys.exit(INTERRUPTED)
 
 

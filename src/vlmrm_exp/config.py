@@ -49,7 +49,8 @@ class TaskConfig:
     textures: str = "plain"
     camera: str = "fixed"
     frame_height: int = 480
-    """Pixels; `clip.frame_height` overrides it. Not read when `env` is `gym`."""
+    """Pixels; `clip.frame_height` overrides it. `env: gym` draws itself: the most that
+    is kept."""
 
 
 @dataclass
@@ -178,9 +179,10 @@ class Config:
     """clip, or ground_truth: the environment's own reward."""
     seed: int = 0
     name: str = MISSING
-    """Name of the run's folder under `outputs/<task>/`."""
+    """Name of the run's folder under `outputs/<task>/`; not read in a sweep."""
     env_steps: int = MISSING
-    """Total env steps, summed over environments."""
+    """Total env steps, summed over environments; runs on to the end of a rollout, as
+    all counts of env steps do."""
 
     @property
     def prompts(self) -> list[str]:
@@ -239,12 +241,17 @@ def check(config: Config) -> None:
     _check_prompts("prompt", config.prompt)
     _check_prompts("baseline", config.baseline)
     _between("alpha", config.alpha, 0, 1)
+    if "/" in config.name or config.name in (".", ".."):
+        raise ConfigError(
+            f"name is {config.name!r}, but it becomes a folder in outputs/<task>/: "
+            "leave out the slashes."
+        )
     _one_of("reward", config.reward, ("clip", "ground_truth"))
     _at_least("seed", config.seed, 0)
     _at_least("env_steps", config.env_steps, 1)
     _check_task(config.task)
     _check_clip(config.clip)
-    _check_algo(config.algo, config.task)
+    _check_algo(config.algo, config.task, config.env_steps)
     _one_of("compute.device", config.compute.device, ("auto", "cpu", "gpu"))
     _at_least("compute.scorer_workers", config.compute.scorer_workers, 0)
     _at_least("compute.torch_threads", config.compute.torch_threads, 1)
@@ -294,7 +301,7 @@ def _check_clip(clip: ClipConfig) -> None:
             )
 
 
-def _check_algo(algo: AlgoConfig, task: TaskConfig) -> None:
+def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
     _one_of("algo.name", algo.name, ("sac", "dqn"))
     needed = {"cartpole": "dqn", "mountain_car": "sac", "humanoid": "sac"}.get(task.env)
     if needed and algo.name != needed:
@@ -322,6 +329,12 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig) -> None:
         raise ConfigError(
             f"algo.hidden is {list(algo.hidden)}: give the width of at least one "
             "hidden layer, as [256,256]."
+        )
+    if algo.learning_starts >= min(algo.buffer_size, env_steps):
+        raise ConfigError(
+            f"algo.learning_starts is {algo.learning_starts}, but the run has only "
+            f"{env_steps} env steps and a buffer of {algo.buffer_size}, so that it would "
+            "never learn: lower it."
         )
     rollout = algo.num_envs * (task.episode_length or 1)
     if algo.buffer_size < rollout:

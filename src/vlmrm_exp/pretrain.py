@@ -28,6 +28,7 @@ from torch.nn import functional
 from vlmrm_exp.captions import BASELINES, HELD_OUT
 from vlmrm_exp.config import ClipConfig, conf_dir
 from vlmrm_exp.envs.poses import GOAL_POSES, is_pose
+from vlmrm_exp.log import write_json
 from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, draw_world
 
 logger = logging.getLogger(__name__)
@@ -340,7 +341,7 @@ def auroc(reward: np.ndarray, goal: np.ndarray) -> float:
     positives = int(goal.sum())
     negatives = len(goal) - positives
     above = ranks[goal].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))
+    return float(above / (positives * negatives)) if positives * negatives else math.nan
 
 
 def print_report(rows: Sequence[dict[str, Any]]) -> None:
@@ -385,7 +386,7 @@ def main(cfg: DictConfig) -> None:
         )
     train(config, worlds, folder)
     rows = report(folder, config)
-    (folder / "report.json").write_text(json.dumps(rows, indent=1))
+    write_json(folder / "report.json", rows)
     print_report(rows)
     logger.info("%s after %.0f min", folder, (time.monotonic() - started) / 60)
 

@@ -5,6 +5,7 @@
 Letters: N environments, T steps, B rows, S numbers in a state row, O in an observation.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +18,8 @@ from vlmrm_exp.config import ConfigError, TaskConfig
 # MuJoCo reads this when envs/humanoid.py imports it, later. Its own first
 # choice, GLFW, needs a screen.
 os.environ.setdefault("MUJOCO_GL", "egl")
+# PyOpenGL tells of a missing optional accelerator at every start.
+logging.getLogger("OpenGL").setLevel(logging.WARNING)
 
 
 class Step(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from PIL import Image
 
 from vlmrm_exp.config import ConfigError, TaskConfig
 from vlmrm_exp.envs import Step
@@ -33,6 +34,7 @@ class GymEnvs:
 
     def __init__(self, task: TaskConfig, num_envs: int) -> None:
         self._env_id = task.env_id
+        self._frame_height = task.frame_height
         first = _make(task.env_id)
         self.num_envs = num_envs
         self.episode_length = _episode_length(task, first)
@@ -83,7 +85,7 @@ class GymEnvs:
         for i, env in enumerate(self._envs):
             frame = self._frames[i]
             if frame is None:
-                frame = self._frames[i] = np.asarray(env.render())
+                frame = self._frames[i] = self._shrunk(np.asarray(env.render()))
             frames.append(frame)
         return np.stack(frames)
 
@@ -114,6 +116,15 @@ class GymEnvs:
         """Close every environment."""
         for env in self._envs:
             env.close()
+
+    def _shrunk(self, frame: np.ndarray) -> np.ndarray:
+        """No taller than the task's frames: a rollout's are all kept until scored."""
+        height, width = frame.shape[:2]
+        if height <= self._frame_height:
+            return frame
+        size = round(width * self._frame_height / height), self._frame_height
+        resized = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
+        return np.asarray(resized)
 
     def _gym_action(self, action: np.ndarray) -> Any:
         space = self._gym_action_space

@@ -7,6 +7,7 @@ weights_only), never unpickled.
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
@@ -62,6 +63,7 @@ class Encoder:
             "model": clip.model,
             "pretrained": clip.pretrained,
             "weights": str(source.file) if source.file else "random weights (seed 0)",
+            "weights_sha256": _digest(source.file) if source.file else None,
             "parameters_image": image,
             "parameters_text": everything - image,
             "embed_dim": self._dim,
@@ -147,11 +149,27 @@ def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
             decode = inner.decode
         room = int(tokenizer.context_length or 0) - special
         if len(tokens) > room:
+            lost = decode(tokens[room:]).strip()
             raise ConfigError(
-                f'The prompt "{prompt}" has {len(tokens)} tokens, but clip={clip.name} '
-                f"reads {room} and would not see its end, "
-                f'"{decode(tokens[room:]).strip()}": shorten it.'
+                f'The prompt "{_shown(prompt)}" has {len(tokens)} tokens, but '
+                f"clip={clip.name} reads {room} and would not see its end, "
+                f'"{_shown(lost)}": shorten it.'
             )
+
+
+def _shown(text: str, limit: int = 200) -> str:
+    """Text for a message: as it is, or its beginning and end."""
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
+
+
+def _digest(file: Path) -> str | None:
+    """SHA-256 of a weights file; of a large one, what the hub names it by."""
+    if file.stat().st_size > 1e9:
+        name = file.resolve().name
+        return name if len(name) == 64 else None  # hashing 10 GB would take a minute
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def load_tokenizer(clip: ClipConfig) -> Any:

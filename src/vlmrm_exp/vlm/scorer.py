@@ -5,10 +5,12 @@ frames do not: each scorer process draws, embeds and rewards on its own, while t
 training process simulates and learns.
 """
 
+import contextlib
 import multiprocessing
 import signal
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -165,6 +167,7 @@ class WorkerScorer:
         self._pipes: list[Connection] = []
         self._processes = []
         self._pending: deque[int] = deque()
+        self._parts: list[np.ndarray] = []
         self._results: dict[int, np.ndarray] = {}
         self._tickets = 0
         try:
@@ -172,7 +175,10 @@ class WorkerScorer:
                 ours, theirs = context.Pipe()
                 arguments = (config, make_renderer, example, theirs)
                 process = context.Process(target=_serve, args=arguments, daemon=True)
-                process.start()
+                # Ctrl-C goes to the whole group, also while a worker is importing; the
+                # training process decides what it means.
+                with ignored_interrupts():
+                    process.start()
                 theirs.close()
                 self._pipes.append(ours)
                 self._processes.append(process)
@@ -189,6 +195,9 @@ class WorkerScorer:
 
     def submit(self, rows: np.ndarray) -> int:
         """Send rows to the workers; returns a ticket."""
+        # A worker that still wants to answer does not read: both ends would wait.
+        while self._pending:
+            self._finish_oldest()
         for pipe, part in zip(
             self._pipes, np.array_split(rows, len(self._pipes)), strict=True
         ):
@@ -200,8 +209,7 @@ class WorkerScorer:
     def result(self, ticket: int) -> np.ndarray:
         """Wait for the rewards of a ticket: (B,) float32."""
         while ticket not in self._results:
-            parts = [self._receive(worker) for worker in range(len(self._pipes))]
-            self._results[self._pending.popleft()] = np.concatenate(parts)
+            self._finish_oldest()
         return self._results.pop(ticket)
 
     def score(self, rows: np.ndarray) -> np.ndarray:
@@ -222,6 +230,13 @@ class WorkerScorer:
                 process.terminate()
                 process.join()
         self._pipes, self._processes = [], []
+
+    def _finish_oldest(self) -> None:
+        # Kept between calls: Ctrl-C may come between two workers' answers.
+        while len(self._parts) < len(self._pipes):
+            self._parts.append(self._receive(len(self._parts)))
+        self._results[self._pending.popleft()] = np.concatenate(self._parts)
+        self._parts = []
 
     def _receive(self, worker: int, timeout_s: float | None = None) -> Any:
         pipe = self._pipes[worker]
@@ -245,12 +260,23 @@ class WorkerScorer:
         return answer
 
 
+@contextlib.contextmanager
+def ignored_interrupts() -> Iterator[None]:
+    """A process that is started in here ignores Ctrl-C for all its life."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _serve(
     config: Config, make_renderer: MakeRenderer, example: np.ndarray, pipe: Connection
 ) -> None:
     """A worker's life: load, draw once, then answer until the pipe closes."""
-    # Ctrl-C goes to the whole group; the training process decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(config.compute.torch_threads)
     try:
         try:
@@ -260,7 +286,7 @@ def _serve(
             pipe.send(scorer.facts())
             while True:
                 pipe.send(scorer.score(pipe.recv()))
-        except (ConfigError, FloatingPointError) as error:
+        except ConfigError as error:
             pipe.send(error)
     except (EOFError, BrokenPipeError):
         pass  # the training process is gone or done
