@@ -333,7 +333,7 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
     if algo.learning_starts >= min(algo.buffer_size, env_steps):
         raise ConfigError(
             f"algo.learning_starts is {algo.learning_starts}, but the run has only "
-            f"{env_steps} env steps and a buffer of {algo.buffer_size}, and would never "
+            f"{env_steps} env steps and a buffer of {algo.buffer_size}: it would never "
             "learn: lower it."
         )
     rollout = algo.num_envs * (task.episode_length or 1)
