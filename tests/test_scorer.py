@@ -1,5 +1,6 @@
 """Scoring in processes of its own equals scoring in place, and errors arrive whole."""
 
+import contextlib
 from functools import partial
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import make_envs, make_renderer
+from vlmrm_exp.vlm import scorer as scorer_module
 from vlmrm_exp.vlm.scorer import make_scorer
 
 
@@ -58,6 +60,27 @@ def test_reward_equals_cosine_of_picture_and_sentence(compose):
     images = encoder.embed_frames(renderer.render(rows_of(config, 5)))
     text = encoder.embed_prompts([config.prompt])[0]
     np.testing.assert_allclose(rewards, (images @ text).numpy(), atol=1e-6)
+
+
+def echo(config, make_renderer, example, pipe) -> None:
+    """Answers as a worker does, with the rows' first numbers for rewards."""
+    pipe.send("loaded")
+    pipe.send({})
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.send(pipe.recv()[:, 0].astype(np.float32))
+
+
+def test_answers_larger_than_a_pipe_do_not_block(compose, monkeypatch):
+    """Both ends of a pipe would wait if a worker answered while it is written to."""
+    monkeypatch.setattr(scorer_module, "_serve", echo)
+    config = compose("compute.scorer_workers=2")
+    scorer = scorer_module.WorkerScorer(config, None, rows_of(config, 1))
+    rows = np.random.default_rng(0).random((120_001, 2)).astype(np.float32)
+    tickets = [scorer.submit(rows), scorer.submit(rows[::-1]), scorer.submit(rows[:3])]
+    for ticket, expected in zip(tickets, (rows, rows[::-1], rows[:3]), strict=True):
+        np.testing.assert_array_equal(scorer.result(ticket), expected[:, 0])
+    scorer.close()
 
 
 def test_ground_truth_has_no_scorer(compose):
