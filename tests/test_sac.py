@@ -171,6 +171,20 @@ def test_actions_lie_in_the_bounds():
         np.testing.assert_allclose(action.min(0), [-1, 0], atol=0.1)
 
 
+def test_random_actions_are_held_across_a_saved_state():
+    agent, other = make_agent(0, random_action_repeat=3), make_agent(1)
+    actions = [agent.random_action(4) for _ in range(5)]
+    for held in (actions[1], actions[2]):
+        np.testing.assert_array_equal(held, actions[0])
+    assert not (actions[3] == actions[0]).any()
+    assert len(np.unique(actions[0])) == 8  # each environment its own
+    other.algo.random_action_repeat = 3
+    other.load_state_dict(agent.state_dict())
+    np.testing.assert_array_equal(other.random_action(4), actions[4])
+    agent.random_action(4)
+    np.testing.assert_array_equal(other.random_action(4), agent.random_action(4))
+
+
 def test_unit_box_and_bounds_are_inverse():
     low, high = np.float32([-1, 0]), np.float32([1, 4])
     unit = np.float32([[-1, -1], [0, 0.5], [1, 1]])

@@ -199,6 +199,8 @@ def main() -> None:
     sys.argv = [quote_sentence(argument) for argument in sys.argv]
     try:
         train()
+    except FloatingPointError as error:  # a reward or a loss; what was written stays
+        sys.exit(f"vlmrm_exp: {error}")
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
