@@ -8,9 +8,9 @@ training process simulates and learns.
 import contextlib
 import multiprocessing
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -177,7 +177,7 @@ class WorkerScorer:
                 process = context.Process(target=_serve, args=arguments, daemon=True)
                 # Ctrl-C goes to the whole group, also while a worker is importing; the
                 # training process decides what it means.
-                with ignored_interrupts():
+                with blocked_interrupts():
                     process.start()
                 theirs.close()
                 self._pipes.append(ours)
@@ -261,16 +261,15 @@ class WorkerScorer:
 
 
 @contextlib.contextmanager
-def ignored_interrupts() -> Iterator[None]:
-    """A process that is started in here ignores Ctrl-C for all its life."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def blocked_interrupts() -> Iterator[None]:
+    """A process that is started in here never sees Ctrl-C; here it waits for the end."""
+    # Starting this helper of multiprocessing, as the first process does, unblocks them.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(
