@@ -7,9 +7,6 @@ process, or with arguments that override these.
 import os
 import signal
 
-# A shell's background job ignores Ctrl-C, and so would the programs that tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
@@ -24,6 +21,9 @@ from hydra import initialize_config_dir
 
 from vlmrm_exp import __main__ as program
 from vlmrm_exp.config import Config, conf_dir, to_config
+
+# A shell's background job ignores Ctrl-C, and so would the programs that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -262,7 +262,7 @@ class WorkerScorer:
 
 @contextlib.contextmanager
 def blocked_interrupts() -> Iterator[None]:
-    """A process that is started in here never sees Ctrl-C; here it waits for the end."""
+    """A process started in here never sees Ctrl-C; this one sees it at the end."""
     # Starting this helper of multiprocessing, as the first process does, unblocks them.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
