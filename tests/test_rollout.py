@@ -50,6 +50,26 @@ def test_rewards_return_to_their_steps():
     np.testing.assert_allclose(reward, -np.abs(rollout.rows[..., 0]))
 
 
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_steps_that_are_not_scored_lie_between_their_neighbours(every):
+    rollout = collect(PointMassEnvs(3, 5), push)
+    scorer = DistanceScorer()
+    reward = receive(scorer, submit(scorer, rollout, every), rollout, every)
+    exact = -np.abs(rollout.rows[..., 0])
+    # By hand: the last of 5 steps is scored, and each `every`-th before it.
+    at = {2: [0, 2, 4], 3: [1, 4], 7: [4]}[every]
+    np.testing.assert_allclose(reward[at], exact[at], rtol=1e-6)
+    if every == 2:
+        np.testing.assert_allclose(reward[1], (exact[0] + exact[2]) / 2, rtol=1e-6)
+        np.testing.assert_allclose(reward[3], (exact[2] + exact[4]) / 2, rtol=1e-6)
+    if every == 3:
+        between = exact[1] + (exact[4] - exact[1]) * [[1 / 3], [2 / 3]]
+        np.testing.assert_allclose(reward[2:4], between, rtol=1e-5)
+        np.testing.assert_allclose(reward[0], exact[1], rtol=1e-6)
+    if every == 7:
+        np.testing.assert_allclose(reward, np.tile(exact[4], (5, 1)), rtol=1e-6)
+
+
 def test_without_a_scorer_the_environment_rewards():
     rollout = collect(PointMassEnvs(3, 5), push, keep_rows=False)
     assert receive(None, submit(None, rollout), rollout) is rollout.env_reward

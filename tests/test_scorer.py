@@ -83,10 +83,6 @@ def test_answers_larger_than_a_pipe_do_not_block(compose, monkeypatch):
     scorer.close()
 
 
-def test_ground_truth_has_no_scorer(compose):
-    assert open_scorer(compose("reward=ground_truth")) is None
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_prompt_equal_to_baseline_is_refused(compose, workers):
     config = compose(

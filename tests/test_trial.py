@@ -41,6 +41,7 @@ def test_judge_averages_steps_and_sums_returns():
         reward=np.float32([[1, 2], [3, 6]]),
         env_reward=np.float32([[1, 10], [2, 20]]),
         success=np.array([True, False]),
+        goal_share=np.array([1.0, 0.0]),
         rows=[],
     )
     values = judge(trial)
@@ -52,9 +53,25 @@ def test_judge_averages_steps_and_sums_returns():
 
 def test_judge_has_no_success_without_a_predicate():
     ones = np.ones((2, 3), np.float32)
-    values = judge(Trial(reward=ones, env_reward=ones, success=None, rows=[]))
+    nothing = Trial(ones, ones, success=None, goal_share=None, rows=[])
+    values = judge(nothing)
     keys = ("eval/success_rate", "eval/success_low", "eval/success_high")
-    assert [values[key] for key in keys] == [None] * 3
+    assert [values[key] for key in (*keys, "eval/buckets")] == [None] * 4
+
+
+def test_judge_puts_episodes_into_the_nearest_of_five_buckets():
+    share = np.array([0, 0.12, 0.13, 0.37, 0.38, 0.49, 0.62, 0.63, 0.9, 1])
+    ones = np.ones((2, len(share)), np.float32)
+    values = judge(Trial(ones, ones, share >= 0.5, share, rows=[]))
+    # 0: .00 .12; 25: .13 .37; 50: .38 .49 .62; 75: .63; 100: .90 1.00
+    assert values["eval/buckets"] == [0.2, 0.2, 0.3, 0.1, 0.2]
+
+
+def test_trial_tells_each_episodes_share_of_goal_steps():
+    envs = PointMassEnvs(3, 5)
+    trial = try_policy(envs, towards_zero, DistanceScorer(), 4, seed=3, keep_rows=4)
+    by_hand = [float(np.mean(np.abs(rows[:, 0]) < 0.1)) for rows in trial.rows]
+    np.testing.assert_allclose(trial.goal_share, by_hand)
 
 
 @pytest.mark.parametrize(

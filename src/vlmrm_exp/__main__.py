@@ -7,37 +7,23 @@ that a run opens is closed here.
 import contextlib
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vlmrm_exp.config import (
-    Config,
-    ConfigError,
-    conf_dir,
-    did_you_mean,
-    to_config,
-)
+from vlmrm_exp.cli import INTERRUPTED, one_sentence, quote_sentence, refuse
+from vlmrm_exp.config import Config, ConfigError, conf_dir, to_config
 
 logger = logging.getLogger("vlmrm_exp")
-
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes; the second is the shell's after Ctrl-C
-
-ConfigStore.instance().store(name="schema", node=Config)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -67,9 +53,10 @@ def run(config: Config, folder: Path) -> float | None:
         import torch
 
         from vlmrm_exp import rl
-        from vlmrm_exp.envs import check_algo, make_envs, make_renderer
+        from vlmrm_exp.envs import check_algo, make_envs
         from vlmrm_exp.log import RunLog, versions, write_json
-        from vlmrm_exp.vlm.scorer import choose_device, make_scorer
+        from vlmrm_exp.rl.labels import make_labeller
+        from vlmrm_exp.vlm.scorer import choose_device
 
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
@@ -80,13 +67,7 @@ def run(config: Config, folder: Path) -> float | None:
     try:
         check_algo(envs.action_space, config.algo.name, config.task.env_id)
         envs.reset(config.seed)
-        draw = partial(
-            make_renderer,
-            config.task,
-            config.frame_height,
-            config.clip.render_effects,
-        )
-        scorer = make_scorer(config, draw, envs.state_rows())
+        scorer = make_labeller(config, envs)
         log = RunLog(folder, config)
         facts = {"device": str(device), **(scorer.facts() if scorer else {})}
         write_json(folder / "versions.json", versions(facts))
@@ -121,72 +102,6 @@ def interrupts_at_the_end() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if held:
         raise KeyboardInterrupt
-
-
-def refuse(sentence: str) -> NoReturn:
-    """End the program because of bad input."""
-    print(f"vlmrm_exp: {sentence}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
-
-
-def one_sentence(error: BaseException) -> str:
-    """What Hydra and OmegaConf say over several lines and causes, as one sentence."""
-    if error.__cause__ is not None and str(error).startswith("Error merging"):
-        value = str(error).removeprefix("Error merging override ").strip("'")
-        return f"{value} is not possible: {one_sentence(error.__cause__)}"
-    text = str(error)
-    if option := re.search(r"Could not find '(\w+)/(.*)'\n", text):
-        group, wanted = option.groups()
-        options = re.findall(r"^\t(\w+)$", text, re.MULTILINE)
-        return (
-            f"{group}={wanted} does not exist: choose one of "
-            f"{', '.join(o for o in options if not o.startswith('_'))}."
-            f"{did_you_mean(wanted, options)}"
-        )
-    if unknown := re.search(r"Could not override '(.+)'", text):
-        wanted = unknown.group(1)
-        return (
-            f"There is no setting {wanted}: see --help for those there are."
-            f"{did_you_mean(wanted, setting_names())}"
-        )
-    if text.startswith("Ambiguous value for argument"):
-        argument = text.splitlines()[0].split("'")[1]
-        return (
-            f"{argument} holds a comma: add -m to sweep over it, or put it in quotes."
-        )
-    lines = [line.strip() for line in text.splitlines()]
-    dropped = ("full_key:", "object_type=", "reference_type=", "See https", "")
-    return " ".join(x for x in lines if x and not x.startswith(dropped[:-1]))
-
-
-def setting_names() -> list[str]:
-    """Every key of the schema, dotted."""
-    names: list[str] = ["experiment"]
-    for field in fields(Config):
-        inner = field.default_factory
-        if isinstance(inner, type) and is_dataclass(inner):
-            names += [field.name, *(f"{field.name}.{f.name}" for f in fields(inner))]
-        else:
-            names.append(field.name)
-    return names
-
-
-def quote_sentence(argument: str) -> str:
-    """Let prompt=... and baseline=... be typed as a plain sentence.
-
-    Hydra would take its commas for a sweep. What is quoted or a list already stays.
-    """
-    key, equals, value = argument.partition("=")
-    inner = value.strip()
-    brackets = inner[:1] + inner[-1:]
-    if key.lstrip("+") not in ("prompt", "baseline") or not inner or not equals:
-        return argument
-    if brackets in ("[]", "''", '""') and len(inner) > 1:
-        return argument
-    # In Hydra's quotes a backslash means something only before a quote or at the end.
-    value = re.sub(r"(\\*)'", r"\1\1\\'", value)
-    value = re.sub(r"(\\+)$", r"\1\1", value).replace("${", "\\${")
-    return f"{key}='{value}'"
 
 
 def main() -> None:

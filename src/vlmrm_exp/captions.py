@@ -11,7 +11,7 @@ The sentences in `HELD_OUT` are never drawn: they are the paper's prompts and th
 paraphrases that the report is made with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -315,10 +315,12 @@ Facts = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence, and for each kind the facts it may stand for; None: says nothing."""
+    """A sentence, and of each kind of fact what it may stand for."""
 
     text: str
-    stands_for: tuple[frozenset[int] | None, ...]
+    stands_for: tuple[Mapping[int, float] | None, ...]
+    """Per kind: fact -> how probable these words are where that fact is told, up to a
+    factor common to all its facts. None: it says nothing of this kind."""
 
 
 def humanoid_facts(leg_distances: np.ndarray, arm_distances: np.ndarray) -> Facts:
@@ -348,14 +350,14 @@ def humanoid_caption(legs: int, arms: int, rng: np.random.Generator) -> Caption:
     if level < 0.05:
         return Caption(who, (None, None))
     arm_phrase = _pick(rng, _ARM_PHRASES[ARM_NAMES[arms]])
-    arm_facts = frozenset((arms,))
-    if level < 0.12:
-        groups = [g for g, members in _GROUPS.items() if name in members]
-        if groups:
-            group = _pick(rng, groups)
-            members = frozenset(LEG_NAMES.index(n) for n in _GROUPS[group])
-            return Caption(f"{who} {group}", (members, None))
-    leg_phrase, leg_facts = _pick(rng, _LEG_PHRASES[name]), frozenset((legs,))
+    arm_facts = {arms: 1.0}
+    if level < 0.12 and (groups := _groups_of(name)):
+        group = _pick(rng, groups)
+        # A pose of two groups is told of by each half as often.
+        members = {LEG_NAMES.index(n): 1 / len(_groups_of(n)) for n in _GROUPS[group]}
+        return Caption(f"{who} {group}", (members, None))
+    leg_phrase = _pick(rng, _LEG_PHRASES[name])
+    leg_facts = _tellers(leg_phrase, [_LEG_PHRASES[n] for n in LEG_NAMES])
     if level < 0.45:
         return Caption(f"{who} {leg_phrase}", (leg_facts, None))
     if level < 0.58:
@@ -371,14 +373,11 @@ def cartpole_caption(pole: int, cart: int, rng: np.random.Generator) -> Caption:
     if level < 0.06:
         scene = ("a pole and a cart", "a cart with a pole", "cart pole")
         return Caption(_pick(rng, scene), (None, None))
-    cart_phrase, cart_facts = _pick(rng, _CART_FACTS[cart][2]), frozenset((cart,))
+    cart_phrase, cart_facts = _pick(rng, _CART_FACTS[cart][2]), {cart: 1.0}
     if level < 0.15:
         return Caption(f"a cart {cart_phrase}", (None, cart_facts))
     pole_phrase = _pick(rng, _POLE_FACTS[pole][2])
-    # The same words may stand for several tilts, as "upright" does.
-    pole_facts = frozenset(
-        i for i, (_, _, said) in enumerate(_POLE_FACTS) if pole_phrase in said
-    )
+    pole_facts = _tellers(pole_phrase, [said for _, _, said in _POLE_FACTS])
     sentence = _pick(rng, _POLE_FORMS).format(pole=pole_phrase)
     if level < 0.75:
         return Caption(sentence, (pole_facts, None))
@@ -391,7 +390,7 @@ def mountain_car_caption(place: int, rng: np.random.Generator) -> Caption:
         scene = ("a car and a mountain", "a car in the mountains", "car")
         return Caption(_pick(rng, scene), (None,))
     who = _pick(rng, ("a car", "the car", "a small car", "a vehicle", "car"))
-    return Caption(f"{who} {_pick(rng, _CAR[place][2])}", (frozenset((place,)),))
+    return Caption(f"{who} {_pick(rng, _CAR[place][2])}", ({place: 1.0},))
 
 
 def allowed(caption: Caption) -> bool:
@@ -399,24 +398,53 @@ def allowed(caption: Caption) -> bool:
     return caption.text not in _FORBIDDEN
 
 
+def joint_mean(facts: Facts) -> np.ndarray:
+    """How often facts of all kinds come together in B states: (K,), or (K1, K2)."""
+    if len(facts) == 1:
+        return facts[0].mean(axis=0)
+    first, second = facts
+    return first.T @ second / len(first)
+
+
 def likelihood_ratios(
-    facts: Facts, mean: Facts, captions: Sequence[Caption]
+    facts: Facts, mean: np.ndarray, captions: Sequence[Caption]
 ) -> np.ndarray:
     """How much more probable each caption is in each state than in general: (B, C).
 
     Args:
         facts: of B states.
-        mean: of an average state: (K,) per kind.
+        mean: `joint_mean` of the states in general.
         captions: C of them.
     """
-    ratios = np.ones((len(facts[0]), len(captions)))
-    for kind, (of_state, of_average) in enumerate(zip(facts, mean, strict=True)):
-        said = np.zeros((of_average.size, len(captions)))  # (K, C)
-        for column, caption in enumerate(captions):
-            stands_for = caption.stands_for[kind]
-            said[list(stands_for) if stands_for else slice(None), column] = 1
-        ratios *= (of_state @ said) / (of_average @ said)
-    return ratios
+    told = [_weights(captions, kind, f.shape[1]) for kind, f in enumerate(facts)]
+    in_state = np.ones((len(facts[0]), len(captions)))
+    for of_state, weights in zip(facts, told, strict=True):
+        in_state *= of_state @ weights
+    if len(told) == 1:
+        return in_state / (mean @ told[0])
+    # p(c) = sum over facts of both kinds of how often they come together
+    return in_state / (told[0] * (mean @ told[1])).sum(axis=0)
+
+
+def _weights(captions: Sequence[Caption], kind: int, facts: int) -> np.ndarray:
+    """(K, C): how probable each caption's words are where a fact is told."""
+    weights = np.zeros((facts, len(captions)))
+    for column, caption in enumerate(captions):
+        stands_for = caption.stands_for[kind]
+        if stands_for is None:
+            weights[:, column] = 1  # it is told whatever the fact
+        else:
+            weights[list(stands_for), column] = list(stands_for.values())
+    return weights
+
+
+def _groups_of(leg_pose: str) -> list[str]:
+    return [g for g, members in _GROUPS.items() if leg_pose in members]
+
+
+def _tellers(phrase: str, phrases: Sequence[Sequence[str]]) -> dict[int, float]:
+    """The facts that these words are said of, as "upright" of several tilts."""
+    return {i: 1 / len(p) for i, p in enumerate(phrases) if phrase in p}
 
 
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:

@@ -29,6 +29,19 @@ CAMERAS = {
 }
 
 
+GOALS = (
+    "kneeling",
+    "lotus",
+    "standing_up",
+    "arms_raised",
+    "splits",
+    "hands_on_hips",
+    "arms_crossed",
+    "one_leg",
+)
+"""The predicates in envs/goals.py."""
+
+
 class ConfigError(ValueError):
     """Bad input from the person who started the program; its text is one sentence."""
 
@@ -44,6 +57,10 @@ class TaskConfig:
     """Gymnasium id; only read when `env` is `gym`."""
     version: str = "v5"
     """Gymnasium's Humanoid version whose observation is given: v5 or v4."""
+    observation: str = "full"
+    """Humanoid: full (Gymnasium's), or joints: positions and velocities alone."""
+    goal: str = ""
+    """Humanoid: the predicate of success, one of `GOALS`; empty: none."""
     episode_length: int | None = None
     """Env steps per episode; None: the Gymnasium id's own limit (`env: gym` only)."""
     textures: str = "plain"
@@ -176,7 +193,11 @@ class Config:
     renormalise: bool = True
     """Several prompts: bring their mean back to unit length."""
     reward: str = "clip"
-    """clip, or ground_truth: the environment's own reward."""
+    """clip, or ground_truth: the predicate `task.goal`, 1 or 0, where there is one, and
+    otherwise the environment's own reward."""
+    reward_every: int = 1
+    """Training scores each n-th state of an episode; the steps between get linear
+    interpolations. Evaluation scores all."""
     seed: int = 0
     name: str = MISSING
     """Name of the run's folder under `outputs/<task>/`; not read in a sweep."""
@@ -247,6 +268,7 @@ def check(config: Config) -> None:
             "leave out the slashes."
         )
     _one_of("reward", config.reward, ("clip", "ground_truth"))
+    _at_least("reward_every", config.reward_every, 1)
     _at_least("seed", config.seed, 0)
     _at_least("env_steps", config.env_steps, 1)
     _check_task(config.task)
@@ -271,6 +293,14 @@ def _check_task(task: TaskConfig) -> None:
     _one_of("task.textures", task.textures, TEXTURES[task.env], f" for {task.env}")
     _one_of("task.camera", task.camera, CAMERAS[task.env], f" for {task.env}")
     _one_of("task.version", task.version, ("v4", "v5"))
+    _one_of("task.observation", task.observation, ("full", "joints"))
+    if task.goal:
+        _one_of("task.goal", task.goal, GOALS)
+        if task.env != "humanoid":
+            raise ConfigError(
+                f"task.goal is {task.goal!r}, but {task.env} has no such predicate: "
+                "leave it out."
+            )
     _at_least("task.frame_height", task.frame_height, 16)
     if task.env == "gym" and not task.env_id:
         raise ConfigError(

@@ -8,21 +8,19 @@ evaluation.json and videos/evaluation.mp4 into the run's folder.
 import contextlib
 import dataclasses
 import math
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vlmrm_exp.config import Config, ConfigError, did_you_mean, to_config
+from vlmrm_exp import cli
+from vlmrm_exp.config import Config, ConfigError, to_config
 
 if TYPE_CHECKING:
     from vlmrm_exp.rl.trial import Trial
@@ -31,7 +29,6 @@ CHECKPOINTS = ("best", "last")
 COMPUTE = ("auto", "cpu", "gpu")
 SEED_OFFSET = 1_000_000
 """Added to the run's seed where none is given: start states not seen before."""
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 
 HELP = f"""\
 Plays episodes with the policy of a finished run, without exploration, and scores them.
@@ -56,7 +53,7 @@ Writes evaluation.json and videos/evaluation.mp4 into the run's folder.
 class EvaluateConfig:
     """What to evaluate; see HELP."""
 
-    run: str = MISSING
+    run: str = ""
     checkpoint: str = "best"
     episodes: int = 100
     seed: int | None = None
@@ -70,32 +67,11 @@ def parse(arguments: Sequence[str]) -> EvaluateConfig:
     Raises:
         ConfigError: one sentence says what is wrong.
     """
-    names = [field.name for field in dataclasses.fields(EvaluateConfig)]
-    cfg = OmegaConf.structured(EvaluateConfig)
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise ConfigError(f"{argument} is no setting: write run={argument}?")
-        if key not in names:
-            raise ConfigError(
-                f"There is no setting {key}: there are {', '.join(names)}."
-                f"{did_you_mean(key, names)}"
-            )
-        try:
-            if key == "run":
-                cfg.run = value  # as it is typed: a folder may be called 1e3
-            else:
-                cfg.merge_with_dotlist([argument])
-            cfg[key]  # resolves it
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{argument} is not possible: {reason}.") from error
-    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
+    asked = cli.parse(EvaluateConfig, arguments, text=("run",))
+    if not asked.run:
         raise ConfigError(
             "Which run? Give its folder, as run=outputs/mountaincar/NAME."
         )
-    asked = OmegaConf.to_object(cfg)
-    assert isinstance(asked, EvaluateConfig)
     for name, options in (("checkpoint", CHECKPOINTS), ("compute", COMPUTE)):
         if (value := getattr(asked, name)) not in options:
             raise ConfigError(
@@ -157,12 +133,13 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     # Imported here so that --help and refusals are immediate.
     import torch
 
-    from vlmrm_exp.envs import make_envs, make_renderer
+    from vlmrm_exp.envs import make_envs
     from vlmrm_exp.log import versions, write_json
+    from vlmrm_exp.rl.labels import make_labeller
     from vlmrm_exp.rl.policy import load_policy
     from vlmrm_exp.rl.progress import Progress
     from vlmrm_exp.rl.trial import judge, try_policy, write_video
-    from vlmrm_exp.vlm.scorer import choose_device, make_scorer
+    from vlmrm_exp.vlm.scorer import choose_device
 
     device = choose_device(asked.compute)
     torch.set_num_threads(config.compute.torch_threads)
@@ -171,10 +148,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         envs = make_envs(config.task, min(config.algo.num_envs, asked.episodes))
         opened.callback(envs.close)
         envs.reset(seed)
-        draw = partial(
-            make_renderer, config.task, config.frame_height, config.clip.render_effects
-        )
-        scorer = make_scorer(config, draw, envs.state_rows())
+        scorer = make_labeller(config, envs)
         if scorer is not None:
             opened.callback(scorer.close)
         rollouts = math.ceil(asked.episodes / envs.num_envs)
@@ -235,6 +209,7 @@ def per_episode(trial: "Trial") -> dict[str, list[Any] | None]:
         "reward_mean": trial.reward.mean(0, dtype=np.float64).tolist(),
         "return": trial.env_reward.sum(0, dtype=np.float64).tolist(),
         "success": None if trial.success is None else trial.success.tolist(),
+        "goal_share": None if trial.goal_share is None else trial.goal_share.tolist(),
     }
 
 
@@ -257,6 +232,8 @@ def standard_errors(trial: "Trial") -> dict[str, float | None]:
 
 def table(result: dict[str, Any]) -> str:
     """Say in a few lines what came of it."""
+    from vlmrm_exp.rl.trial import BUCKETS
+
     length, seed = result["episode_length"], result["seed"]
 
     def mean(name: str) -> str:
@@ -270,6 +247,11 @@ def table(result: dict[str, Any]) -> str:
     if rate is not None:
         low, high = result["eval/success_low"], result["eval/success_high"]
         success = f"{rate:.2f} (95 % interval {low:.2f} to {high:.2f})"
+    if (shares := result["eval/buckets"]) is not None:
+        told = ", ".join(
+            f"{b} %: {share:.0%}" for b, share in zip(BUCKETS, shares, strict=True)
+        )
+        success += f"\n  in goal  {told} of episodes (nearest share of steps)"
     return (
         f"{result['task']}: {' / '.join(result['prompt'])}\n"
         f"  policy   {result['checkpoint']}, after "
@@ -284,20 +266,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Evaluate as the command line says; bad input ends in one sentence."""
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & set(arguments):
-        print(HELP, end="")
-        return
-    # A job scheduler's polite request to stop is treated like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        evaluate(parse(arguments))
-    except ConfigError as error:
-        print(f"vlmrm_exp.evaluate: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        print("\nInterrupted: nothing is saved of this evaluation.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    cli.run_verb("evaluate", HELP, lambda arguments: evaluate(parse(arguments)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,11 +30,12 @@ from vlmrm_exp.captions import BASELINES, HELD_OUT
 from vlmrm_exp.config import ClipConfig, conf_dir
 from vlmrm_exp.envs.poses import GOAL_POSES, is_pose
 from vlmrm_exp.log import write_json
-from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, draw_world
+from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, drawn_before
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT_SEED = 1_000_000  # added to the seed: states that training never saw
+STATES_SEED = 0  # one set for all models: `seed` decides weights, batches and captions
+HELD_OUT_SEED = 1_000_000  # states that training never saw
 ALPHAS = (0.0, 0.5, 1.0)
 
 
@@ -66,28 +68,29 @@ class PretrainConfig:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     seed: int = 0
     folder: str = MISSING
+    worlds: str = MISSING
+    """Folder of drawn states, which models of all sizes share."""
     held_out_states: int = 6_000
     """Per world, for the report."""
     processes: int = 2
     """That draw."""
     threads: int = 2
-    """Of tensor operations."""
+    """Of tensor operations on the CPU."""
+    device: str = "auto"
+    """auto, cpu or gpu: where the model is trained."""
 
 
 def learn_merges(sentences: Sequence[str], merges: int) -> list[tuple[str, str]]:
     """Byte-pair merges (Sennrich et al. 2016) in the format of CLIP's tokenizer."""
-    counts = Counter(word for s in sentences for word in s.lower().split())
-    words = {
-        word: [*word[:-1], word[-1] + "</w>"]
-        for word in ("".join(c for c in w if c.isalpha()) for w in counts)
-        if word
-    }
+    # Letters alone, as CLIP's tokenizer splits words from punctuation.
+    counts = Counter(w for s in sentences for w in re.findall(r"[a-z]+", s.lower()))
+    words = {word: [*word[:-1], word[-1] + "</w>"] for word in counts}
     learned: list[tuple[str, str]] = []
     while len(learned) < merges:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, parts in words.items():
             for pair in itertools.pairwise(parts):
-                pairs[pair] += counts[word] or 1
+                pairs[pair] += counts[word]
         if not pairs:
             break
         # Ties are broken by spelling, so that the same captions give the same file.
@@ -149,9 +152,10 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     """
     from safetensors.torch import save_file
 
+    from vlmrm_exp.vlm.scorer import choose_device
     from vlmrm_exp.vlm.source import open_clip
 
-    recipe = config.recipe
+    recipe, device = config.recipe, choose_device(config.device)
     rng = np.random.default_rng([config.seed, 1])
     captioners = [Captioner(w) for w in worlds]
     corpus = [
@@ -170,7 +174,7 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
 
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    model = open_clip.model.CLIP(**description["model_cfg"])
+    model = open_clip.model.CLIP(**description["model_cfg"]).to(device)
     # Convolutions on a CPU are twice as fast with the channels last.
     model.visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.AdamW(
@@ -179,8 +183,12 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1
     )
-    mean = torch.tensor(description["preprocess_cfg"]["mean"]).view(3, 1, 1)
-    std = torch.tensor(description["preprocess_cfg"]["std"]).view(3, 1, 1)
+    mean, std = (
+        torch.tensor(description["preprocess_cfg"][key], device=device).view(3, 1, 1)
+        for key in ("mean", "std")
+    )
+    # Where the processor only imitates bfloat16, it is ten times slower than float32.
+    fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     sizes = [round(recipe.share[w.name] * recipe.batch_size) for w in worlds]
     started = time.monotonic()
     running: dict[str, float] = {}
@@ -194,11 +202,12 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
             drawn, ratios = captioner.draw(index, rng)
             frames.append(world.frames[index])
             sentences += drawn
-            targets.append(torch.from_numpy(ratios).float())
-        pixels = torch.from_numpy(np.concatenate(frames)).permute(0, 3, 1, 2)
-        images = (pixels / 255 - mean) / std  # keeps channels_last
-        with torch.autocast("cpu", torch.bfloat16):
-            image, text, scale = model(images, tokenizer(sentences))
+            targets.append(torch.from_numpy(ratios).float().to(device))
+        pixels = torch.from_numpy(np.concatenate(frames)).to(device)
+        # Stays channels_last.
+        images = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            image, text, scale = model(images, tokenizer(sentences).to(device))
         parts = zip(image.float().split(sizes), text.float().split(sizes), strict=True)
         losses = [
             divergence(scale * images @ texts.T, target)
@@ -228,7 +237,7 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
             )
     half = {
         name: value.half().contiguous() if value.is_floating_point() else value
-        for name, value in model.state_dict().items()
+        for name, value in model.cpu().state_dict().items()
     }
     weights = folder / "open_clip_model.safetensors"
     save_file(half, weights)
@@ -272,10 +281,11 @@ def report(folder: Path, config: PretrainConfig) -> list[dict[str, Any]]:
     assert config.clip.frame_height is not None
     rows = []
     for name in WORLDS:
-        world = draw_world(
+        world = drawn_before(
+            Path(config.worlds),
             name,
             config.held_out_states,
-            config.seed + HELD_OUT_SEED,
+            HELD_OUT_SEED,
             config.clip.frame_height,
             config.recipe.image_size,
             config.processes,
@@ -375,10 +385,11 @@ def main(cfg: DictConfig) -> None:
     for name in WORLDS:
         logger.info("drawing %d states of %s", config.recipe.states[name], name)
         worlds.append(
-            draw_world(
+            drawn_before(
+                Path(config.worlds),
                 name,
                 config.recipe.states[name],
-                config.seed,
+                STATES_SEED,
                 config.clip.frame_height,
                 config.recipe.image_size,
                 config.processes,

@@ -3,8 +3,10 @@
 What the embedded models learn from and are examined on: every pose, position and look.
 """
 
+import hashlib
 import multiprocessing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -73,7 +75,6 @@ def _draw_part(job: tuple[str, int, np.random.SeedSequence, int, int]) -> World:
     import torch
 
     name, count, seed, frame_height, image_size = job
-    torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     rows = draw_rows(name, count, rng)
     looks = rng.integers(len(LOOKS[name]), size=count)
@@ -94,6 +95,12 @@ def _draw_part(job: tuple[str, int, np.random.SeedSequence, int, int]) -> World:
     return world
 
 
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def draw_world(
     name: str, count: int, seed: int, frame_height: int, image_size: int, processes: int
 ) -> World:
@@ -112,7 +119,8 @@ def draw_world(
         (name, len(part), s, frame_height, image_size)
         for part, s in zip(np.array_split(np.arange(count), PARTS), seeds, strict=True)
     ]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, _one_thread) as pool:
         worlds = pool.map(_draw_part, jobs, chunksize=1)
     poses = None
     if name == "humanoid":
@@ -125,6 +133,55 @@ def draw_world(
         np.concatenate([w.looks for w in worlds]),
         poses,  # pyright: ignore[reportArgumentType]
     )
+
+
+def drawn_before(
+    folder: Path,
+    name: str,
+    count: int,
+    seed: int,
+    frame_height: int,
+    image_size: int,
+    processes: int,
+) -> World:
+    """`draw_world`, kept on disk: models that differ in size alone share the states.
+
+    Args:
+        folder: of such worlds; each is one more folder in it, about 28 kB a state.
+        name: as for `draw_world`, and so the other arguments.
+        count: see there.
+        seed: see there.
+        frame_height: see there.
+        image_size: see there.
+        processes: see there.
+
+    Returns:
+        The world, with its frames mapped from the file.
+    """
+    # A change of poses, colours, libraries or driver shows in a sample drawn anew.
+    rows = draw_rows(name, 200, np.random.default_rng(0))
+    few = _draw_part((name, 16, np.random.SeedSequence(0), frame_height, image_size))
+    what = repr((name, count, seed, frame_height, image_size)).encode()
+    sample = what + rows.tobytes() + few.frames.tobytes()
+    key = hashlib.sha256(sample).hexdigest()[:12]
+    place = folder / f"{name}-{count}-s{seed}-{key}"
+    if not place.exists():
+        world = draw_world(name, count, seed, frame_height, image_size, processes)
+        part = folder / f".{place.name}.part"
+        part.mkdir(parents=True, exist_ok=True)
+        legs, arms = world.poses or (np.empty((0, 0)), np.empty((0, 0)))
+        arrays = (world.rows, world.frames, world.looks, legs, arms)
+        for file, array in zip(_FILES, arrays, strict=True):
+            np.save(part / f"{file}.npy", array)
+        part.rename(place)
+    rows, looks, legs, arms = (
+        np.load(place / f"{file}.npy") for file in _FILES if file != "frames"
+    )
+    frames = np.load(place / "frames.npy", mmap_mode="r")
+    return World(name, rows, frames, looks, (legs, arms) if legs.size else None)
+
+
+_FILES = ("rows", "frames", "looks", "legs", "arms")
 
 
 class Captioner:
@@ -140,7 +197,7 @@ class Captioner:
                 self._facts = captions.cartpole_facts(world.rows)
             case _:
                 self._facts = captions.mountain_car_facts(world.rows)
-        self._mean = tuple(kind.mean(axis=0) for kind in self._facts)
+        self._mean = captions.joint_mean(self._facts)
 
     def draw(
         self, index: np.ndarray, rng: np.random.Generator

@@ -127,24 +127,36 @@ def play(
         seed = None
 
 
-def submit(scorer: "Scorer | None", rollout: Rollout) -> int | None:
+def scored_steps(steps: int, every: int) -> np.ndarray:
+    """Which steps (K,) of an episode are scored: each `every`-th, and the last one."""
+    return np.arange(steps - 1, -1, -every)[::-1]
+
+
+def submit(scorer: "Scorer | None", rollout: Rollout, every: int = 1) -> int | None:
     """Send a rollout's states to be scored; the ticket is for `receive`.
 
     Args:
-        scorer: None where the environment's own reward is learned from.
+        scorer: None where no pictures are scored.
         rollout: with its rows, if there is a scorer.
+        every: score each `every`-th state of an episode.
     """
     if scorer is None:
         return None
     assert rollout.rows is not None
-    # (T, N, ...) -> (T * N, ...)
-    return scorer.submit(rollout.rows.reshape(-1, *rollout.rows.shape[2:]))
+    rows = rollout.rows
+    if every > 1:
+        rows = rows[scored_steps(len(rows), every)]
+    # (K, N, ...) -> (K * N, ...)
+    return scorer.submit(rows.reshape(-1, *rows.shape[2:]))
 
 
 def receive(
-    scorer: "Scorer | None", ticket: int | None, rollout: Rollout
+    scorer: "Scorer | None", ticket: int | None, rollout: Rollout, every: int = 1
 ) -> np.ndarray:
     """Wait for a rollout's rewards: (T, N) float32.
+
+    Steps that were not scored get the linear interpolation of their neighbours; those
+    before the first scored step get its reward.
 
     Raises:
         FloatingPointError: a reward is not a finite number.
@@ -152,7 +164,10 @@ def receive(
     if scorer is None or ticket is None:
         reward, source = rollout.env_reward, "the environment"
     else:
-        reward = scorer.result(ticket).reshape(rollout.env_reward.shape)
+        steps, episodes = rollout.env_reward.shape
+        reward = scorer.result(ticket).reshape(-1, episodes)
+        if every > 1:
+            reward = _between(reward, scored_steps(steps, every), steps)
         source = "the vision-language model"
     bad = ~np.isfinite(reward)
     if bad.any():
@@ -163,3 +178,10 @@ def receive(
             "nothing can be learned from it; check the weights and clip.precision."
         )
     return reward
+
+
+def _between(reward: np.ndarray, at: np.ndarray, steps: int) -> np.ndarray:
+    """Rewards (K, N) at steps `at` (K,) -> (T, N) float32 at all steps."""
+    every = np.arange(steps)
+    columns = [np.interp(every, at, of_episode) for of_episode in reward.T]
+    return np.stack(columns, axis=1).astype(np.float32)

@@ -141,16 +141,20 @@ class Run:
         state = self._running()
         before, before_ticket = state.in_flight, self._ticket
         if before is not None and before_ticket is None:  # the state was loaded
-            before_ticket = submit(self.scorer, before)
-        ticket = None if rollout is None else submit(self.scorer, rollout)
+            before_ticket = self._submit(before)
+        ticket = None if rollout is None else self._submit(rollout)
         if self._overlap:
             state.in_flight, self._ticket = rollout, ticket
             rollout, ticket = before, before_ticket
         if rollout is None:
             return None
-        labelled = Labelled(rollout, receive(self.scorer, ticket, rollout))
+        every = self.config.reward_every
+        labelled = Labelled(rollout, receive(self.scorer, ticket, rollout, every))
         self._lap("perf/label_wait_s")
         return labelled
+
+    def _submit(self, rollout: Rollout) -> int | None:
+        return submit(self.scorer, rollout, self.config.reward_every)
 
     def report(
         self, labelled: Labelled | None, metrics: Sequence[dict[str, torch.Tensor]]

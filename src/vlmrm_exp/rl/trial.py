@@ -6,7 +6,7 @@ Used while training, at the end of a run, and by `python -m vlmrm_exp.evaluate`.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,11 +25,16 @@ EVAL_KEYS = (
     "eval/success_rate",
     "eval/success_low",
     "eval/success_high",
+    "eval/buckets",
     "eval/reward_mean",
     "eval/return_mean",
     "eval/episodes",
 )
 """What `judge` tells."""
+
+BUCKETS = (0, 25, 50, 75, 100)
+"""Percent of an episode's steps in the goal state; the paper's rater put each of 100
+episodes into one of these (Table 2), so here the nearest counts."""
 
 
 @dataclass
@@ -42,6 +47,8 @@ class Trial:
     """(T, N) float32: the environment's own."""
     success: np.ndarray | None
     """(N,) bool; None: the task has no predicate."""
+    goal_share: np.ndarray | None
+    """(N,) share of each episode's steps in the goal state; None: no predicate."""
     rows: list[np.ndarray]
     """States after each step of the first episodes: (T, S) float64, or frames
     (T, H, W, 3) uint8."""
@@ -68,7 +75,7 @@ def try_policy(
     Raises:
         FloatingPointError: a reward is not a finite number.
     """
-    rewards, env_rewards, successes, rows = [], [], [], []
+    rewards, env_rewards, successes, shares, rows = [], [], [], [], []
     waiting = None
     for rollout in play(
         envs, act, episodes, seed, keep_rows=scorer is not None or keep_rows > 0
@@ -80,6 +87,7 @@ def try_policy(
         env_rewards.append(rollout.env_reward)
         if rollout.goal is not None:
             successes.append(envs.episode_success(rollout.goal))
+            shares.append(rollout.goal.mean(axis=0))
         if rollout.rows is not None:
             kept = rollout.rows[:, : max(keep_rows - len(rows), 0)]
             # Copies, so that the rest of the rollout can be given up.
@@ -90,21 +98,29 @@ def try_policy(
         reward=np.concatenate(rewards, axis=1),
         env_reward=np.concatenate(env_rewards, axis=1),
         success=np.concatenate(successes) if successes else None,
+        goal_share=np.concatenate(shares) if shares else None,
         rows=rows,
     )
 
 
-def judge(trial: Trial) -> dict[str, float | None]:
-    """The eval/ metrics of a trial; success is None where there is no predicate."""
-    rate = low = high = None
+def judge(trial: Trial) -> dict[str, Any]:
+    """The eval/ metrics of a trial; success is None where there is no predicate.
+
+    eval/buckets lists the shares of episodes in each of `BUCKETS`.
+    """
+    rate = low = high = buckets = None
     episodes = trial.reward.shape[1]
+    if trial.goal_share is not None:
+        # Halfway between two buckets, the upper one: half of the steps is a success.
+        nearest = np.floor(trial.goal_share * 4 + 0.5).astype(int)
+        buckets = (np.bincount(nearest, minlength=len(BUCKETS)) / episodes).tolist()
     if trial.success is not None:
         successes = int(trial.success.sum())
         rate = successes / episodes
         low, high = wilson_interval(successes, episodes)
     reward_mean = float(trial.reward.mean(dtype=np.float64))
     return_mean = float(trial.env_reward.sum(0, dtype=np.float64).mean())
-    values = rate, low, high, reward_mean, return_mean, episodes
+    values = rate, low, high, buckets, reward_mean, return_mean, episodes
     return dict(zip(EVAL_KEYS, values, strict=True))
 
 

@@ -66,8 +66,8 @@ MakeRenderer = Callable[[], Draws]
 
 def make_scorer(
     config: Config, make_renderer: MakeRenderer, example: np.ndarray
-) -> Scorer | None:
-    """Build the scorer of a run; None when the environment's own reward is learned.
+) -> Scorer:
+    """Build what draws, embeds and scores a run's states.
 
     Args:
         config: prompts, model, alpha and where to compute.
@@ -78,8 +78,6 @@ def make_scorer(
     Raises:
         ConfigError: prompts that do not fit, weights that cannot be had, no GPU.
     """
-    if config.reward == "ground_truth":
-        return None
     if config.compute.scorer_workers == 0:
         scorer = LocalScorer(config, make_renderer)
         scorer.score(example)

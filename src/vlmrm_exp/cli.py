@@ -1,0 +1,207 @@
+"""What the programs' command lines share.
+
+Hydra composes a training run. The other verbs take a handful of key=value settings of
+their own; they share how those are read, and all share how a program ends.
+"""
+
+import os
+import re
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vlmrm_exp.config import Config, ConfigError, conf_dir, did_you_mean, to_config
+
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes; the second is the shell's after Ctrl-C
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+Settings = TypeVar("Settings")
+
+
+def parse(
+    schema: type[Settings],
+    arguments: Sequence[str],
+    positional: str | None = None,
+    text: Sequence[str] = (),
+) -> Settings:
+    """Turn key=value arguments into a dataclass.
+
+    A list is written `clip=[nano,tiny]`, `clip=nano,tiny` or, if it has one element,
+    `clip=nano`.
+
+    Args:
+        schema: a dataclass; a field without a default has to be given.
+        arguments: as typed.
+        positional: the list field that arguments without a key go to.
+        text: fields that are taken as they are typed, commas and all: sentences and
+            folders. Those that are lists are split only in brackets.
+
+    Raises:
+        ConfigError: one sentence says what is wrong.
+    """
+    kinds = typing.get_type_hints(schema)
+    names = [field.name for field in fields(schema)]  # pyright: ignore[reportArgumentType]
+    cfg = OmegaConf.structured(schema)
+    collected: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if positional and (not equals or (key not in names and _exists(argument))):
+            collected.append(argument)
+            continue
+        if not equals:
+            raise ConfigError(f"{argument} is no setting: write {names[0]}={argument}?")
+        if key not in names:
+            raise ConfigError(
+                f"There is no setting {key}: there are {', '.join(names)}."
+                f"{did_you_mean(key, names)}"
+            )
+        try:
+            cfg[key] = _value(value, _is_list(kinds[key]), key in text)
+            cfg[key]  # resolves it
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{argument} is not possible: {reason}.") from error
+    if positional and collected:
+        cfg[positional] = [*([] if OmegaConf.is_missing(cfg, positional)
+                             else cfg[positional]), *collected]  # fmt: skip
+    missing = [name for name in names if OmegaConf.is_missing(cfg, name)]
+    if missing:
+        raise ConfigError(f"{missing[0]} is not given: add {missing[0]}=...")
+    asked = OmegaConf.to_object(cfg)
+    assert isinstance(asked, schema)
+    return asked
+
+
+def composed(*overrides: str) -> Config:
+    """A checked training configuration, as `python -m vlmrm_exp OVERRIDES` has it.
+
+    Raises:
+        ConfigError: no such option, or an impossible value.
+    """
+    quoted = [quote_sentence(o) for o in overrides]
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return to_config(compose("config", [*quoted, "name=composed"]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_sentence(error)) from error
+
+
+def run_verb(verb: str, help_text: str, act: Callable[[list[str]], object]) -> None:
+    """Run a verb on the command line's arguments; bad input ends in one sentence.
+
+    Args:
+        verb: its name, for messages.
+        help_text: printed for --help.
+        act: does it.
+    """
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(help_text, end="")
+        return
+    # A job scheduler's polite request to stop is treated like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        act(arguments)
+    except (ConfigError, FloatingPointError) as error:
+        refuse(str(error), verb)
+    except KeyboardInterrupt:
+        print("\nInterrupted: nothing is saved of this.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def refuse(sentence: str, verb: str = "") -> NoReturn:
+    """End the program because of bad input."""
+    program = f"vlmrm_exp.{verb}" if verb else "vlmrm_exp"
+    print(f"{program}: {sentence}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
+def one_sentence(error: BaseException) -> str:
+    """What Hydra and OmegaConf say over several lines and causes, as one sentence."""
+    if error.__cause__ is not None and str(error).startswith("Error merging"):
+        value = str(error).removeprefix("Error merging override ").strip("'")
+        return f"{value} is not possible: {one_sentence(error.__cause__)}"
+    text = str(error)
+    if option := re.search(r"Could not find '(\w+)/(.*)'\n", text):
+        group, wanted = option.groups()
+        options = re.findall(r"^\t(\w+)$", text, re.MULTILINE)
+        return (
+            f"{group}={wanted} does not exist: choose one of "
+            f"{', '.join(o for o in options if not o.startswith('_'))}."
+            f"{did_you_mean(wanted, options)}"
+        )
+    if unknown := re.search(r"Could not override '(.+)'", text):
+        wanted = unknown.group(1)
+        return (
+            f"There is no setting {wanted}: see --help for those there are."
+            f"{did_you_mean(wanted, setting_names())}"
+        )
+    if text.startswith("Ambiguous value for argument"):
+        argument = text.splitlines()[0].split("'")[1]
+        return (
+            f"{argument} holds a comma: add -m to sweep over it, or put it in quotes."
+        )
+    lines = [line.strip() for line in text.splitlines()]
+    dropped = ("full_key:", "object_type=", "reference_type=", "See https", "")
+    return " ".join(x for x in lines if x and not x.startswith(dropped[:-1]))
+
+
+def setting_names() -> list[str]:
+    """Every key of the schema, dotted."""
+    names: list[str] = ["experiment"]
+    for field in fields(Config):
+        inner = field.default_factory
+        if isinstance(inner, type) and is_dataclass(inner):
+            names += [field.name, *(f"{field.name}.{f.name}" for f in fields(inner))]
+        else:
+            names.append(field.name)
+    return names
+
+
+def quote_sentence(argument: str) -> str:
+    """Let prompt=... and baseline=... be typed as a plain sentence.
+
+    Hydra would take its commas for a sweep. What is quoted or a list already stays.
+    """
+    key, equals, value = argument.partition("=")
+    inner = value.strip()
+    brackets = inner[:1] + inner[-1:]
+    if key.lstrip("+") not in ("prompt", "baseline") or not inner or not equals:
+        return argument
+    if brackets in ("[]", "''", '""') and len(inner) > 1:
+        return argument
+    # In Hydra's quotes a backslash means something only before a quote or at the end.
+    value = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    value = re.sub(r"(\\+)$", r"\1\1", value).replace("${", "\\${")
+    return f"{key}='{value}'"
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))
+
+
+def _is_list(kind: Any) -> bool:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return any(_is_list(part) for part in typing.get_args(kind))
+    return typing.get_origin(kind) is list
+
+
+def _value(value: str, is_list: bool, is_text: bool) -> Any:
+    bracketed = value.startswith("[") and value.endswith("]")
+    if is_list and bracketed:
+        return yaml.safe_load(value)
+    if is_list:
+        return [value] if is_text else [yaml.safe_load(v) for v in value.split(",")]
+    return value if is_text else yaml.safe_load(value)
