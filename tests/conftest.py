@@ -19,7 +19,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from vlmrm_exp import __main__ as program
+from vlmrm_exp.cli import quote_sentence
 from vlmrm_exp.config import Config, conf_dir, to_config
 
 # A shell's background job ignores Ctrl-C, and so would the programs that tests start.
@@ -32,7 +32,7 @@ def compose() -> Iterator[Callable[..., Config]]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
 
         def composed(*overrides: str) -> Config:
-            quoted = [program.quote_sentence(o) for o in overrides]
+            quoted = [quote_sentence(o) for o in overrides]
             cfg = hydra_compose("config", [*quoted, "name=test"])
             return to_config(cfg)
 

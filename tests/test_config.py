@@ -9,7 +9,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from vlmrm_exp.__main__ import one_sentence, quote_sentence
+from vlmrm_exp.cli import one_sentence, quote_sentence
 from vlmrm_exp.config import Config, ConfigError, conf_dir
 
 CONF = Path(conf_dir())

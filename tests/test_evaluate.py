@@ -100,6 +100,28 @@ def test_evaluate_plays_exactly_the_episodes_asked_for(
     assert one["eval/return_standard_error"] is None
 
 
+def test_random_actions_stand_beside_a_policy(tmp_path: Path, cartpole) -> None:
+    """They need no checkpoint, repeat, and leave the policy's own file alone."""
+    folder = make_run(tmp_path / "run", cartpole, BALANCING)
+    evaluate(parse([f"run={folder}", "episodes=4", "video=false"]))
+    (folder / "checkpoints" / "best.pt").unlink()
+    asked = parse([f"run={folder}", "episodes=4", "checkpoint=random", "video=false"])
+    returns = [evaluate(asked)["per_episode"]["return"] for _ in range(2)]
+    assert returns[0] == returns[1]
+    saved = json.loads((folder / "evaluation.json").read_text())
+    assert min(saved["per_episode"]["return"]) > max(returns[0])
+    assert (folder / "evaluation-random.json").is_file()
+
+
+def test_evaluate_tells_when_the_weights_are_others(
+    tmp_path: Path, cartpole, capsys
+) -> None:
+    folder = make_run(tmp_path / "run", cartpole, BALANCING)
+    (folder / "versions.json").write_text('{"encoder": {"weights_sha256": "abcdefgh"}}')
+    evaluate(parse([f"run={folder}", "episodes=1", "video=false"]))
+    assert "abcdefgh then" in capsys.readouterr().out
+
+
 def test_evaluate_starts_elsewhere_than_training(tmp_path: Path, cartpole) -> None:
     folder = make_run(tmp_path / "run", cartpole, BALANCING)
     result = evaluate(parse([f"run={folder}", "episodes=1", "video=false"]))
@@ -145,7 +167,7 @@ def test_evaluate_scores_with_the_embedded_model(tmp_path: Path, compose) -> Non
         (["run=a", "episodes=[1"], "episodes=[1 is not possible"),
         (["run=a", "episodes=0"], "at least 1"),
         (["run=a", "seed=-1"], "from 0 up"),
-        (["run=a", "checkpoint=newest"], "must be one of best, last"),
+        (["run=a", "checkpoint=newest"], "must be one of best, last, random"),
         (["run=a", "compute=tpu"], "must be one of auto, cpu, gpu"),
     ],
 )

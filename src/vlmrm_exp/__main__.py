@@ -6,7 +6,6 @@ that a run opens is closed here.
 
 import contextlib
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -15,12 +14,10 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from vlmrm_exp.cli import INTERRUPTED, one_sentence, quote_sentence, refuse
+from vlmrm_exp.cli import INTERRUPTED, refuse, run_hydra
 from vlmrm_exp.config import Config, ConfigError, conf_dir, to_config
 
 logger = logging.getLogger("vlmrm_exp")
@@ -106,27 +103,7 @@ def interrupts_at_the_end() -> Iterator[None]:
 
 def main() -> None:
     """Run `train`, and end bad input in one sentence instead of a traceback."""
-    # Hydra then raises its errors here instead of printing them over many lines.
-    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # A job scheduler's polite request to stop is treated like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.argv = [quote_sentence(argument) for argument in sys.argv]
-    try:
-        train()
-    except FloatingPointError as error:  # a reward or a loss; what was written stays
-        sys.exit(f"vlmrm_exp: {error}")
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
-            raise
-        refuse(one_sentence(error))
-    except OSError as error:
-        if wants_traceback or error.filename is None:
-            raise
-        refuse(f"{error.filename} cannot be used: {error.strerror}.")
-    except KeyboardInterrupt:
-        print("Interrupted before training began: nothing was learned.", flush=True)
-        sys.exit(INTERRUPTED)
+    run_hydra(train, "Interrupted before training began: nothing was learned.")
 
 
 if __name__ == "__main__":

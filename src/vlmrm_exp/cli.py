@@ -44,9 +44,9 @@ def parse(
     Args:
         schema: a dataclass; a field without a default has to be given.
         arguments: as typed.
-        positional: the list field that arguments without a key go to.
-        text: fields that are taken as they are typed, commas and all: sentences and
-            folders. Those that are lists are split only in brackets.
+        positional: the list field that arguments without a key go to; it is text.
+        text: fields that are taken as they are typed, commas, `${` and `null` too:
+            sentences and folders. Those that are lists are split only in brackets.
 
     Raises:
         ConfigError: one sentence says what is wrong.
@@ -54,6 +54,7 @@ def parse(
     kinds = typing.get_type_hints(schema)
     names = [field.name for field in fields(schema)]  # pyright: ignore[reportArgumentType]
     cfg = OmegaConf.structured(schema)
+    typed: dict[str, Any] = {}  # OmegaConf would read a meaning into some texts
     collected: list[str] = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -67,20 +68,32 @@ def parse(
                 f"There is no setting {key}: there are {', '.join(names)}."
                 f"{did_you_mean(key, names)}"
             )
+        is_list = _is_list(kinds[key])
+        if key in text or key == positional:
+            typed[key] = _texts(key, value) if is_list else value
+            continue
+        if not value:
+            raise ConfigError(f"{key} is empty: give a value, as {key}=...")
         try:
-            cfg[key] = _value(value, _is_list(kinds[key]), key in text)
+            cfg[key] = _value(value, is_list)
             cfg[key]  # resolves it
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{argument} is not possible: {reason}.") from error
     if positional and collected:
-        cfg[positional] = [*([] if OmegaConf.is_missing(cfg, positional)
-                             else cfg[positional]), *collected]  # fmt: skip
-    missing = [name for name in names if OmegaConf.is_missing(cfg, name)]
+        typed[positional] = [*typed.get(positional, []), *collected]
+    missing = [n for n in names if n not in typed and OmegaConf.is_missing(cfg, n)]
     if missing:
         raise ConfigError(f"{missing[0]} is not given: add {missing[0]}=...")
-    asked = OmegaConf.to_object(cfg)
+    for key in typed:
+        cfg[key] = [] if _is_list(kinds[key]) else ""
+    try:
+        asked = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_sentence(error)) from error
     assert isinstance(asked, schema)
+    for key, value in typed.items():
+        setattr(asked, key, value)
     return asked
 
 
@@ -116,6 +129,10 @@ def run_verb(verb: str, help_text: str, act: Callable[[list[str]], object]) -> N
         act(arguments)
     except (ConfigError, FloatingPointError) as error:
         refuse(str(error), verb)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        refuse(f"{error.filename} cannot be used: {error.strerror}.", verb)
     except KeyboardInterrupt:
         print("\nInterrupted: nothing is saved of this.", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -188,6 +205,37 @@ def quote_sentence(argument: str) -> str:
     return f"{key}='{value}'"
 
 
+def run_hydra(app: Callable[[], object], interrupted: str, verb: str = "") -> None:
+    """Run a Hydra application; bad input ends in one sentence, without a traceback.
+
+    Args:
+        app: decorated with `hydra.main`; reads the command line.
+        interrupted: what to say after Ctrl-C.
+        verb: its name, for messages.
+    """
+    # Hydra then raises its errors here instead of printing them over many lines.
+    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # A job scheduler's polite request to stop is treated like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.argv = [quote_sentence(argument) for argument in sys.argv]
+    try:
+        app()
+    except FloatingPointError as error:  # a reward or a loss; what was written stays
+        sys.exit(f"vlmrm_exp: {error}")
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        refuse(one_sentence(error), verb)
+    except OSError as error:
+        if wants_traceback or error.filename is None:
+            raise
+        refuse(f"{error.filename} cannot be used: {error.strerror}.", verb)
+    except KeyboardInterrupt:
+        print(interrupted, flush=True)
+        sys.exit(INTERRUPTED)
+
+
 def _exists(path: str) -> bool:
     return os.path.exists(os.path.expanduser(path))
 
@@ -198,10 +246,23 @@ def _is_list(kind: Any) -> bool:
     return typing.get_origin(kind) is list
 
 
-def _value(value: str, is_list: bool, is_text: bool) -> Any:
-    bracketed = value.startswith("[") and value.endswith("]")
-    if is_list and bracketed:
+def _value(value: str, is_list: bool) -> Any:
+    if not is_list or value == "null" or (value[0] == "[" and value[-1] == "]"):
         return yaml.safe_load(value)
-    if is_list:
-        return [value] if is_text else [yaml.safe_load(v) for v in value.split(",")]
-    return value if is_text else yaml.safe_load(value)
+    return [yaml.safe_load(part) for part in value.split(",")]
+
+
+def _texts(key: str, value: str) -> list[str]:
+    """The elements of a list in brackets, or the one text that it is."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return [value]
+    try:
+        texts = yaml.load(value, yaml.BaseLoader)  # every scalar is a string to it
+    except yaml.YAMLError:
+        texts = None
+    if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+        return texts
+    raise ConfigError(
+        f"{key}={value} is no list that can be read: put each element in double "
+        f'quotes, as \'{key}=["one", "two"]\'.'
+    )

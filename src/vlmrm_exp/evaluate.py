@@ -7,6 +7,7 @@ evaluation.json and videos/evaluation.mp4 into the run's folder.
 
 import contextlib
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from vlmrm_exp.config import Config, ConfigError, to_config
 if TYPE_CHECKING:
     from vlmrm_exp.rl.trial import Trial
 
-CHECKPOINTS = ("best", "last")
+CHECKPOINTS = ("best", "last", "random")
 COMPUTE = ("auto", "cpu", "gpu")
 SEED_OFFSET = 1_000_000
 """Added to the run's seed where none is given: start states not seen before."""
@@ -39,13 +40,15 @@ Plays episodes with the policy of a finished run, without exploration, and score
 
 Settings:
   run=FOLDER        of the run, with config.yaml and checkpoints/
-  checkpoint=best   best (highest reward in training) or last
+  checkpoint=best   best (highest reward in training), last, or random: actions drawn
+                    uniformly, to compare with
   episodes=100
   seed=null         of the start states; null: the run's seed + {SEED_OFFSET:,}
   video=true        write videos/evaluation.mp4
   compute=auto      auto, cpu or gpu, whatever the run was trained on
 
-Writes evaluation.json and videos/evaluation.mp4 into the run's folder.
+Writes evaluation.json and videos/evaluation.mp4 into the run's folder; with another
+checkpoint than best, evaluation-last.json and so on.
 """
 
 
@@ -123,7 +126,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     compute = dataclasses.replace(config.compute, device=asked.compute)
     config = dataclasses.replace(config, compute=compute)
     checkpoint = folder / "checkpoints" / f"{asked.checkpoint}.pt"
-    if not checkpoint.is_file():
+    if asked.checkpoint != "random" and not checkpoint.is_file():
         raise ConfigError(
             f"There is no {checkpoint}: the run ended before its first evaluation, or "
             "this is not its folder."
@@ -143,11 +146,12 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
 
     device = choose_device(asked.compute)
     torch.set_num_threads(config.compute.torch_threads)
-    policy = load_policy(checkpoint, device)
+    policy = None if asked.checkpoint == "random" else load_policy(checkpoint, device)
     with contextlib.ExitStack() as opened:
         envs = make_envs(config.task, min(config.algo.num_envs, asked.episodes))
         opened.callback(envs.close)
         envs.reset(seed)
+        envs.action_space.seed(seed)
         scorer = make_labeller(config, envs)
         if scorer is not None:
             opened.callback(scorer.close)
@@ -160,6 +164,8 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
             nonlocal env_steps
             env_steps += len(observation)
             progress.update(env_steps, {"episodes": env_steps // envs.episode_length})
+            if policy is None:
+                return np.stack([envs.action_space.sample() for _ in observation])
             return policy.act(observation)
 
         started = time.perf_counter()
@@ -174,6 +180,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         )
         wall_s = time.perf_counter() - started
         facts = {"device": str(device), **(scorer.facts() if scorer else {})}
+    _tell_of_other_weights(folder, facts)
     result = {
         "task": config.task.name,
         "prompt": config.prompts,
@@ -182,7 +189,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         "clip": config.clip.name,
         "reward": config.reward,
         "checkpoint": asked.checkpoint,
-        "policy_env_steps": policy.env_steps,
+        "policy_env_steps": policy.env_steps if policy else 0,
         "seed": seed,
         "num_envs": envs.num_envs,
         "episode_length": envs.episode_length,
@@ -192,15 +199,34 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         "wall_s": wall_s,
         "versions": versions(facts),
     }
-    write_json(folder / "evaluation.json", result)
+    name = "evaluation"
+    if asked.checkpoint != "best":
+        name += f"-{asked.checkpoint}"
+    write_json(folder / f"{name}.json", result)
     print(table(result))
-    print(f"  saved    {folder / 'evaluation.json'}")
+    print(f"  saved    {folder / name}.json")
     if asked.video:
-        video = folder / "videos" / "evaluation.mp4"
+        video = folder / "videos" / f"{name}.mp4"
         title = " / ".join(config.prompts)
         write_video(video, config.task, config.clip, trial, title)
         print(f"  video    {video}")
     return result
+
+
+def _tell_of_other_weights(folder: Path, facts: dict[str, Any]) -> None:
+    """Rewards of other weights than the run's are not comparable with its own."""
+    path = folder / "versions.json"
+    if not path.is_file():
+        return
+    before, now = (
+        x.get("encoder", {}).get("weights_sha256")
+        for x in (json.loads(path.read_text()), facts)
+    )
+    if before != now:
+        print(
+            "The model's weights are not those that the run was trained with "
+            f"(SHA-256 {str(before)[:8]} then, {str(now)[:8]} now): rewards differ."
+        )
 
 
 def per_episode(trial: "Trial") -> dict[str, list[Any] | None]:

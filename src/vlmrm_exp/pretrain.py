@@ -26,6 +26,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from torch.nn import functional
 
+from vlmrm_exp import cli
 from vlmrm_exp.captions import BASELINES, HELD_OUT
 from vlmrm_exp.config import ClipConfig, conf_dir
 from vlmrm_exp.envs.poses import GOAL_POSES, is_pose
@@ -373,7 +374,7 @@ ConfigStore.instance().store(name="pretrain_schema", node=PretrainConfig)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="pretrain")
-def main(cfg: DictConfig) -> None:
+def pretrain(cfg: DictConfig) -> None:
     """Draw the worlds, train, and report on what was held out."""
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, PretrainConfig)
@@ -400,6 +401,11 @@ def main(cfg: DictConfig) -> None:
     write_json(folder / "report.json", rows)
     print_report(rows)
     logger.info("%s after %.0f min", folder, (time.monotonic() - started) / 60)
+
+
+def main() -> None:
+    """Run `pretrain`; bad input ends in one sentence."""
+    cli.run_hydra(pretrain, "Interrupted: there is no model.", "pretrain")
 
 
 if __name__ == "__main__":
