@@ -254,5 +254,5 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path, cartpole) -> None
         rest = process.stderr.read()
     assert process.returncode == 130
     assert "env steps" in line
-    assert rest.strip() == "Interrupted: nothing is saved of this evaluation."
+    assert rest.strip() == "Interrupted: nothing is saved of this."
     assert not (folder / "evaluation.json").exists()

@@ -76,7 +76,8 @@ def parse(
             raise ConfigError(f"{key} is empty: give a value, as {key}=...")
         try:
             cfg[key] = _value(value, is_list)
-            cfg[key]  # resolves it
+            if OmegaConf.is_config(cfg[key]):  # which also resolved a single value
+                OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True)
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{argument} is not possible: {reason}.") from error
@@ -87,10 +88,7 @@ def parse(
         raise ConfigError(f"{missing[0]} is not given: add {missing[0]}=...")
     for key in typed:
         cfg[key] = [] if _is_list(kinds[key]) else ""
-    try:
-        asked = OmegaConf.to_object(cfg)
-    except OmegaConfBaseException as error:
-        raise ConfigError(one_sentence(error)) from error
+    asked = OmegaConf.to_object(cfg)
     assert isinstance(asked, schema)
     for key, value in typed.items():
         setattr(asked, key, value)
@@ -107,8 +105,13 @@ def composed(*overrides: str) -> Config:
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return to_config(compose("config", [*quoted, "name=composed"]))
+    except ConfigError:
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
+    except ValueError as error:  # Hydra's, of clip=null
+        typed = " ".join(overrides)
+        raise ConfigError(f"{typed} is not possible: {error}.") from error
 
 
 def run_verb(verb: str, help_text: str, act: Callable[[list[str]], object]) -> None:
