@@ -59,7 +59,7 @@ HAND_ACROSS = 0.04
 the other side. Hands that touch each other in the middle are not across."""
 CROSSED_LOW, CROSSED_HIGH = -0.36, 0.06
 """Height of crossed hands above the chest's centre: from the waist to the shoulders."""
-CROSSED_NEAR, CROSSED_FAR = 0.10, 0.45
+CROSSED_FAR = 0.45
 """Crossed hands ahead of the chest's centre. Shoulders turn inwards so little that both
 hands are across at 0.35 at the nearest; at 0.53 the arms are stretched, held out and
 not crossed."""
@@ -128,7 +128,7 @@ class Bodies:
 def kneeling(b: Bodies) -> np.ndarray:
     """On both knees, thighs and trunk up, not falling over, hands off the floor."""
     knees_down = (b.knees_low <= ON_FLOOR).all(axis=1)
-    thighs_up = _upright(b.knees - b.hips, KNEELING_THIGH, down=True).all(axis=1)
+    thighs_up = _upright(b.hips - b.knees, KNEELING_THIGH).all(axis=1)
     # Knees and feet carry, whether the toes are down or not.
     offset = _offset(b.mass_center, b.knees.mean(axis=1), b.feet.mean(axis=1))
     return (
@@ -195,7 +195,6 @@ def arms_crossed(b: Bodies) -> np.ndarray:
     ahead, outwards, up = np.moveaxis(b.hands_at_chest, -1, 0)
     crossed = (
         (outwards <= -HAND_ACROSS)
-        & (ahead >= CROSSED_NEAR)
         & (ahead <= CROSSED_FAR)
         & (up >= CROSSED_LOW)
         & (up <= CROSSED_HIGH)
@@ -320,10 +319,9 @@ def _trunk_up(b: Bodies, degrees: float) -> np.ndarray:
     return _upright(b.head - b.pelvis, degrees)
 
 
-def _upright(vectors: np.ndarray, degrees: float, down: bool = False) -> np.ndarray:
-    """Whether vectors (..., 3) are within degrees of straight up (or down)."""
-    height = -vectors[..., 2] if down else vectors[..., 2]
-    return height >= np.cos(np.deg2rad(degrees)) * _length(vectors)
+def _upright(vectors: np.ndarray, degrees: float) -> np.ndarray:
+    """Whether vectors (..., 3) are within degrees of straight up."""
+    return vectors[..., 2] >= np.cos(np.deg2rad(degrees)) * _length(vectors)
 
 
 def _feet_offset(b: Bodies) -> np.ndarray:

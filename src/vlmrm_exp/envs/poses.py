@@ -42,6 +42,21 @@ class Arms:
     angles: Angles = field(default_factory=dict)
 
 
+_LOTUS: Angles = {
+    "hip_x": -10,
+    "hip_z": -47,
+    "hip_y": -50,
+    "knee": -158,
+    "abdomen_y": -8,
+}
+_SPLITS: Angles = {
+    "hip_x": -25,
+    "hip_z": -60,
+    "hip_y": -66,
+    "knee": -4,
+    "abdomen_y": -12,
+}
+
 LEGS = (
     Legs("standing"),
     Legs("standing", {"knee": -10, "hip_y": -5}),
@@ -60,10 +75,12 @@ LEGS = (
     Legs("sitting_on_heels", {"knee": -150, "hip_y": -60}),
     Legs("one_knee", {"right_knee": -95, "left_hip_y": -90, "left_knee": -92}),
     Legs("one_knee", {"left_knee": -95, "right_hip_y": -90, "right_knee": -92}),
-    Legs("lotus", {"knee": -140, "hip_y": -95, "hip_z": -60, "hip_x": -25}),
-    Legs("lotus", {"knee": -150, "hip_y": -85, "hip_z": -55, "hip_x": -25}),
-    Legs("splits", {"knee": -2, "hip_y": -85, "hip_z": -60, "hip_x": -25}),
+    Legs("lotus", _LOTUS, pitch=-5),
+    Legs("lotus", _LOTUS | {"hip_z": -60, "hip_y": -64, "abdomen_y": 0}),
+    Legs("wide_squat", {"knee": -140, "hip_y": -95, "hip_z": -60, "hip_x": -25}),
+    Legs("splits", _SPLITS, pitch=-8),
     Legs("splits", {"knee": -2, "hip_y": -75, "hip_z": -60, "hip_x": -25}, pitch=10),
+    Legs("straddle", _SPLITS | {"hip_z": -40, "knee": -25}, pitch=-8),
     Legs("sitting", {"hip_y": -90}),
     Legs("sitting", {"hip_y": -100, "abdomen_y": -10}, pitch=-10),
     Legs("sitting_knees_up", {"hip_y": -110, "knee": -110}, pitch=-10),
@@ -87,6 +104,8 @@ LEGS = (
     Legs("falling_side", {"knee": -20}, roll=-42),
 )
 
+_CROSSED: Angles = {"shoulder1": 60, "shoulder2": 0}
+
 ARMS = (
     Arms("resting"),
     Arms("resting", {"shoulder2": -20, "elbow": -20}),
@@ -100,12 +119,14 @@ ARMS = (
     Arms("out", {"shoulder1": -30, "shoulder2": -30, "elbow": -60}),
     Arms("bent_up", {"shoulder1": -60, "shoulder2": -60, "elbow": 0}),
     Arms("bent_up", {"shoulder1": -85, "shoulder2": -60, "elbow": 0}),
-    Arms("behind_head", {"shoulder1": -85, "shoulder2": 60, "elbow": 0}),
-    Arms("behind_head", {"shoulder1": -85, "shoulder2": 30, "elbow": 0}),
     Arms("hips", {"shoulder1": 60, "shoulder2": -85, "elbow": 0}),
     Arms("hips", {"shoulder1": 50, "shoulder2": -85, "elbow": -10}),
-    Arms("crossed", {"shoulder1": 60, "shoulder2": -30, "elbow": 0}),
-    Arms("crossed", {"shoulder1": 60, "shoulder2": 0, "elbow": 0}),
+    Arms("crossed", _CROSSED | {"right_elbow": -20, "left_elbow": -50}),
+    Arms("crossed", _CROSSED | {"right_elbow": -50, "left_elbow": -20}),
+    Arms("together", {"shoulder1": 60, "shoulder2": -30, "elbow": 0}),
+    Arms("together", {"shoulder1": 50, "shoulder2": -20, "elbow": 0}),
+    Arms("face", {"shoulder1": -85, "shoulder2": 60, "elbow": 0}),
+    Arms("face", {"shoulder1": -85, "shoulder2": 30, "elbow": 0}),
     Arms("face", {"shoulder1": 30, "shoulder2": 30, "elbow": 0}),
     Arms("face", {"shoulder1": 60, "shoulder2": 30, "elbow": 0}),
     Arms(
@@ -119,20 +140,6 @@ ARMS = (
 
 LEG_NAMES = tuple(dict.fromkeys(legs.name for legs in LEGS))
 ARM_NAMES = tuple(dict.fromkeys(arms.name for arms in ARMS))
-
-# A humanoid task's goal: the pose of the trunk and legs, and of the arms if it matters.
-GOAL_POSES: dict[str, tuple[str, str | None]] = {
-    "kneeling": ("kneeling", None),
-    "lotus": ("lotus", None),
-    "standing_up": ("standing", None),
-    "arms_raised": ("standing", "raised"),
-    "splits": ("splits", None),
-    "hands_on_hips": ("standing", "hips"),
-    "arms_crossed": ("standing", "crossed"),
-    "one_leg": ("one_leg", None),
-}
-# Squared distances (in the units below) within which a state is that pose.
-LEGS_LIMIT, ARMS_LIMIT = 6.0, 2.5
 
 # What a state looks like, whichever way the body faces on the floor. A unit of each
 # feature is a difference that a person would remark on: 0.2 m, a third of a right
@@ -165,7 +172,7 @@ class PoseLibrary:
     def row(self, legs: Legs, arms: Arms) -> np.ndarray:
         """The state row (47,) of a pose at rest on the floor, facing forward."""
         return self.place(
-            self.angles(legs) + self.angles(arms), _quaternion(0, legs.pitch, legs.roll)
+            self.angles(legs) + self.angles(arms), quaternion(0, legs.pitch, legs.roll)
         )
 
     def place(self, angles: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
@@ -195,7 +202,7 @@ class PoseLibrary:
         """
         kind = rng.random()
         if kind < 0.25:
-            return self._fall(rng)
+            return self.fall(rng)
         # Every episode starts standing, and half of the tasks are about the arms.
         legs = LEGS[0 if rng.random() < 0.25 else rng.integers(len(LEGS))]
         arms = ARMS[rng.integers(len(ARMS))]
@@ -209,7 +216,7 @@ class PoseLibrary:
         angles += rng.normal(0, rng.choice([0.03, 0.1, 0.2, 0.35]), len(angles))
         yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
         tilt = rng.normal(0, 6, 2)
-        row = self.place(angles, _quaternion(yaw, pitch + tilt[0], roll + tilt[1]))
+        row = self.place(angles, quaternion(yaw, pitch + tilt[0], roll + tilt[1]))
         row[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
         row[2] += rng.uniform(0, 0.06)
         if rng.random() < 0.5:
@@ -217,9 +224,9 @@ class PoseLibrary:
             row = self.settle(row, torque, int(rng.integers(1, 40)))
         return row
 
-    def _fall(self, rng: np.random.Generator) -> np.ndarray:
+    def fall(self, rng: np.random.Generator) -> np.ndarray:
         """What random torques, changed a few times, make of a standing body."""
-        row = self.place(self.angles(LEGS[0]), _quaternion(0, 0, 0))
+        row = self.place(self.angles(LEGS[0]), quaternion(0, 0, 0))
         row[:NUM_QPOS] += rng.uniform(-0.01, 0.01, NUM_QPOS)
         for _ in range(rng.integers(1, 5)):
             torque = rng.uniform(-0.4, 0.4, NUM_QPOS - 7) * rng.random()
@@ -299,32 +306,6 @@ _LEG_JOINTS = tuple(
 )
 
 
-def is_pose(
-    task: str, leg_distances: np.ndarray, arm_distances: np.ndarray
-) -> np.ndarray:
-    """Whether states are a task's pose: nearest to it, and near enough; (B,) bool.
-
-    Args:
-        task: a key of GOAL_POSES.
-        leg_distances: (B, L) of PoseLibrary.leg_distances.
-        arm_distances: (B, A) of PoseLibrary.arm_distances.
-    """
-    legs, arms = GOAL_POSES[task]
-    of = LEG_NAMES.index(legs)
-    # Standing with the legs apart or the knees bent is standing too.
-    same = [LEG_NAMES.index(n) for n in _ALIKE.get(legs, (legs,))]
-    goal = np.isin(leg_distances.argmin(axis=1), same)
-    goal &= leg_distances[:, of] < LEGS_LIMIT
-    if arms is not None:
-        a = ARM_NAMES.index(arms)
-        goal &= arm_distances.argmin(axis=1) == a
-        goal &= arm_distances[:, a] < ARMS_LIMIT
-    return goal
-
-
-_ALIKE = {"standing": ("standing", "legs_apart", "stepping", "half_squat")}
-
-
 def _nearest(
     features: np.ndarray,
     prototypes: np.ndarray,
@@ -338,7 +319,7 @@ def _nearest(
     return np.stack(columns, axis=1)
 
 
-def _quaternion(yaw: float, pitch: float, roll: float) -> np.ndarray:
+def quaternion(yaw: float, pitch: float, roll: float) -> np.ndarray:
     """Turn by roll, then pitch, then yaw, in degrees: (4,)."""
     quaternion = np.empty(4)
     mujoco.mju_euler2Quat(quaternion, np.deg2rad([yaw, pitch, roll]), "zyx")

@@ -1,0 +1,244 @@
+"""Goal predicates against states built by hand, and what must not change a verdict."""
+
+import mujoco
+import numpy as np
+import pytest
+
+from goal_states import AGAINST, FOR, State
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.envs import goals as goals_module
+from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
+from vlmrm_exp.envs.humanoid import NUM_QPOS, STATE_ROW
+from vlmrm_exp.envs.poses import Legs, PoseLibrary, quaternion
+
+EXCLUSIVE = ("kneeling", "lotus", "standing_up", "splits")
+ON_FEET = ("arms_raised", "hands_on_hips", "arms_crossed", "one_leg")
+# One task's states are other tasks' too: all of them together.
+STATES = {
+    f"{task}: {state.caption}": state
+    for states in (FOR, AGAINST)
+    for task in GOALS
+    for state in states[task]
+}
+
+
+def cases(states: dict[str, tuple[State, ...]]) -> list:
+    return [
+        pytest.param(task, state, id=f"{task}: {state.caption}")
+        for task in GOALS
+        for state in states[task]
+    ]
+
+
+@pytest.fixture(scope="module")
+def library() -> PoseLibrary:
+    return PoseLibrary()
+
+
+@pytest.fixture(scope="module")
+def goals() -> dict[str, HumanoidGoal]:
+    return {name: HumanoidGoal(name) for name in GOALS}
+
+
+@pytest.fixture(scope="module")
+def rows(library) -> np.ndarray:
+    return np.stack([state.row(library) for state in STATES.values()])
+
+
+@pytest.fixture(scope="module")
+def verdicts(goals, rows) -> dict[str, np.ndarray]:
+    return {name: goal(rows) for name, goal in goals.items()}
+
+
+def only_differences(a: np.ndarray, b: np.ndarray) -> list[str]:
+    return [name for name, differs in zip(STATES, a != b, strict=True) if differs]
+
+
+@pytest.mark.parametrize(("task", "state"), cases(FOR))
+def test_goal_holds(goals, library, task, state):
+    assert goals[task](state.row(library)[None]) == [True]
+
+
+@pytest.mark.parametrize(("task", "state"), cases(AGAINST))
+def test_goal_does_not_hold(goals, library, task, state):
+    assert goals[task](state.row(library)[None]) == [False]
+
+
+HIGH, LOW = 1e9, -1e9
+# Each limit, and a value with which it rejects nothing.
+LIMITS = {
+    "ON_FLOOR": HIGH,
+    "OFF_FLOOR": LOW,
+    "FOLDED_KNEE": HIGH,
+    "SEAT_ON_FEET": HIGH,
+    "SEAT_ON_FLOOR": HIGH,
+    "STRETCHED_LEG": HIGH,
+    "STANDING_PELVIS": LOW,
+    "FALLING": HIGH,
+    "BALANCED": HIGH,
+    "HAND_AT_HIP": HIGH,
+    "ELBOW_OUT": LOW,
+    "HAND_ACROSS": LOW,
+    "CROSSED_LOW": LOW,
+    "CROSSED_HIGH": HIGH,
+    "CROSSED_FAR": HIGH,
+    "KNEE_OUT": LOW,
+    "FOOT_IN": HIGH,
+    "STANDING_LEAN": 180,
+    "LOW_LEAN": 180,
+    "KNEELING_THIGH": 180,
+    "STRAIGHT_KNEE": HIGH,
+    "SPLIT_LEG": -90,
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_every_limit_has_a_near_miss_of_its_own(library, goals, monkeypatch, limit):
+    monkeypatch.setattr(goals_module, limit, LIMITS[limit])
+    met = [
+        goals[task](np.stack([state.row(library) for state in states])).any()
+        for task, states in AGAINST.items()
+    ]
+    assert any(met)
+
+
+def test_no_limit_is_left_out():
+    numbers = {
+        name
+        for name, value in vars(goals_module).items()
+        if name.isupper() and isinstance(value, float)
+    }
+    assert numbers == set(LIMITS)
+
+
+def test_every_task_has_states_for_and_against():
+    for states in (FOR, AGAINST):
+        assert set(states) == set(GOALS)
+        assert all(len(of_task) >= 6 for of_task in states.values())
+
+
+@pytest.mark.parametrize("state", [pytest.param(s, id=n) for n, s in STATES.items()])
+def test_state_is_one_that_the_body_can_take(library, state):
+    model = library.model
+    angles = library.angles(Legs("", state.pose))
+    low, high = model.jnt_range[1:].T
+    assert (angles >= low - 1e-9).all()
+    assert (angles <= high + 1e-9).all()
+    data = mujoco.MjData(model)
+    data.qpos[:] = state.row(library)[:NUM_QPOS]
+    mujoco.mj_forward(model, data)
+    floor = [c.dist for c in data.contact if c.geom1 == 0]
+    assert bool(floor) == (state.lift == 0), "it touches the floor unless it is lifted"
+    # Soft contacts let a limb sink a little into the body; no arm goes through another.
+    deepest = min((c.dist for c in data.contact if c.geom1 != 0), default=0)
+    assert deepest > -0.025
+
+
+@pytest.mark.parametrize("task", GOALS)
+def test_where_the_body_stands_and_faces_does_not_matter(goals, rows, verdicts, task):
+    for yaw, x, y in ((90, 3, -2), (180, 0, 0), (-37, -8, 5)):
+        moved = rows.copy()
+        turn, turned = quaternion(yaw, 0, 0), np.empty(4)
+        rotation = np.empty(9)
+        mujoco.mju_quat2Mat(rotation, turn)
+        for row in moved:
+            mujoco.mju_mulQuat(turned, turn, row[3:7])
+            row[3:7] = turned
+            row[:3] = rotation.reshape(3, 3) @ row[:3] + (x, y, 0)
+        assert only_differences(goals[task](moved), verdicts[task]) == []
+
+
+@pytest.mark.parametrize("task", GOALS)
+def test_speed_does_not_matter(goals, rows, verdicts, task):
+    moving = rows.copy()
+    moving[:, NUM_QPOS:] = 1.5
+    assert only_differences(goals[task](moving), verdicts[task]) == []
+
+
+def mirrored(library: PoseLibrary, row: np.ndarray) -> np.ndarray:
+    """The state as in a mirror: left and right, of body and world, change places."""
+    out = row.copy()
+    out[1] *= -1
+    out[[4, 6]] *= -1  # turns about x and z change direction
+    model = library.model
+    for j in range(1, model.njnt):
+        name = model.joint(j).name
+        side = {"right": "left", "left": "right"}
+        other = "_".join(side.get(word, word) for word in name.split("_"))
+        # The axes of hips, knees and elbows are mirrored themselves.
+        sign = -1 if "shoulder" in name or name in ("abdomen_x", "abdomen_z") else 1
+        out[model.joint(other).qposadr[0]] = sign * row[model.jnt_qposadr[j]]
+    return out
+
+
+def test_mirror_swaps_the_hands(library, goals, rows):
+    """The mirror itself, on points that no predicate's formula is used for."""
+    bodies = goals["kneeling"].bodies
+    one = bodies(rows)
+    other = bodies(np.stack([mirrored(library, row) for row in rows]))
+    for name in ("hands", "knees", "feet"):
+        expected = getattr(one, name)[:, ::-1] * (1, -1, 1)
+        np.testing.assert_allclose(getattr(other, name), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("task", GOALS)
+def test_left_and_right_are_alike(library, goals, rows, verdicts, task):
+    other = np.stack([mirrored(library, row) for row in rows])
+    assert only_differences(goals[task](other), verdicts[task]) == []
+
+
+def test_no_state_is_two_exclusive_goals(goals, library, rows):
+    rng = np.random.default_rng(0)
+    many = np.concatenate((rows, [library.sample(rng) for _ in range(100)]))
+    met = np.stack([goals[name](many) for name in EXCLUSIVE])
+    assert met.sum(axis=0).max() == 1
+    assert met.sum(axis=1).min() >= 6
+
+
+@pytest.mark.parametrize("task", ON_FEET)
+def test_goals_on_feet_imply_standing(verdicts, task):
+    assert verdicts[task].sum() >= 6
+    assert (
+        only_differences(verdicts[task] & verdicts["standing_up"], verdicts[task]) == []
+    )
+
+
+@pytest.mark.parametrize("task", GOALS)
+def test_batch_equals_one_by_one(goals, rows, verdicts, task):
+    goal = goals[task]
+    one_by_one = np.concatenate([goal(row[None]) for row in rows[::-1]])[::-1]
+    assert only_differences(one_by_one, verdicts[task]) == []
+    assert verdicts[task].dtype == bool
+    assert goal(np.empty((0, STATE_ROW))).shape == (0,)
+
+
+@pytest.mark.parametrize("task", GOALS)
+def test_a_state_that_blew_up_is_no_success(goals, task):
+    for value in (np.nan, np.inf):
+        assert goals[task](np.full((1, STATE_ROW), value)) == [False]
+
+
+def test_heights_equal_the_solvers_distances(library, goals, rows):
+    """Against MuJoCo's own: the distance of geoms to the floor."""
+    model, data = library.model, mujoco.MjData(library.model)
+    bodies = goals["kneeling"].bodies(rows)
+    legs = ("thigh", "shin", "foot")
+    names = [model.geom(g).name for g in range(1, model.ngeom)]
+    upper = [n for n in names if not any(leg in n for leg in legs)]
+    for i, row in enumerate(rows):
+        data.qpos[:] = row[:NUM_QPOS]
+        mujoco.mj_forward(model, data)
+
+        def above(*parts: str, data=data) -> float:
+            ids = [model.geom(part).id for part in parts]
+            return min(mujoco.mj_geomDistance(model, data, 0, g, 9, None) for g in ids)
+
+        np.testing.assert_allclose(bodies.upper_low[i], above(*upper), atol=1e-6)
+        np.testing.assert_allclose(bodies.seat_low[i], above("butt"), atol=1e-6)
+        feet = [above("right_foot"), above("left_foot")]
+        np.testing.assert_allclose(bodies.feet_low[i], feet, atol=1e-6)
+
+
+def test_unknown_goal_is_refused():
+    with pytest.raises(ConfigError, match=r"'kneelin'.*Did you mean kneeling\?"):
+        HumanoidGoal("kneelin")
