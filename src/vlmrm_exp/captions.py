@@ -162,6 +162,14 @@ _LEG_PHRASES: dict[str, tuple[str, ...]] = {
         "a gymnast doing side splits",
         "with legs stretched flat on the floor to both sides",
     ),
+    "straddle": (
+        "sitting with its legs apart",
+        "seated on the floor, legs spread and bent",
+    ),
+    "wide_squat": (
+        "squatting with its knees wide apart",
+        "in a wide squat, knees out",
+    ),
     "sitting": (
         "sitting on the floor with legs straight in front",
         "sitting down",
@@ -236,7 +244,10 @@ _ARM_PHRASES: dict[str, tuple[str, ...]] = {
         "with elbows out and hands up",
         "with its forearms raised like a goalpost",
     ),
-    "behind_head": ("with hands behind its head", "holding the back of its head"),
+    "together": (
+        "with both hands before its chest",
+        "with its hands together in front",
+    ),
     "hips": (
         "with hands on hips",
         "with its hands on the hips",
@@ -261,10 +272,19 @@ _ARM_PHRASES: dict[str, tuple[str, ...]] = {
 _UPRIGHT = ("standing", "legs_apart", "one_leg", "stepping", "half_squat")
 _GROUPS: dict[str, tuple[str, ...]] = {
     "upright": _UPRIGHT,
-    "on the ground": tuple(n for n in LEG_NAMES if n.startswith(("lying", "sitting"))),
+    "on the ground": tuple(
+        n for n in LEG_NAMES if n.startswith(("lying", "sitting", "straddle"))
+    ),
     "falling down": tuple(n for n in LEG_NAMES if n.startswith("falling")),
     "lying on the floor": tuple(n for n in LEG_NAMES if n.startswith("lying")),
-    "low, near the floor": ("kneeling", "one_knee", "crouching", "lotus", "splits"),
+    "low, near the floor": (
+        "kneeling",
+        "one_knee",
+        "crouching",
+        "wide_squat",
+        "lotus",
+        "splits",
+    ),
 }
 
 

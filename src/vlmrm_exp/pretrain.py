@@ -1,6 +1,6 @@
 """Make an embedded CLIP from nothing: draw states, render, caption, contrast.
 
-    python -m vlmrm_exp.pretrain clip=tiny
+    python -m vlmrm_exp.pretrain clip=base
 
 The result is a folder that open_clip loads like any other (`local-dir:`), with a report
 on states and paraphrases that were held out. The models know only these worlds.
@@ -29,8 +29,9 @@ from torch.nn import functional
 from vlmrm_exp import cli
 from vlmrm_exp.captions import BASELINES, HELD_OUT
 from vlmrm_exp.config import ClipConfig, conf_dir
-from vlmrm_exp.envs.poses import GOAL_POSES, is_pose
+from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.log import write_json
+from vlmrm_exp.study.metrics import auroc, epic, pearson
 from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, drawn_before
 
 logger = logging.getLogger(__name__)
@@ -271,7 +272,7 @@ def report(folder: Path, config: PretrainConfig) -> list[dict[str, Any]]:
     between reward and truth, and the share of pairs of a goal and a non-goal state that
     the reward ranks rightly (AUROC), for the paper's prompt and on average over all
     held-out sentences. The truth is -|pole angle|, the car's position, and for the
-    humanoid whether the state is the pose (1 or 0).
+    humanoid the task's predicate (1 or 0).
     """
     from vlmrm_exp.vlm.encoder import load_encoder
     from vlmrm_exp.vlm.reward import goal_baseline_reward
@@ -292,7 +293,7 @@ def report(folder: Path, config: PretrainConfig) -> list[dict[str, Any]]:
             config.processes,
         )
         embeddings = encoder.embed_frames(world.frames)
-        tasks = GOAL_POSES if name == "humanoid" else (name,)
+        tasks = GOALS if name == "humanoid" else (name,)
         for task, alpha in itertools.product(tasks, ALPHAS):
             truth, goal = truths(task, world)
             prompts = encoder.embed_prompts(HELD_OUT[task])
@@ -304,14 +305,10 @@ def report(folder: Path, config: PretrainConfig) -> list[dict[str, Any]]:
                     reward = goal_baseline_reward(
                         embeddings[seen], prompt, baseline, alpha
                     ).numpy()
-                    correlation = float(np.corrcoef(reward, truth[seen])[0, 1])
-                    scores.append(
-                        (
-                            correlation,
-                            math.sqrt((1 - correlation) / 2),
-                            auroc(reward, goal[seen]),
-                        )
-                    )
+                    correlation = float(pearson(reward, truth[seen]))
+                    distance = float(epic(correlation))
+                    ranked = float(auroc(reward, goal[seen]))
+                    scores.append((correlation, distance, ranked))
                 keys = ("pearson", "epic", "auroc")
                 rows.append(
                     {
@@ -339,20 +336,8 @@ def truths(task: str, world: World) -> tuple[np.ndarray, np.ndarray]:
         return -angle, angle < np.deg2rad(12)  # Gymnasium's limit
     if task == "mountaincar":
         return world.rows[:, 0], world.rows[:, 0] >= 0.45  # Gymnasium's goal
-    assert world.poses is not None
-    goal = is_pose(task, *world.poses)
+    goal = HumanoidGoal(task)(world.rows)
     return goal.astype(float), goal
-
-
-def auroc(reward: np.ndarray, goal: np.ndarray) -> float:
-    """Share of (goal, non-goal) pairs in which the goal state has the higher reward."""
-    order = np.argsort(reward, kind="stable")
-    ranks = np.empty(len(reward))
-    ranks[order] = np.arange(1, len(reward) + 1)
-    positives = int(goal.sum())
-    negatives = len(goal) - positives
-    above = ranks[goal].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives)) if positives * negatives else math.nan
 
 
 def print_report(rows: Sequence[dict[str, Any]]) -> None:

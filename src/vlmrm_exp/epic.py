@@ -1,0 +1,314 @@
+"""How good a reward is a sentence? python -m vlmrm_exp.epic task=... clip=...
+
+Compares the rewards of states with the truth, by EPIC distance, Pearson correlation and
+AUROC, for each task, model and alpha. Nothing is trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlmrm_exp import cli, figures
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.study.settings import (
+    MODELS_HELP,
+    STATES_HELP,
+    TEXT,
+    Examined,
+    StatesConfig,
+    check_alphas,
+    embedders,
+    examine,
+    parameters,
+    resolve_models,
+    resolve_tasks,
+    result_folder,
+    save_state_sets,
+    short_count,
+    table,
+    with_settings_files,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MEASURES = {
+    "epic": "EPIC distance to the goal (0 best, 0.71 unrelated, 1 opposite)",
+    "pearson": "Pearson correlation with the goal (1 best)",
+    "auroc": "AUROC of goal against other states (1 best, 0.5 chance)",
+    "epic_graded": "EPIC distance to {graded_by}",
+    "pearson_graded": "Pearson correlation with {graded_by}",
+}
+
+HELP = f"""\
+Measures how well rewards agree with the truth, before anything is trained.
+
+  python -m vlmrm_exp.epic task=kneeling clip=[nano,tiny,small,base] alpha=[0,0.5,1]
+  python -m vlmrm_exp.epic task=kneeling prompt="a robot on its knees" clip=bigG
+  python -m vlmrm_exp.epic task=kneeling frames=FOLDER labels=labels.csv
+  python -m vlmrm_exp.epic sweeps/epic_embedded.yaml out=FOLDER
+
+The truth is whether a state meets the task's goal; for cartpole and mountaincar also
+the pole's angle and the car's position. 95 % intervals are over states.
+
+Settings:
+  task=kneeling     or several, as [kneeling,lotus]
+  alpha=[0,0.25,0.5,0.75,1]
+  prompt=null       of the goal; null: the task's own; several are averaged: [...]
+  baseline=null     null: the task's own
+{MODELS_HELP}{STATES_HELP}\
+  resamples=1000    of the bootstrap; 0: no intervals
+
+Prints a table; writes epic.json, epic.png, epic.svg and the states into a folder.
+"""
+
+
+@dataclass
+class EpicConfig(StatesConfig):
+    """What to measure; see HELP."""
+
+    task: list[str] = field(default_factory=lambda: ["kneeling"])
+    alpha: list[float] = field(default_factory=lambda: [0, 0.25, 0.5, 0.75, 1])
+    prompt: list[str] | None = None
+    baseline: list[str] | None = None
+    resamples: int = 1000
+
+
+def parse(arguments: Sequence[str]) -> EpicConfig:
+    """Turn key=value arguments and settings files into checked values.
+
+    Raises:
+        ConfigError: one sentence says what is wrong.
+    """
+    asked = cli.parse(
+        EpicConfig,
+        with_settings_files(arguments),
+        text=(*TEXT, "prompt", "baseline"),
+    )
+    check_alphas(asked.alpha)
+    if asked.prompt and len(asked.task) > 1:
+        raise ConfigError(
+            f"prompt is of one task, but {len(asked.task)} are asked: give one task."
+        )
+    if asked.resamples < 0:
+        raise ConfigError(f"resamples is {asked.resamples}: give 0 or more.")
+    return asked
+
+
+def measure(asked: EpicConfig) -> dict[str, Any]:
+    """Measure, print, draw, write and return what epic.json holds.
+
+    Raises:
+        ConfigError: a model, states or labels cannot be had, or mean nothing.
+    """
+    models = resolve_models(asked)
+    configs = [
+        replace(
+            config,
+            prompt=asked.prompt or config.prompt,
+            baseline=asked.baseline or config.baseline,
+        )
+        for config in resolve_tasks(asked.task, asked)
+    ]
+    examined = examine(configs, asked)
+
+    # Imported here so that --help and refusals are immediate.
+    from vlmrm_exp.log import versions, write_json
+
+    said = [s for c in configs for s in (*c.prompts, *c.baselines)]
+    rows, facts, drawn_by = [], {}, set()
+    for embedder in embedders(models, asked, said):
+        facts[embedder.facts["name"]] = embedder.facts
+        for one in examined:
+            rows += _of_model(embedder, one, asked)
+        drawn_by |= embedder.drawn_by
+    result = {
+        "settings": asdict(asked),
+        "tasks": {one.config.task.name: one.about() for one in examined},
+        "models": facts,
+        "rows": rows,
+        "versions": versions({"drawn_by": "; ".join(sorted(drawn_by))}),
+    }
+    folder = result_folder(asked, "epic")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_state_sets(folder, examined)
+    write_json(folder / "epic.json", result)
+    draw(result, folder / "epic")
+    print(report(result))
+    print(f"\nsaved {folder}/epic.json, epic.png, epic.svg")
+    return result
+
+
+def _of_model(embedder: Any, one: Examined, asked: EpicConfig) -> list[dict[str, Any]]:
+    """The measures of one model on one task, for each alpha."""
+    from vlmrm_exp.study.metrics import agreement
+
+    config = one.config
+    embeddings = embedder.embed(one.states, config.task)
+    rows = []
+    for alpha in asked.alpha:
+        reward = embedder.reward(embeddings, config.prompts, config.baselines, alpha)
+        measured = agreement(
+            reward, one.truth.goal, one.truth.graded, asked.resamples, asked.seed
+        )
+        about = {
+            "task": config.task.name,
+            "clip": embedder.facts["name"],
+            "parameters": parameters(embedder.facts),
+            "alpha": alpha,
+        }
+        rows.append(about | measured)
+    return rows
+
+
+def report(result: dict[str, Any]) -> str:
+    """Tables for people: models down, alphas across."""
+    alphas = result["settings"]["alpha"]
+    parts = []
+    for task, about in result["tasks"].items():
+        look = ", ".join(filter(None, (about["textures"], about["camera"])))
+        parts.append(
+            f"{task}: {' / '.join(about['prompt'])}\n"
+            f"  baseline {' / '.join(about['baseline'])}\n"
+            f"  {about['states']} states, {about['goal_states']} of them goals "
+            f"({about['goal_share']:.1%}, by {about['labelled_by']})"
+            + (f"; {look}" if look else "")
+        )
+        rows = {(r["clip"], r["alpha"]): r for r in result["rows"]
+                if r["task"] == task}  # fmt: skip
+        for key, title in MEASURES.items():
+            if key not in next(iter(rows.values())):
+                continue
+            head = ["model", "parameters", *(f"alpha {a:g}" for a in alphas)]
+            lines = [
+                [
+                    name,
+                    short_count(parameters(facts)),
+                    *(_cell(rows[name, alpha], key) for alpha in alphas),
+                ]
+                for name, facts in result["models"].items()
+            ]
+            parts.append(f"{title.format(**about)}\n{table(head, lines)}")
+    return "\n\n".join(parts)
+
+
+def _cell(row: dict[str, Any], key: str) -> str:
+    """0.517 [.491, .543]: the value with its interval."""
+    value = f"{row[key]:.3f}"
+    if f"{key}_low" in row:
+        ends = (f"{row[f'{key}_{end}']:.3f}" for end in ("low", "high"))
+        value += f" [{', '.join(end.replace('0.', '.', 1) for end in ends)}]"
+    return value
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw EPIC against size for each alpha, and against alpha for each model.
+
+    A row of two panels for each task, and one for their mean if there are several.
+    """
+    tasks = list(result["tasks"])
+    titles = [*tasks, "mean over tasks"] if len(tasks) > 1 else tasks
+    with figures.figure(8, 0.6 + 3.2 * len(titles)) as made:
+        axes = made.subplots(len(titles), 2, squeeze=False)
+        for (left, right), title in zip(axes, titles, strict=True):
+            rows = [r for r in result["rows"] if r["task"] == title]
+            if title not in tasks:
+                rows = _mean_over_tasks(result["rows"])
+            _against_size(left, rows)
+            _against_alpha(right, rows)
+            left.set_title(title, loc="left")
+            for ax in (left, right):
+                ax.set_ylabel("EPIC distance")
+        # Once for all rows, above them: anywhere inside they would hide intervals.
+        place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1.1), "fontsize": 8}
+        axes[0, 0].legend(title="alpha", ncols=5, columnspacing=1, **place)
+        axes[0, 1].legend(title="clip", ncols=4, columnspacing=1, **place)
+        figures.save(made, path)
+
+
+def _against_size(ax: "Axes", rows: Sequence[dict[str, Any]]) -> None:
+    """Models of one size to three digits, such as seeds, are joined at their mean."""
+    colors = figures.ladder([row["alpha"] for row in rows])
+    for i, (alpha, color) in enumerate(colors.items()):
+        mine = sorted(
+            (row for row in rows if row["alpha"] == alpha),
+            key=lambda row: row["parameters"],
+        )
+        # Beside each other, as intervals would hide one another.
+        shift = 1.04 ** (i - (len(colors) - 1) / 2)
+        sizes = np.array([row["parameters"] for row in mine])
+        values = np.array([row["epic"] for row in mine])
+        ax.errorbar(
+            sizes * shift, values, _whiskers(mine), fmt="o", ms=4, color=color, lw=1
+        )
+        named = np.array([short_count(size) for size in sizes])
+        groups = [named == name for name in dict.fromkeys(named)]
+        means = [(sizes[g].mean() * shift, values[g].mean()) for g in groups]
+        ax.plot(*np.transpose(means), color=color, label=f"{alpha:g}")
+    ax.set_xscale("log")
+    ax.set_xlabel("parameters")
+    ticks = {short_count(row["parameters"]): row["parameters"] for row in rows}
+    ax.set_xlim(min(ticks.values()) / 1.6, max(ticks.values()) * 1.6)
+    ax.minorticks_off()
+    ax.set_xticks(list(ticks.values()), list(ticks), rotation=30)
+
+
+def _against_alpha(ax: "Axes", rows: Sequence[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(row["clip"] for row in rows))
+    for i, name in enumerate(names):
+        mine = sorted(
+            (row for row in rows if row["clip"] == name), key=lambda row: row["alpha"]
+        )
+        shift = 0.012 * (i - (len(names) - 1) / 2)
+        ax.errorbar(
+            [row["alpha"] + shift for row in mine],
+            [row["epic"] for row in mine],
+            _whiskers(mine),
+            color=figures.COLORS[i % len(figures.COLORS)],
+            marker=figures.MARKERS[
+                (i + i // len(figures.COLORS)) % len(figures.MARKERS)
+            ],
+            ms=4,
+            elinewidth=1,
+            label=name,
+        )
+    ax.set_xlabel("alpha")
+    ax.set_xticks(sorted({row["alpha"] for row in rows}))
+
+
+def _whiskers(rows: Sequence[dict[str, Any]]) -> np.ndarray | None:
+    """Lengths (2, R) down and up to the interval's ends, if there are intervals."""
+    if any("epic_low" not in row for row in rows):
+        return None
+    ends = np.array([(row["epic_low"], row["epic_high"]) for row in rows]).T
+    values = np.array([row["epic"] for row in rows])
+    # Never negative: with few goals an interval of percentiles can miss the value.
+    return np.maximum([values - ends[0], ends[1] - values], 0)
+
+
+def _mean_over_tasks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each model and alpha; without intervals, as tasks are few."""
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["clip"], row["alpha"]), []).append(row)
+    return [
+        {
+            "clip": clip,
+            "alpha": alpha,
+            "parameters": group[0]["parameters"],
+            "epic": float(np.mean([row["epic"] for row in group])),
+        }
+        for (clip, alpha), group in groups.items()
+    ]
+
+
+def main() -> None:
+    """Measure as the command line says; bad input ends in one sentence."""
+    cli.run_verb("epic", HELP, lambda arguments: measure(parse(arguments)))
+
+
+if __name__ == "__main__":
+    main()

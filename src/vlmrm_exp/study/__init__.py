@@ -1,0 +1,1 @@
+"""Study rewards without training: states, their embeddings, a reward's quality."""

@@ -1,0 +1,219 @@
+"""Pictures out of files: images, animations and videos, one at a time, as RGB.
+
+Images are put upright (EXIF), transparency is laid on white, 16 bits of grey become 8.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from vlmrm_exp.config import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_SUFFIXES = tuple(
+    ".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .ppm .pgm .apng".split()
+)
+"""What is taken from a folder; a file that is named may be any that Pillow opens."""
+VIDEO_SUFFIXES = tuple(".mp4 .webm .mov .avi .mkv .m4v .mpg .mpeg .wmv .ogv".split())
+ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
+"""Formats whose further pictures follow in time, and are not pages or previews."""
+
+
+class Picture(NamedTuple):
+    """One picture of a file."""
+
+    frame: int
+    """Its place in the file, from 0."""
+    time_s: float | None
+    """Seconds from the file's start; None in a still image, or if it is not known."""
+    pixels: np.ndarray
+    """(H, W, 3) uint8 RGB."""
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A file that has been opened once, so that its kind is known."""
+
+    path: Path
+    kind: str
+    """image, animation (Pillow reads it) or video (ffmpeg does)."""
+
+
+def find_files(paths: Sequence[str]) -> list[PictureFile]:
+    """Open images, videos, and those that lie in folders, just far enough to know them.
+
+    A folder's files come in natural order (2 before 10); its subfolders, hidden files
+    and files of other kinds are left out.
+
+    Raises:
+        ConfigError: no such file, not a picture, or a folder without any.
+    """
+    found = []
+    for path in (Path(p).expanduser() for p in paths):
+        if path.is_dir():
+            suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+            inside = [
+                p
+                for p in sorted(path.iterdir(), key=_natural)
+                if p.suffix.lower() in suffixes
+                and not p.name.startswith(".")
+                and p.is_file()
+            ]
+            if not inside:
+                raise ConfigError(
+                    f"The folder {path} holds no image or video (subfolders are not "
+                    "read): name one that does."
+                )
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise ConfigError(
+                f"There is no {path}: give images, videos, or folders of them."
+            )
+    return [PictureFile(path, _kind(path)) for path in found]
+
+
+def read_pictures(file: PictureFile, every: int = 1) -> Generator[Picture, None, None]:
+    """Read a file's pictures in their order, one at a time.
+
+    Args:
+        file: as `find_files` gives it.
+        every: of an animation or a video, each picture whose place divides by this.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    if file.kind == "video":
+        return _read_video(file.path, every)
+    return _read_image(file.path, file.kind == "animation", every)
+
+
+def to_rgb(image: "Image.Image") -> np.ndarray:
+    """An image of any mode, upright and on white: (H, W, 3) uint8.
+
+    Raises:
+        ValueError: 32 bits a pixel, which have no known black and white.
+    """
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its numbers go beyond 16 bits, save it with 8")
+        return np.repeat((grey / 257).round().astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating point numbers, save it with 8 bits")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    # The pieces alternate, text first, so that like is compared with like.
+    pieces = re.split(r"([0-9]+)", path.name)
+    key = [int(p) if i % 2 else p.casefold() for i, p in enumerate(pieces)]
+    return key, path.name
+
+
+def _kind(path: Path) -> str:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        pictures = _read_video(path, every=1)
+        next(pictures)
+        pictures.close()
+        return "video"
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            moves = image.format in ANIMATIONS and getattr(image, "is_animated", False)
+    except PermissionError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise ConfigError(
+            f"{path} is not a picture that can be read: give an image (png, jpg, webp, "
+            "gif, ...) or a video (mp4, webm, mov, avi, mkv, ...)."
+        ) from error
+    return "animation" if moves else "image"
+
+
+def _read_image(path: Path, moves: bool, every: int) -> Generator[Picture, None, None]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if not moves:
+                yield Picture(0, None, to_rgb(image))
+                return
+            milliseconds = 0.0
+            for frame in range(getattr(image, "n_frames", 1)):
+                image.seek(frame)
+                image.load()
+                if frame % every == 0:
+                    yield Picture(frame, milliseconds / 1000, to_rgb(image))
+                milliseconds += image.info.get("duration", 0)
+    except Exception as error:  # a damaged file can raise nearly anything
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else "no reason"
+        raise ConfigError(
+            f"The image {path} cannot be read to its end ({reason}): mend it, or leave "
+            "it out."
+        ) from error
+
+
+def _read_video(path: Path, every: int) -> Generator[Picture, None, None]:
+    """Let ffmpeg write picture after picture, each with its size before it (PPM).
+
+    Each coded frame comes once; its time is by the file's mean rate.
+    """
+    import imageio_ffmpeg
+
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        *("-hide_banner", "-nostdin", "-nostats"),
+        # An absolute path, for ffmpeg would take "a:b.mp4" for a protocol.
+        *("-i", str(path.resolve()), "-map", "0:v:0", "-fps_mode", "passthrough"),
+        *("-vf", f"select=not(mod(n\\,{every}))"),
+        *("-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"),
+    ]
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as ffmpeg,
+    ):
+        pipe = ffmpeg.stdout
+        assert pipe is not None
+        frames, rate = 0, None
+        try:
+            for frame in count(step=every):
+                if not pipe.readline():
+                    break
+                width, height = map(int, pipe.readline().split())
+                pipe.readline()  # the brightest value, 255
+                pixels = np.frombuffer(pipe.read(3 * width * height), np.uint8)
+                if frames == 0:
+                    said.seek(0)
+                    rate = re.search(rb"Video: .* ([\d.]+) fps", said.read())
+                time_s = frame / float(rate[1]) if rate and float(rate[1]) else None
+                yield Picture(frame, time_s, pixels.reshape(height, width, 3))
+                frames += 1
+            ffmpeg.wait()
+        finally:
+            ffmpeg.kill()
+        if frames == 0 or ffmpeg.returncode != 0:
+            said.seek(0)
+            last = said.read().decode(errors="replace").strip().splitlines()[-1:]
+            reason = "".join(last).rstrip(".") or "no reason given"
+            raise ConfigError(
+                f"The video {path} cannot be read after {frames} frames ({reason}): "
+                "mend it, or leave it out."
+            )

@@ -1,0 +1,314 @@
+"""What the verbs that study rewards without training share.
+
+The settings of `epic`, `landscape` and `prompts`, how the tasks and models in them are
+resolved, and which states are looked at.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from vlmrm_exp import cli
+from vlmrm_exp.config import ClipConfig, Config, ConfigError
+
+if TYPE_CHECKING:
+    from vlmrm_exp.study.embeddings import Embedder
+    from vlmrm_exp.study.state_sets import StateSet, Truth
+
+LOCAL = "local-dir:"
+
+MODELS_HELP = """\
+  clip=base         models: names in conf/clip, or local-dir:/folder (drawn as for base)
+  compute=auto      auto, cpu or gpu
+  cache=outputs/cache   where embeddings are kept: a second look costs nothing
+  out=null          folder of the results; null: outputs/VERB/TIME
+"""
+STATES_HELP = """\
+  textures=null     plain or realistic; null: the task's own
+  camera=null       fixed or track; null: the task's own
+  states=2000       how many: a grid for cartpole and mountaincar, a mixture of poses,
+                    falls and random actions for the humanoid
+  seed=0            of the humanoid's states, and of the bootstrap
+  runs=[]           folders of humanoid runs: half of the states are their policies'
+  state_set=null    states-WORLD.npz of an earlier study, instead
+  frames=null       a folder of pictures, instead; needs labels
+  labels=null       CSV file by people: columns label (0 or 1) and file (of frames) or
+                    index (in state_set); null: by the task's predicate
+"""
+
+
+@dataclass
+class ModelsConfig:
+    """Which models, and where things are; see MODELS_HELP."""
+
+    clip: list[str] = field(default_factory=lambda: ["base"])
+    compute: str = "auto"
+    cache: str = "outputs/cache"
+    out: str | None = None
+
+
+@dataclass
+class StatesConfig(ModelsConfig):
+    """Which states besides; see STATES_HELP."""
+
+    textures: str | None = None
+    camera: str | None = None
+    states: int = 2000
+    seed: int = 0
+    runs: list[str] = field(default_factory=list)
+    state_set: str | None = None
+    frames: str | None = None
+    labels: str | None = None
+
+
+TEXT = ("cache", "out", "runs", "state_set", "frames", "labels")
+"""Settings that are taken as they are typed."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A task with the states it is examined on."""
+
+    config: Config
+    states: "StateSet"
+    truth: "Truth"
+
+    def about(self) -> dict[str, Any]:
+        """For the record."""
+        sources, counts = np.unique(self.states.source, return_counts=True)
+        goals = int(self.truth.goal.sum())
+        return {
+            "prompt": self.config.prompts,
+            "baseline": self.config.baselines,
+            "textures": None if self.states.files else self.config.task.textures,
+            "camera": None if self.states.files else self.config.task.camera,
+            "world": self.states.world,
+            "states": len(self.states),
+            "goal_states": goals,
+            "goal_share": goals / len(self.states),
+            "labelled_by": self.truth.labelled_by,
+            "graded_by": self.truth.graded_by,
+            "sources": dict(zip(sources.tolist(), counts.tolist(), strict=True)),
+        }
+
+
+def with_settings_files(arguments: Sequence[str]) -> list[str]:
+    """Replace files of settings among arguments by what they hold.
+
+    What is typed wins over what stands in a file, wherever it stands.
+
+    Raises:
+        ConfigError: no such file, or not settings.
+    """
+    files = [a for a in arguments if "=" not in a and a.endswith((".yaml", ".yml"))]
+    settings: list[str] = []
+    for file in files:
+        try:
+            held = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"The settings file {file} cannot be read: {reason}."
+            ) from error
+        if not isinstance(held, Mapping):
+            raise ConfigError(f"{file} holds no settings: write them as key: value.")
+        settings += [f"{k}={_as_typed(v)}" for k, v in held.items() if v is not None]
+    return [*settings, *(a for a in arguments if a not in files)]
+
+
+def check_alphas(alphas: Sequence[float]) -> None:
+    """Refuse an empty list, values outside 0..1, and repetitions.
+
+    Raises:
+        ConfigError: one of these.
+    """
+    for alpha in alphas:
+        if not 0 <= alpha <= 1:
+            raise ConfigError(f"alpha is {alpha}, but must lie between 0 and 1.")
+    check_list("alpha", alphas)
+
+
+def check_list(name: str, values: Sequence[Any]) -> None:
+    """Refuse an empty list and repetitions.
+
+    Raises:
+        ConfigError: one of these.
+    """
+    if not values:
+        raise ConfigError(f"{name} is an empty list: give at least one.")
+    for value in values:
+        if values.count(value) > 1:
+            raise ConfigError(f"{name} names {value} twice: give each once.")
+
+
+def resolve_models(asked: ModelsConfig) -> list[ClipConfig]:
+    """The models asked for, each with a name of its own.
+
+    Raises:
+        ConfigError: there is no such model or folder, or two have the same name.
+    """
+    check_list("clip", asked.clip)
+    models = []
+    for entry in asked.clip:
+        if not entry.startswith(LOCAL):
+            models.append(cli.composed(f"clip={entry}").clip)
+            continue
+        folder = Path(entry.removeprefix(LOCAL)).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"There is no folder {folder} for clip={entry}.")
+        clip = cli.composed("clip=base").clip
+        model = f"{LOCAL}{folder}"
+        models.append(replace(clip, name=folder.resolve().name, model=model))
+    check_list("clip", [clip.name for clip in models])
+    return models
+
+
+def resolve_tasks(tasks: Sequence[str], asked: StatesConfig) -> list[Config]:
+    """The tasks asked for, with their look.
+
+    Raises:
+        ConfigError: there is no such task, or it has no such look.
+    """
+    check_list("task", tasks)
+    look = [
+        f"task.{key}={value}"
+        for key in ("textures", "camera")
+        if (value := getattr(asked, key)) is not None
+    ]
+    return [cli.composed(f"task={task}", *look) for task in tasks]
+
+
+def examine(configs: Sequence[Config], asked: StatesConfig) -> list[Examined]:
+    """Draw or read states for each task, and label them.
+
+    Raises:
+        ConfigError: they cannot be had, do not fit the labels, or are of one class.
+    """
+    from vlmrm_exp.study.state_sets import (
+        draw_states,
+        labels_of,
+        picture_states,
+        stored_states,
+        truth_of,
+    )
+
+    if asked.frames and asked.state_set:
+        raise ConfigError("frames and state_set are both given: choose one of them.")
+    if asked.frames and not asked.labels:
+        raise ConfigError(
+            "frames needs labels: give a CSV file with the columns file and label, as "
+            "labels=FILE.csv."
+        )
+    if asked.labels and not (asked.frames or asked.state_set):
+        raise ConfigError(
+            "labels needs the states that they are of: give frames=FOLDER or "
+            "state_set=FILE.npz."
+        )
+    if asked.labels and len(configs) > 1:
+        raise ConfigError(
+            f"labels are of one task, but {len(configs)} are asked: give one task."
+        )
+    if asked.runs and (asked.frames or asked.state_set):
+        raise ConfigError(
+            "runs adds to drawn states, but frames or state_set gives others: leave "
+            "one of them out."
+        )
+    kept = Path(asked.cache) / "states"
+    runs = [Path(run).expanduser() for run in asked.runs]
+    examined = []
+    for config in configs:
+        if asked.frames:
+            states = picture_states(Path(asked.frames).expanduser())
+        elif asked.state_set:
+            file = Path(asked.state_set).expanduser()
+            states = stored_states(file, config.task)
+        else:
+            states = draw_states(config.task, asked.states, asked.seed, runs, kept)
+        if asked.labels:
+            truth = labels_of(Path(asked.labels).expanduser(), states)
+        else:
+            truth = truth_of(config, states)
+        examined.append(Examined(config, states, truth))
+    return examined
+
+
+def embedders(
+    models: Sequence[ClipConfig], asked: ModelsConfig, sentences: Sequence[str]
+) -> "Iterator[Embedder]":
+    """Load one model after another; what can be refused is refused before the first.
+
+    Args:
+        models: which.
+        asked: where they compute, and where embeddings are kept.
+        sentences: all that will be asked of them.
+
+    Raises:
+        ConfigError: no such weights, no GPU, or a sentence that is too long.
+    """
+    from vlmrm_exp.study.embeddings import Embedder
+    from vlmrm_exp.vlm.encoder import check_prompts
+    from vlmrm_exp.vlm.scorer import choose_device
+
+    device = choose_device(cli.composed(f"compute={asked.compute}").compute.device)
+    for clip in models:
+        check_prompts(clip, sentences)
+    kept = Path(asked.cache) / "embeddings"
+    return (Embedder(clip, device, kept) for clip in models)
+
+
+def parameters(facts: Mapping[str, Any]) -> int:
+    """Of both towers of a model."""
+    return facts["parameters_image"] + facts["parameters_text"]
+
+
+def result_folder(asked: ModelsConfig, verb: str) -> Path:
+    """Where results go: what `out` says, or a folder named by the time."""
+    if asked.out:
+        return Path(asked.out).expanduser()
+    return Path("outputs") / verb / time.strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def save_state_sets(folder: Path, examined: Sequence[Examined]) -> None:
+    """Write the states of each world with the labels of its tasks: states-WORLD.npz."""
+    from vlmrm_exp.study.state_sets import save_states
+
+    worlds: dict[str, list[Examined]] = {}
+    for one in examined:
+        if one.states.rows is not None:
+            worlds.setdefault(one.states.world, []).append(one)
+    for world, ones in worlds.items():
+        goals = {one.config.task.name: one.truth.goal for one in ones}
+        save_states(folder / f"states-{world}.npz", ones[0].states, goals)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns in line: the first to the left, the others to the right."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  "
+        + "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def short_count(number: int) -> str:
+    """A number of parameters, for people: 950 k, 1.6 M, 2.54 G."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return str(number)
+
+
+def _as_typed(value: Any) -> str:
+    # JSON is YAML, which the command line's lists are read as.
+    return json.dumps(value) if isinstance(value, list) else str(value)

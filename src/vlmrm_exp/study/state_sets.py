@@ -1,0 +1,478 @@
+"""Sets of states with labels, on which rewards are compared with the truth.
+
+CartPole and MountainCar: a uniform grid, as in the paper (section 3). The humanoid: a
+seeded mixture of poses, falls, random actions and, where runs are given, what their
+policies visit (the paper pools the states of all checkpoints of one run). States are
+kept as rows and drawn when they are needed. Or any folder of pictures.
+
+A label says whether a state is the task's goal: by the task's predicate, or by people,
+from a file.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vlmrm_exp.config import Config, ConfigError, TaskConfig
+from vlmrm_exp.study import cache
+from vlmrm_exp.study.metrics import check_classes
+
+if TYPE_CHECKING:
+    from vlmrm_exp.envs.poses import Legs, PoseLibrary
+
+PICTURES = (".png", ".jpg", ".jpeg")
+POSITIONS = 9  # of the cart in CartPole's grid
+EPISODES = 4  # of each checkpoint of a run
+STEPS_KEPT = 25  # of an episode of random actions
+# Shares of the humanoid's states by where they come from; half of each makes room for
+# `policies` where runs are given.
+SHARES = {"tasks": 0.4, "poses": 0.3, "falls": 0.1, "random": 0.2}
+
+
+@dataclass(frozen=True)
+class StateSet:
+    """B states of one world: state rows, or the files of pictures."""
+
+    world: str
+    """The kind of environment, as TaskConfig.env, or the folder of pictures."""
+    source: np.ndarray
+    """(B,) str: where each comes from."""
+    rows: np.ndarray | None = None
+    """(B, S) float64."""
+    files: tuple[Path, ...] = ()
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.source)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of B states for one task."""
+
+    goal: np.ndarray
+    """(B,) bool."""
+    labelled_by: str
+    graded: np.ndarray | None = None
+    """(B,) float: what a good reward orders states by, where that is known."""
+    graded_by: str | None = None
+
+
+def draw_states(
+    task: TaskConfig,
+    count: int,
+    seed: int = 0,
+    runs: Sequence[Path] = (),
+    kept: Path | None = None,
+) -> StateSet:
+    """The states that rewards of a task are examined on.
+
+    Args:
+        task: of one of the three worlds; all tasks of the humanoid share their states.
+        count: how many; CartPole's grid may have a few less.
+        seed: of the humanoid's.
+        runs: folders of finished humanoid runs, whose checkpoints are played.
+        kept: folder in which the humanoid's rows are kept for the next time.
+
+    Raises:
+        ConfigError: a task without a recipe, too few states, or no such run.
+    """
+    if task.env == "gym":
+        raise ConfigError(
+            f"task={task.name} has no recipe for states: give pictures of it with "
+            "their labels, as frames=FOLDER labels=FILE.csv."
+        )
+    if count < 100:
+        raise ConfigError(f"states is {count}: give at least 100.")
+    if runs and task.env != "humanoid":
+        raise ConfigError(
+            f"runs adds states of policies to a humanoid task's, but {task.name}'s are "
+            "a uniform grid: leave runs out."
+        )
+    match task.env:
+        case "cartpole":
+            rows = _cart_pole_grid(count)
+        case "mountain_car":
+            rows = _mountain_car_grid(count)
+        case _:
+            return _humanoid_states(task, count, seed, runs, kept)
+    return StateSet(task.env, np.full(len(rows), "grid"), rows)
+
+
+def truth_of(config: Config, states: StateSet) -> Truth:
+    """Label states with the task's own predicate.
+
+    The graded truths are minus the pole's angle from upright, and the car's position.
+
+    Raises:
+        ConfigError: the task has no predicate, or all states are of one class.
+    """
+    task, rows = config.task, states.rows
+    if rows is None or (task.env == "humanoid" and not task.goal):
+        raise ConfigError(
+            f"task={task.name} has no predicate for its goal: give labels=FILE.csv."
+        )
+    if task.env == "cartpole":
+        from vlmrm_exp.envs.cartpole import in_bounds, wrap_angle
+
+        truth = Truth(
+            in_bounds(rows),
+            "predicate",
+            -np.abs(wrap_angle(rows[:, 2])),
+            "minus the pole's angle",
+        )
+    elif task.env == "mountain_car":
+        from vlmrm_exp.envs.mountain_car import GOAL
+
+        x = rows[:, 0]
+        truth = Truth(x >= GOAL, "predicate", x, "the car's position")
+    else:
+        from vlmrm_exp.envs.goals import HumanoidGoal
+
+        truth = Truth(HumanoidGoal(task.goal)(rows), "predicate")
+    check_classes(truth.goal, f"task={task.name}")
+    return truth
+
+
+def labels_of(path: Path, states: StateSet) -> Truth:
+    """Labels that people gave, from a CSV file with a header.
+
+    Columns: `label`, 0 or 1, and what it is of: `file`, a name in the folder of
+    pictures, or `index`, a row of a stored set, counted from 0.
+
+    Raises:
+        ConfigError: not such a file, labels that do not match the states one to one,
+            or all of one class.
+    """
+    column = "file" if states.files else "index"
+    named = read_labels(path, column)
+    if states.files:
+        names = [file.name for file in states.files]
+    else:
+        names = [str(i) for i in range(len(states))]
+    unknown = [name for name in named if name not in set(names)]
+    missing = [name for name in names if name not in named]
+    if unknown:
+        raise ConfigError(
+            f"{path} has a label for {column} {unknown[0]}, which is not among the "
+            f"{len(names)} states of {states.world} ({len(unknown)} such labels): give "
+            "the labels of these states."
+        )
+    if missing:
+        raise ConfigError(
+            f"{path} has {len(named)} labels for {len(names)} states of "
+            f"{states.world}: {column} {missing[0]} has none; label every one."
+        )
+    goal = np.array([named[name] for name in names])
+    check_classes(goal, str(path))
+    return Truth(goal, str(path))
+
+
+def read_labels(path: Path, column: str) -> dict[str, bool]:
+    """Labels by what stands in a column of a CSV file.
+
+    Raises:
+        ConfigError: there is no such file, it lacks a column, or a label is not 0 or 1.
+    """
+    if not path.is_file():
+        raise ConfigError(f"There is no file of labels {path}: give labels=FILE.csv.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
+            lines = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is no CSV file: {error}.") from error
+    if not {column, "label"} <= set(columns):
+        raise ConfigError(
+            f"{path} needs the columns {column} and label, but has "
+            f"{', '.join(columns) or 'none'}."
+        )
+    named: dict[str, bool] = {}
+    for number, line in enumerate(lines, start=2):
+        name, label = ((line[key] or "").strip() for key in (column, "label"))
+        if label not in ("0", "1"):
+            raise ConfigError(
+                f"{path}, line {number}: the label is {label!r}, but must be 1 (goal) "
+                "or 0."
+            )
+        if name in named:
+            raise ConfigError(
+                f"{path}, line {number}: {column} {name} is labelled a second time."
+            )
+        named[name] = label == "1"
+    return named
+
+
+def picture_states(folder: Path) -> StateSet:
+    """The pictures in a folder, by name.
+
+    Raises:
+        ConfigError: there is no such folder, or no picture in it.
+    """
+    files = ()
+    if folder.is_dir():
+        files = tuple(
+            sorted(f for f in folder.iterdir() if f.suffix.lower() in PICTURES)
+        )
+    if not files:
+        raise ConfigError(
+            f"There are no pictures ({', '.join(PICTURES)}) in {folder}: give a "
+            "folder, as frames=FOLDER."
+        )
+    return StateSet(str(folder), np.full(len(files), "pictures"), files=files)
+
+
+def save_states(path: Path, states: StateSet, goals: dict[str, np.ndarray]) -> None:
+    """Write rows, sources and, for each task, labels into an .npz file.
+
+    Args:
+        path: of the file.
+        states: with rows.
+        goals: labels (B,) bool by task.
+    """
+    assert states.rows is not None
+    labels = {f"goal_{task}": goal for task, goal in goals.items()}
+    cache.store(
+        path, world=states.world, rows=states.rows, source=states.source, **labels
+    )
+
+
+def stored_states(path: Path, task: TaskConfig) -> StateSet:
+    """Read what `save_states` wrote.
+
+    Raises:
+        ConfigError: there is no such file, it is not one, or of another world.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no stored state set {path}: give one that an earlier study "
+            "left, as state_set=outputs/epic/TIME/states-humanoid.npz."
+        )
+    held = cache.load(path)
+    if held is None or not {"world", "rows", "source"} <= set(held):
+        raise ConfigError(f"{path} is not a stored state set, or is damaged.")
+    world = str(held["world"])
+    if world != task.env:
+        raise ConfigError(
+            f"{path} holds states of {world}, but task={task.name} is of {task.env}: "
+            "give a task of that world, or another file."
+        )
+    return StateSet(world, held["source"], held["rows"])
+
+
+def _cart_pole_grid(count: int) -> np.ndarray:
+    """All pairs of angles, all the way round, and positions: cell centres, at rest."""
+    angles = (np.arange(count // POSITIONS) + 0.5) / (count // POSITIONS) * 2 - 1
+    positions = (np.arange(POSITIONS) + 0.5) / POSITIONS * 2 - 1
+    rows = np.zeros((len(angles) * POSITIONS, 4))
+    rows[:, 0] = np.tile(positions * 2.4, len(angles))  # the walls (Gymnasium)
+    rows[:, 2] = np.repeat(angles * np.pi, POSITIONS)
+    return rows
+
+
+def _mountain_car_grid(count: int) -> np.ndarray:
+    rows = np.zeros((count, 2))
+    rows[:, 0] = np.linspace(-1.2, 0.6, count)  # the track (Gymnasium)
+    return rows
+
+
+def _humanoid_states(
+    task: TaskConfig, count: int, seed: int, runs: Sequence[Path], kept: Path | None
+) -> StateSet:
+    checkpoints = [file for run in runs for file in _checkpoints(run)]
+    key = cache.key_of(
+        {
+            "count": count,
+            "seed": seed,
+            "version": task.version,
+            "libraries": cache.libraries(("gymnasium", "mujoco", "numpy")),
+            "sources": cache.sources(
+                ("study/state_sets.py", "envs/humanoid.py", "envs/poses.py")
+            ),
+        },
+        *(file.read_bytes() for file in checkpoints),
+    )
+    path = None if kept is None else kept / f"{key}.npz"
+    if path and (held := cache.load(path)):
+        return StateSet(task.env, held["source"], held["rows"])
+    share = 0.5 if runs else 1.0
+    parts = {name: round(share * part * count) for name, part in SHARES.items()}
+    drawn = _drawn_states(task, parts, np.random.default_rng([seed, len(SHARES)]))
+    if runs:
+        drawn["policies"] = _policy_states(runs, count - sum(parts.values()), seed)
+    rows = np.concatenate(list(drawn.values()))
+    source = np.repeat(list(drawn), [len(part) for part in drawn.values()])
+    if path:
+        cache.store(path, rows=rows, source=source)
+    return StateSet(task.env, source, rows)
+
+
+def _drawn_states(
+    task: TaskConfig, parts: dict[str, int], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Rows by source: `parts` says how many of each."""
+    from tqdm import tqdm
+
+    from vlmrm_exp.envs.poses import PoseLibrary
+
+    library = PoseLibrary()
+    draw = {
+        "tasks": lambda i: _around_a_goal(library, i, rng),
+        "poses": lambda i: library.sample(rng),
+        "falls": lambda i: library.fall(rng),
+    }
+    drawn = {}
+    total = sum(parts[name] for name in draw)
+    with tqdm(total=total, desc="states", leave=False, disable=None) as progress:
+        for name, one in draw.items():
+            rows = []
+            for i in range(parts[name]):
+                rows.append(one(i))
+                progress.update()
+            drawn[name] = np.stack(rows)
+    drawn["random"] = _random_states(task, parts["random"], rng)
+    return drawn
+
+
+def _around_a_goal(
+    library: "PoseLibrary", i: int, rng: np.random.Generator
+) -> np.ndarray:
+    """A state at or near the goal of the i-th of the eight tasks, in turns.
+
+    Those that miss it are kept: near misses are what a reward has to tell apart.
+    """
+    from vlmrm_exp.envs.poses import quaternion
+
+    poses = list(_goal_poses().values())[i % len(_goal_poses())]
+    pose = poses[rng.integers(len(poses))]
+    angles = library.angles(pose)
+    angles += rng.normal(0, rng.choice([0.01, 0.03, 0.06, 0.15]), len(angles))
+    yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
+    tilt = rng.normal(0, rng.choice([1, 4]), 2)
+    row = library.place(
+        angles, quaternion(yaw, pose.pitch + tilt[0], pose.roll + tilt[1])
+    )
+    row[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
+    if rng.random() < 0.3:
+        torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
+        row = library.settle(row, torque, int(rng.integers(1, 20)))
+    return row
+
+
+def _goal_poses() -> "dict[str, tuple[Legs, ...]]":
+    """Poses in degrees that meet the predicates, by task; set by hand."""
+    from vlmrm_exp.envs.poses import Angles, Legs
+
+    raised: Angles = {"shoulder1": -85, "shoulder2": 30, "elbow": -60}
+    on_hips: Angles = {"shoulder1": 50, "shoulder2": -80, "elbow": -15}
+    crossed: Angles = {
+        "shoulder1": 60,
+        "shoulder2": 0,
+        "right_elbow": -20,
+        "left_elbow": -50,
+    }
+    lotus: Angles = {
+        "hip_x": -10,
+        "hip_z": -47,
+        "hip_y": -50,
+        "knee": -158,
+        "abdomen_y": -8,
+    }
+    splits: Angles = {
+        "hip_x": -25,
+        "hip_z": -60,
+        "hip_y": -66,
+        "knee": -4,
+        "abdomen_y": -12,
+    }
+    apart: Angles = {"hip_x": -22}
+    return {
+        "kneeling": (Legs("", {"knee": -95}), Legs("", {"knee": -120, "hip_y": -25})),
+        "lotus": (Legs("", lotus, -5), Legs("", {**lotus, "shoulder1": 20}, -5)),
+        "standing_up": (Legs(""), Legs("", {"shoulder1": 30, "shoulder2": -60})),
+        "arms_raised": (Legs("", raised), Legs("", raised | apart)),
+        "splits": (Legs("", splits, -8), Legs("", splits | raised, -8)),
+        "hands_on_hips": (Legs("", on_hips), Legs("", on_hips | apart)),
+        "arms_crossed": (Legs("", crossed), Legs("", crossed | apart)),
+        "one_leg": (
+            Legs("", {"left_hip_y": -80, "left_knee": -100}, roll=5),
+            Legs("", {"right_hip_y": -80, "right_knee": -100}, roll=-5),
+        ),
+    }
+
+
+def _random_states(
+    task: TaskConfig, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """States of episodes of uniformly random actions, from the standing start."""
+    import gymnasium as gym
+
+    from vlmrm_exp.envs import make_envs
+    from vlmrm_exp.rl.rollout import collect
+
+    envs = make_envs(replace(task, goal=""), -(-count // STEPS_KEPT))
+    space = envs.action_space
+    assert isinstance(space, gym.spaces.Box)
+    low, high = space.low, space.high
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        size = (len(observation), *low.shape)
+        return rng.uniform(low, high, size).astype(np.float32)
+
+    rollout = collect(envs, act, seed=int(rng.integers(2**31)))
+    envs.close()
+    return _some(rollout.rows, count, rng)
+
+
+def _policy_states(runs: Sequence[Path], count: int, seed: int) -> np.ndarray:
+    """States that the policies in all checkpoints of some runs visit, pooled."""
+    from vlmrm_exp.envs import make_envs
+    from vlmrm_exp.evaluate import load_run_config
+    from vlmrm_exp.rl.policy import load_policy
+    from vlmrm_exp.rl.rollout import collect
+
+    rng = np.random.default_rng([seed, 1])
+    visited = []
+    for run in runs:
+        task = load_run_config(run).task
+        if task.env != "humanoid":
+            raise ConfigError(
+                f"The run {run} is of {task.name}, which is no humanoid task: give "
+                "runs of humanoid tasks."
+            )
+        envs = make_envs(replace(task, goal=""), EPISODES)
+        for file in _checkpoints(run):
+            policy = load_policy(file)
+            visited.append(collect(envs, policy.act, seed=seed).rows)
+        envs.close()
+    sizes = [len(part) for part in np.array_split(np.arange(count), len(visited))]
+    parts = [_some(r, size, rng) for r, size in zip(visited, sizes, strict=True)]
+    return np.concatenate(parts)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    files = sorted((run / "checkpoints").glob("*.pt"))
+    if not files:
+        raise ConfigError(
+            f"There is no checkpoint in {run / 'checkpoints'}: give folders of "
+            "finished runs, as runs=[outputs/kneeling/NAME]."
+        )
+    return files
+
+
+def _some(rows: np.ndarray | None, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Some of a rollout's rows (T, N, S), each at most once: (count, S)."""
+    assert rows is not None
+    flat = rows.reshape(-1, rows.shape[-1])
+    if count > len(flat):
+        raise ConfigError(
+            f"{count} states are asked of rollouts that have {len(flat)}: give more "
+            "runs, or fewer states."
+        )
+    return flat[rng.choice(len(flat), count, replace=False)]

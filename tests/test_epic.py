@@ -1,0 +1,331 @@
+"""`python -m vlmrm_exp.epic`, and the embeddings that it keeps."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vlmrm_exp import envs
+from vlmrm_exp.cli import composed
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.epic import main, measure, parse
+from vlmrm_exp.study import embeddings
+from vlmrm_exp.study.embeddings import Embedder
+from vlmrm_exp.study.settings import with_settings_files
+from vlmrm_exp.study.state_sets import StateSet, draw_states, save_states
+from vlmrm_exp.vlm.source import EMBEDDED
+
+CPU = torch.device("cpu")
+MOUNTAIN = ("task=mountaincar", "states=200", "resamples=50")
+
+
+def no_drawing(*arguments):
+    raise AssertionError("a picture was drawn")
+
+
+@pytest.fixture
+def folders(tmp_path) -> list[str]:
+    return [f"cache={tmp_path}/cache", f"out={tmp_path}/out"]
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return json.loads((folder / "out" / "epic.json").read_text())["rows"]
+
+
+def test_epic_measures_every_alpha_and_writes_all_of_it(tmp_path, folders, capsys):
+    asked = parse([*MOUNTAIN, "alpha=0,1", *folders])
+    result = measure(asked)
+    out = tmp_path / "out"
+    assert {f.name for f in out.iterdir()} == {
+        "epic.json", "epic.png", "epic.svg", "states-mountain_car.npz"
+    }  # fmt: skip
+    written = json.loads((out / "epic.json").read_text())
+    assert written == result
+    assert [row["alpha"] for row in written["rows"]] == [0, 1]
+    about = written["tasks"]["mountaincar"]
+    assert (about["states"], about["goal_states"]) == (200, 17)  # 0.15 of 1.8
+    assert about["prompt"] == [
+        "a car at the peak of the mountain, next to the yellow flag"
+    ]
+    facts = written["models"]["tiny"]
+    for row in written["rows"]:
+        assert row["auroc"] > 0.8
+        assert row["epic_low"] <= row["epic"] <= row["epic_high"] < 0.7
+        assert row["epic_graded"] < 0.3
+        assert row["parameters"] == facts["parameters_image"] + facts["parameters_text"]
+    assert "pygame" in written["versions"]["drawn_by"]
+    shown = capsys.readouterr().out
+    assert "200 states, 17 of them goals (8.5%, by predicate)" in shown
+    assert f"{written['rows'][1]['auroc']:.3f} [" in shown
+    with Image.open(out / "epic.png") as picture:
+        assert picture.size[0] == 1200
+
+
+def test_rewards_are_those_that_a_run_would_give(tmp_path):
+    """Against the scorer of training, which draws and embeds on its own."""
+    from functools import partial
+
+    from vlmrm_exp.envs import make_renderer
+    from vlmrm_exp.vlm.scorer import LocalScorer
+
+    config = composed("task=mountaincar", "alpha=0.4", "compute=cpu")
+    states = draw_states(config.task, 100)
+    embedder = Embedder(config.clip, CPU, tmp_path)
+    embedded = embedder.embed(states, config.task)
+    reward = embedder.reward(embedded, config.prompts, config.baselines, 0.4)
+    height = config.frame_height
+    draw = partial(make_renderer, config.task, height, config.clip.render_effects)
+    scorer = LocalScorer(config, draw)
+    np.testing.assert_allclose(reward, scorer.score(states.rows), atol=1e-6)
+    scorer.close()
+
+
+@pytest.mark.slow
+def test_a_second_look_draws_nothing_whatever_the_sentence(
+    tmp_path, folders, monkeypatch
+):
+    measure(parse([*MOUNTAIN, "alpha=0", *folders]))
+    (first,) = rows_of(tmp_path)
+    monkeypatch.setattr(envs, "make_renderer", no_drawing)
+    measure(parse([*MOUNTAIN, "alpha=0", *folders]))
+    assert rows_of(tmp_path) == [first]
+    measure(parse([*MOUNTAIN, "alpha=0.3", "prompt=a car", *folders]))
+    (other,) = rows_of(tmp_path)
+    assert other["epic"] != first["epic"]
+    for changed in ("textures=plain", "states=201"):
+        with pytest.raises(AssertionError, match="was drawn"):
+            measure(parse([*MOUNTAIN, "alpha=0", changed, *folders]))
+
+
+def test_what_changes_an_embedding_changes_its_key(tmp_path, monkeypatch):
+    config = composed("task=mountaincar")
+    states = draw_states(config.task, 100)
+    embedder = Embedder(config.clip, CPU, tmp_path)
+    embedder.embed(states, config.task)
+    # The same weights under another name and in another place are the same model.
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED / "tiny", folder)
+    local = replace(config.clip, name="mine", model=f"local-dir:{folder}")
+    monkeypatch.setattr(envs, "make_renderer", no_drawing)
+    Embedder(local, CPU, tmp_path).embed(states, config.task)
+
+    rows = states.rows.copy()
+    rows[-1, 0] += 1e-9
+    with pytest.raises(AssertionError, match="was drawn"):
+        embedder.embed(replace(states, rows=rows), config.task)
+    for change in ({"frame_height": 80}, {"preprocess": "crop"}, {"precision": "bf16"}):
+        other = Embedder(replace(config.clip, **change), CPU, tmp_path)
+        with pytest.raises(AssertionError, match="was drawn"):
+            other.embed(states, config.task)
+    weights = folder / "open_clip_model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(AssertionError, match="was drawn"):
+        Embedder(local, CPU, tmp_path).embed(states, config.task)
+
+
+def test_an_interruption_loses_one_part_at_most(tmp_path, monkeypatch):
+    config = composed("task=mountaincar")
+    states = draw_states(config.task, 300)  # a whole part of 256, and a rest
+    embedder = Embedder(config.clip, CPU, tmp_path)
+    see, parts = embedder._see, []
+
+    def interrupted(*arguments):
+        if parts:
+            raise KeyboardInterrupt
+        parts.append(see(*arguments))
+        return parts[0]
+
+    monkeypatch.setattr(embedder, "_see", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embedder.embed(states, config.task)
+    (kept,) = tmp_path.iterdir()
+    monkeypatch.setattr(embedder, "_see", see)
+    before = kept.stat().st_mtime_ns
+    whole = embedder.embed(states, config.task)
+    assert whole.shape == (300, 128)
+    np.testing.assert_array_equal(whole[:256], parts[0])
+    assert kept.stat().st_mtime_ns == before
+    # A damaged file is made again.
+    kept.write_bytes(kept.read_bytes()[:100])
+    np.testing.assert_array_equal(embedder.embed(states, config.task), whole)
+
+
+def test_pictures_with_labels_measure_as_their_states_do(tmp_path, folders):
+    config = composed("task=mountaincar")
+    states = draw_states(config.task, 100)
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    renderer = envs.make_renderer(config.task, 96, effects=False)
+    lines = ["file,label"]
+    for i, (frame, row) in enumerate(
+        zip(renderer.render(states.rows), states.rows, strict=True)
+    ):
+        Image.fromarray(frame).save(frames / f"{i:03}.png")
+        lines.append(f"{i:03}.png,{int(row[0] >= 0.45)}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    given = [f"frames={frames}", f"labels={tmp_path}/labels.csv"]
+    measure(parse([*MOUNTAIN, "alpha=0.5", *given, *folders]))
+    (of_pictures,) = rows_of(tmp_path)
+    measure(parse([*MOUNTAIN, "alpha=0.5", "states=100", *folders]))
+    (of_states,) = rows_of(tmp_path)
+    for key in ("epic", "auroc", "auroc_low"):
+        assert of_pictures[key] == pytest.approx(of_states[key], abs=1e-5)
+    assert "epic_graded" not in of_pictures  # nobody knows the car's position
+    (frames / "000.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match="cannot be read as a picture"):
+        measure(parse([*MOUNTAIN, *given, *folders]))
+
+
+def test_labels_by_people_replace_the_predicate_of_a_stored_set(tmp_path, folders):
+    task = composed("task=mountaincar").task
+    states = draw_states(task, 100)
+    save_states(tmp_path / "s.npz", states, {})
+    left = states.rows[:, 0] < -0.9
+    labels = [f"{i},{int(goal)}" for i, goal in enumerate(left)]
+    (tmp_path / "l.csv").write_text("\n".join(["index,label", *labels]))
+    given = [f"state_set={tmp_path}/s.npz", f"labels={tmp_path}/l.csv"]
+    result = measure(parse([*MOUNTAIN, "alpha=0", *given, *folders]))
+    assert result["tasks"]["mountaincar"]["goal_states"] == left.sum()
+    assert result["rows"][0]["auroc"] < 0.2  # people meant the other hill
+
+
+@pytest.mark.slow
+def test_kneeling_is_told_from_other_poses(tmp_path, folders, monkeypatch):
+    arguments = ["task=kneeling,standing_up", "states=300", "resamples=0", *folders]
+    result = measure(parse([*arguments, "alpha=0"]))
+    kneeling, standing = result["rows"]
+    assert min(kneeling["auroc"], standing["auroc"]) > 0.8
+    assert result["tasks"]["kneeling"]["sources"]["tasks"] == 120
+    assert "llvmpipe" in result["versions"]["drawn_by"] or "GL" in str(
+        result["versions"]["drawn_by"]
+    )
+    # Neither simulated nor drawn again: the driver's name is part of the key.
+    monkeypatch.setattr(envs, "make_renderer", no_drawing)
+    from vlmrm_exp.study import state_sets
+
+    monkeypatch.setattr(state_sets, "_drawn_states", no_drawing)
+    again = measure(parse([*arguments, "alpha=0"]))
+    assert again["rows"] == result["rows"]
+    embeddings.drawn_by.cache_clear()
+    monkeypatch.setattr(embeddings, "drawn_by", lambda env: "another driver")
+    with pytest.raises(AssertionError, match="was drawn"):
+        measure(parse([*arguments, "alpha=0"]))
+
+
+@pytest.mark.slow
+def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
+    for name in ("one", "two"):
+        shutil.copytree(EMBEDDED / "tiny", tmp_path / name)
+    clips = f"clip=[tiny,local-dir:{tmp_path}/one,local-dir:{tmp_path}/two]"
+    result = measure(parse([*MOUNTAIN, "alpha=0", clips, *folders]))
+    assert list(result["models"]) == ["tiny", "one", "two"]
+    assert len({row["epic"] for row in result["rows"]}) == 1
+    with pytest.raises(ConfigError, match="names tiny twice"):
+        measure(parse([*MOUNTAIN, f"clip=[tiny,local-dir:{EMBEDDED}/tiny]", *folders]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["clip=tyni"], "clip=tyni does not exist: choose one of base, bigG"),
+        (["clip=local-dir:/nowhere"], "no folder /nowhere"),
+        (["clip=tiny,tiny"], "names tiny twice"),
+        (["task=kneel"], "Did you mean kneeling"),
+        (["alpha=2"], "alpha is 2.0"),
+        (["alpha=[]"], "alpha is an empty list"),
+        (["alpha=0,0"], "names 0.0 twice"),
+        (["camera=above"], "camera"),
+        (["state=3"], "no setting state.*Did you mean states"),
+        (["resamples=-1"], "resamples is -1"),
+        (["task=kneeling,lotus", "prompt=a robot"], "prompt is of one task"),
+        (["frames=/nowhere"], "frames needs labels"),
+        (["frames=/nowhere", "labels=/no.csv"], "no pictures"),
+        (["labels=/no.csv"], "needs the states that they are of"),
+        (["frames=/a", "state_set=/b"], "choose one"),
+        (["state_set=/b.npz"], "no stored state set"),
+        (["state_set=/b.npz", "runs=/c"], "leave one of them out"),
+        (["runs=/nowhere"], "no checkpoint"),
+        (["compute=tpu"], "compute=tpu does not exist"),
+        (["missing.yaml"], "missing.yaml cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, arguments, words):
+    places = [f"cache={tmp_path}/cache", f"out={tmp_path}/out", "states=100"]
+    if not any(a.startswith("task=") for a in arguments):
+        places.append("task=kneeling" if "runs" in arguments[0] else "task=cartpole")
+    with pytest.raises(ConfigError, match=words) as caught:
+        measure(parse([*places, *arguments]))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sentence_too_long_and_a_baseline_that_says_the_same_are_refused(folders):
+    long = "prompt=" + "a car on the mountain " * 20
+    with pytest.raises(ConfigError, match="reads 30 and would not see its end"):
+        measure(parse([*MOUNTAIN, long, *folders]))
+    same = ["prompt=a car", "baseline=a car", "alpha=0.5"]
+    with pytest.raises(ConfigError, match="have the same embedding"):
+        measure(parse([*MOUNTAIN, *same, *folders]))
+
+
+def test_what_is_typed_wins_over_a_settings_file(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "task: [cartpole, mountaincar]\nalpha: [0, 1]\nframes: null\n"
+        'prompt: ["a, b", c]\nseed: 4\n'
+    )
+    asked = parse(["alpha=0.5", "task=cartpole", str(file)])
+    assert (asked.task, asked.alpha, asked.seed) == (["cartpole"], [0.5], 4)
+    assert asked.prompt == ["a, b", "c"]
+    assert asked.frames is None
+    file.write_text("just words")
+    with pytest.raises(ConfigError, match="holds no settings"):
+        with_settings_files([str(file)])
+
+
+def test_a_prompt_is_typed_as_a_plain_sentence():
+    asked = parse(["prompt=a robot on its knees, arms up"])
+    assert asked.prompt == ["a robot on its knees, arms up"]
+    asked = parse(['prompt=["on its knees, arms up", kneeling]'])
+    assert asked.prompt == ["on its knees, arms up", "kneeling"]
+
+
+def test_constant_rewards_are_refused(tmp_path, folders):
+    """A state set in which every picture is the same."""
+    task = composed("task=mountaincar").task
+    rows = np.zeros((20, 2))
+    rows[:, 1] = np.linspace(0, 0.01, 20)  # a speed cannot be seen
+    states = StateSet("mountain_car", np.full(20, "same"), rows)
+    save_states(tmp_path / "s.npz", states, {})
+    labels = [f"{i},{i % 2}" for i in range(20)]
+    (tmp_path / "l.csv").write_text("\n".join(["index,label", *labels]))
+    given = [f"state_set={tmp_path}/s.npz", f"labels={tmp_path}/l.csv"]
+    with pytest.raises(ConfigError, match="in all 20 states"):
+        measure(parse([f"task={task.name}", *given, *folders]))
+
+
+def test_the_program_prints_help_at_once_and_refuses_with_its_name():
+    command = [sys.executable, "-m", "vlmrm_exp.epic"]
+    helped = subprocess.run(
+        [*command, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "task=kneeling" in helped.stdout
+    refused = subprocess.run([*command, "alpha=9"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("vlmrm_exp.epic: alpha is 9.0")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_main_reads_the_command_line(monkeypatch, folders, capsys):
+    monkeypatch.setattr(sys, "argv", ["epic", *MOUNTAIN, "alpha=0", *folders])
+    main()
+    assert "mountaincar: a car at the peak" in capsys.readouterr().out

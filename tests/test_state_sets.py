@@ -1,0 +1,247 @@
+"""Where states come from, and what labels them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from vlmrm_exp.config import GOALS, ConfigError
+from vlmrm_exp.study import state_sets
+from vlmrm_exp.study.state_sets import (
+    StateSet,
+    draw_states,
+    labels_of,
+    picture_states,
+    save_states,
+    stored_states,
+    truth_of,
+)
+
+
+def test_cart_pole_grid_is_uniform_over_angle_and_position(compose):
+    config = compose("task=cartpole")
+    states = draw_states(config.task, 3600)
+    rows = states.rows
+    assert len(states) == len(rows) == 3600
+    assert len({tuple(row) for row in rows}) == 3600
+    for column, reach, bins in ((0, 2.4, 3), (2, np.pi, 4)):
+        counts, _ = np.histogram(rows[:, column], bins, (-reach, reach))
+        assert set(counts) == {3600 // bins}
+    truth = truth_of(config, states)
+    # 24 of 360 degrees, whatever the position: all carts are inside the walls.
+    assert truth.goal.mean() == pytest.approx(24 / 360, abs=0.01)
+    np.testing.assert_array_equal(truth.goal, np.abs(rows[:, 2]) <= np.deg2rad(12))
+    np.testing.assert_allclose(truth.graded, -np.abs(rows[:, 2]))
+
+
+def test_mountain_car_grid_runs_over_the_track(compose):
+    config = compose("task=mountaincar")
+    states = draw_states(config.task, 1801)
+    np.testing.assert_allclose(np.diff(states.rows[:, 0]), 0.001)
+    assert (states.rows[0, 0], states.rows[-1, 0]) == (-1.2, 0.6)
+    truth = truth_of(config, states)
+    np.testing.assert_array_equal(truth.goal, states.rows[:, 0] >= 0.45)
+    np.testing.assert_array_equal(truth.graded, states.rows[:, 0])
+
+
+@pytest.fixture(scope="module")
+def humanoid_task():
+    from vlmrm_exp.cli import composed
+
+    return composed("task=kneeling").task
+
+
+@pytest.fixture(scope="module")
+def humanoid(humanoid_task, tmp_path_factory):
+    kept = tmp_path_factory.mktemp("kept")
+    return draw_states(humanoid_task, 400, seed=3, kept=kept), kept
+
+
+@pytest.mark.slow
+def test_humanoid_states_have_goals_and_others_of_every_task(humanoid, compose):
+    states, _ = humanoid
+    counts = {s: int((states.source == s).sum()) for s in set(states.source)}
+    assert counts == {"tasks": 160, "poses": 120, "falls": 40, "random": 80}
+    assert states.rows.shape == (400, 47)
+    assert np.isfinite(states.rows).all()
+    np.testing.assert_allclose(np.linalg.norm(states.rows[:, 3:7], axis=1), 1, 1e-6)
+    for task in GOALS:
+        truth = truth_of(compose(f"task={task}"), states)  # refuses one class
+        assert 3 <= truth.goal.sum() <= 200, task
+        assert truth.graded is None
+
+
+@pytest.mark.slow
+def test_humanoid_states_are_those_of_the_seed_and_are_kept(
+    humanoid, humanoid_task, monkeypatch
+):
+    states, kept = humanoid
+    again = draw_states(humanoid_task, 400, seed=3)
+    np.testing.assert_array_equal(again.rows, states.rows)
+    few = draw_states(humanoid_task, 100, seed=3), draw_states(humanoid_task, 100)
+    assert not np.isin(few[0].rows[:, 2], few[1].rows[:, 2]).any()
+    monkeypatch.setattr(state_sets, "_drawn_states", None)  # to call it would fail
+    again = draw_states(humanoid_task, 400, seed=3, kept=kept)
+    np.testing.assert_array_equal(again.rows, states.rows)
+    np.testing.assert_array_equal(again.source, states.source)
+    with pytest.raises(TypeError):
+        draw_states(humanoid_task, 400, seed=4, kept=kept)
+
+
+def make_run(folder: Path, config, names: tuple[str, ...], seed: int = 0) -> Path:
+    """A run's folder with untrained policies."""
+    import torch
+
+    from vlmrm_exp.envs import make_envs
+    from vlmrm_exp.rl.policy import save_policy
+    from vlmrm_exp.rl.sac import SAC
+
+    envs = make_envs(config.task, 1)
+    folder.mkdir()
+    OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
+    for i, name in enumerate(names):
+        agent = SAC(
+            config.algo,
+            envs.observation_space,
+            envs.action_space,
+            seed + i,
+            torch.device("cpu"),
+        )
+        checkpoint = {**agent.checkpoint(), "env_steps": i}
+        save_policy(folder / "checkpoints" / f"{name}.pt", checkpoint)
+    return folder
+
+
+@pytest.mark.slow
+def test_half_of_the_states_are_those_of_the_policies_of_runs(tmp_path, compose):
+    config = compose("task=kneeling", "algo.hidden=[8]")
+    run = make_run(tmp_path / "run", config, ("best", "last"))
+    arguments = dict(runs=[run], kept=tmp_path / "kept")
+    states = draw_states(config.task, 120, **arguments)
+    assert len(states) == 120
+    policies = states.rows[states.source == "policies"]
+    assert len(policies) == 60
+    assert len(np.unique(policies, axis=0)) == 60
+    # Both start from the same states; what they visit then differs.
+    from vlmrm_exp.envs import make_envs
+    from vlmrm_exp.rl.policy import load_policy
+    from vlmrm_exp.rl.rollout import collect
+
+    envs = make_envs(config.task, state_sets.EPISODES)
+    for name, part in (("best", policies[:30]), ("last", policies[30:])):
+        policy = load_policy(run / "checkpoints" / f"{name}.pt")
+        visited = collect(envs, policy.act, seed=0).rows.reshape(-1, 47)
+        assert (part[:, None] == visited[None]).all(axis=2).any(axis=1).all()
+    # Other checkpoints in the same folder are another set of states.
+    make_run(tmp_path / "other", config, ("best",), seed=9)
+    (tmp_path / "other" / "checkpoints" / "best.pt").replace(
+        run / "checkpoints" / "best.pt"
+    )
+    changed = draw_states(config.task, 120, **arguments)
+    assert not np.array_equal(changed.rows, states.rows)
+
+
+def test_runs_that_cannot_be_played_are_refused(tmp_path, compose):
+    task = compose("task=kneeling").task
+    with pytest.raises(ConfigError, match="no checkpoint in"):
+        draw_states(task, 100, runs=[tmp_path / "nowhere"])
+    with pytest.raises(ConfigError, match="leave runs out"):
+        draw_states(compose("task=cartpole").task, 100, runs=[tmp_path])
+
+
+def test_a_task_without_recipe_or_predicate_is_refused(compose):
+    gym = compose("task=gym", "task.env_id=Pendulum-v1", "prompt=a", "baseline=b")
+    with pytest.raises(ConfigError, match="no recipe"):
+        draw_states(gym.task, 100)
+    config = compose("task=kneeling")
+    config = replace(config, task=replace(config.task, goal=""))
+    states = StateSet("humanoid", np.full(2, "x"), np.zeros((2, 47)))
+    with pytest.raises(ConfigError, match="no predicate"):
+        truth_of(config, states)
+    with pytest.raises(ConfigError, match="at least 100"):
+        draw_states(compose("task=cartpole").task, 12)
+
+
+def test_a_set_of_one_class_is_refused(compose):
+    rows = np.zeros((5, 2))
+    states = StateSet("mountain_car", np.full(5, "x"), rows)
+    with pytest.raises(ConfigError, match="None of the 5 states of task=mountaincar"):
+        truth_of(compose("task=mountaincar"), states)
+
+
+def test_stored_states_come_back(tmp_path, compose):
+    task = compose("task=mountaincar").task
+    states = draw_states(task, 100)
+    goal = np.arange(100) > 50
+    save_states(tmp_path / "s.npz", states, {"mountaincar": goal})
+    again = stored_states(tmp_path / "s.npz", task)
+    np.testing.assert_array_equal(again.rows, states.rows)
+    np.testing.assert_array_equal(again.source, states.source)
+    assert again.world == "mountain_car"
+    np.testing.assert_array_equal(np.load(tmp_path / "s.npz")["goal_mountaincar"], goal)
+    assert [f.name for f in tmp_path.iterdir()] == ["s.npz"]
+    with pytest.raises(ConfigError, match="of mountain_car, but task=cartpole"):
+        stored_states(tmp_path / "s.npz", compose("task=cartpole").task)
+    (tmp_path / "s.npz").write_bytes((tmp_path / "s.npz").read_bytes()[:300])
+    with pytest.raises(ConfigError, match="damaged"):
+        stored_states(tmp_path / "s.npz", task)
+    with pytest.raises(ConfigError, match="no stored state set"):
+        stored_states(tmp_path / "other.npz", task)
+
+
+def pictures(folder: Path, count: int = 3) -> StateSet:
+    for i in range(count):
+        Image.new("RGB", (4, 4), (i, i, i)).save(folder / f"f{i}.png")
+    (folder / "notes.txt").write_text("no picture")
+    return picture_states(folder)
+
+
+def test_labels_of_pictures_and_of_stored_states(tmp_path):
+    states = pictures(tmp_path)
+    assert [f.name for f in states.files] == ["f0.png", "f1.png", "f2.png"]
+    file = tmp_path / "labels.csv"
+    # Any order, further columns, a byte-order mark, spaces.
+    file.write_text("\ufefflabel, file,who\n1,f2.png,me\n0, f0.png,me\n0,f1.png,me\n")
+    truth = labels_of(file, states)
+    assert truth.goal.tolist() == [False, False, True]
+    assert truth.labelled_by == str(file)
+    rows = StateSet("mountain_car", np.full(2, "x"), np.zeros((2, 2)))
+    file.write_text("index,label\n1,0\n0,1\n")
+    assert labels_of(file, rows).goal.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no file of labels"),
+        ("", "needs the columns file and label, but has none"),
+        ("file,goal\nf0.png,1\n", "but has file, goal"),
+        ("file,label\nf0.png,yes\n", "line 2: the label is 'yes'"),
+        ("file,label\nf0.png\n", "line 2: the label is ''"),
+        ("file,label\nf0.png,1\nf0.png,0\n", "line 3: .* a second time"),
+        ("file,label\nf0.png,1\nf1.png,0\n", "2 labels for 3 states .* f2.png has"),
+        (
+            "file,label\nf0.png,1\nf1.png,0\nf2.png,0\nf9.png,0\n",
+            "f9.png, which is not",
+        ),
+        ("file,label\nf0.png,1\nf1.png,1\nf2.png,1\n", "All of the 3 states"),
+        (b"\xff\xfe\x00", "no CSV file"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused_in_one_sentence(tmp_path, text, words):
+    states = pictures(tmp_path)
+    file = tmp_path / "labels.csv"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=words) as caught:
+        labels_of(file, states)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match="no pictures"):
+            picture_states(folder)
