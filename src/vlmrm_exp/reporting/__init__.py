@@ -1,0 +1,1 @@
+"""From folders of runs and studies to one page: read, group, draw, write."""

@@ -1,0 +1,272 @@
+"""Pool runs that differ in nothing but the seed, and say what tells groups apart."""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlmrm_exp.reporting.curves import Success, pooled_success
+from vlmrm_exp.reporting.run_folders import FINISHED, STATUSES, Run, number
+
+COLUMNS = {
+    "task.name": "task",
+    "clip.name": "clip",
+    "reward": "reward",
+    "alpha": "alpha",
+    "task.textures": "textures",
+    "task.camera": "camera",
+    "algo.name": "algorithm",
+}
+"""What usually tells runs apart, with the names that readers see."""
+IGNORED = ("seed", "name", "log.", "evaluation.", "clip.batch_size", "clip.download_gb")
+"""What does not change what is learned; so of compute all but the overlap."""
+UNUSED_WITHOUT_CLIP = ("clip.", "alpha", "prompt", "baseline", "renormalise")
+
+
+@dataclass
+class Group:
+    """Runs with the same settings and any seeds."""
+
+    settings: dict[str, Any]
+    runs: list[Run]
+    other: dict[str, Any]
+    """Settings beside `COLUMNS` in which it differs from groups of the same task."""
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.settings.get("task.name", "?"))
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that the group's numbers come from."""
+        return [run for run in self.runs if run.status == FINISHED]
+
+    @property
+    def seeds(self) -> str:
+        """The seeds of all its runs."""
+        return ", ".join(str(run.config.get("seed", "?")) for run in self.runs)
+
+    @property
+    def parameters(self) -> float | None:
+        """Parameters of the model that gave the reward; None: not recorded."""
+        for run in self.runs:
+            encoder = run.versions.get("encoder")
+            if isinstance(encoder, dict):
+                parts = [number(encoder.get(f"parameters_{part}"))
+                         for part in ("image", "text")]  # fmt: skip
+                if None not in parts:
+                    return sum(part for part in parts if part is not None)
+        return None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the reward came from one of this project's own small models."""
+        return self.settings.get("clip.model") == "embedded"
+
+    def trials(self) -> list[tuple[Run, float, int]]:
+        """Finished runs that measured success, with its rate and episodes."""
+        found = []
+        for run in self.finished:
+            rate = number(run.summary.get("eval/success_rate"))
+            episodes = number(run.summary.get("eval/episodes"))
+            if rate is not None and episodes:
+                found.append((run, rate, int(episodes)))
+        return found
+
+    def success(self) -> Success | None:
+        """Success over the pooled episodes of the finished runs."""
+        return pooled_success([(rate, count) for _, rate, count in self.trials()])
+
+    def best_by_reward(self) -> tuple[Run, float, int] | None:
+        """The trial of the finished run with the highest reward: paper Table 1's."""
+        key = "eval/reward_mean"
+        trials = [t for t in self.trials() if number(t[0].summary.get(key)) is not None]
+        return max(trials, key=lambda trial: trial[0].summary[key], default=None)
+
+    def values(self, key: str) -> list[float]:
+        """A number of the finished runs' summaries, where they have it."""
+        found = [number(run.summary.get(key)) for run in self.finished]
+        return [value for value in found if value is not None]
+
+    def buckets(self) -> list[float] | None:
+        """Shares of pooled episodes by how long they were in the goal state."""
+        total = [0.0] * 5
+        episodes = 0
+        for run, _, count in self.trials():
+            shares = run.summary.get("eval/buckets")
+            if isinstance(shares, list) and len(shares) == len(total):
+                episodes += count
+                total = [t + count * s for t, s in zip(total, shares, strict=True)]
+        return [t / episodes for t in total] if episodes else None
+
+    def mixed(self) -> list[str]:
+        """What its runs ought to share and do not: sources or weights."""
+        commits = {run.versions["commit"] for run in self.runs
+                   if "commit" in run.versions}  # fmt: skip
+        weights = {
+            encoder.get("weights_sha256")
+            for run in self.runs
+            if isinstance(encoder := run.versions.get("encoder"), dict)
+        }
+        counts = {"commits": len(commits), "model weights": len(weights)}
+        return [f"{n} different {what}" for what, n in counts.items() if n > 1]
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Pool runs; those whose settings could not be read are left out."""
+    pooled: dict[str, list[Run]] = defaultdict(list)
+    settings: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        if run.config:
+            relevant = _relevant(run.config)
+            key = json.dumps(relevant, sort_keys=True, default=str)
+            settings[key] = relevant
+            pooled[key].append(run)
+    every = list(settings.values())
+    groups = [
+        Group(mine, pooled[key], _other(mine, every)) for key, mine in settings.items()
+    ]
+    return sorted(groups, key=_order)
+
+
+def _relevant(config: dict[str, Any]) -> dict[str, Any]:
+    left_out = IGNORED
+    if config.get("reward") == "ground_truth":
+        left_out += UNUSED_WITHOUT_CLIP
+    return {
+        key: value
+        for key, value in config.items()
+        if not key.startswith(left_out)
+        and (not key.startswith("compute.") or key == "compute.overlap")
+    }
+
+
+def _other(mine: dict[str, Any], every: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Settings in which some group of the same task differs.
+
+    A model's own settings count only against groups with the model of that name.
+    """
+    found = {}
+    for key, value in mine.items():
+        peers = [s for s in every if s.get("task.name") == mine.get("task.name")]
+        if key.startswith("clip."):
+            peers = [s for s in peers if s.get("clip.name") == mine["clip.name"]]
+        if key not in COLUMNS and any(key in s and s[key] != value for s in peers):
+            found[key] = value
+    return found
+
+
+def _order(group: Group) -> tuple[Any, ...]:
+    """By task, size of model, and the other columns."""
+    rest = [str(group.settings.get(key)) for key in COLUMNS]
+    return group.task, group.parameters or 0, *rest, str(group.other)
+
+
+def differing(groups: Sequence[Group]) -> list[str]:
+    """Those of `COLUMNS` in which some of these groups differ."""
+    return [
+        key
+        for key in COLUMNS
+        if len({str(group.settings.get(key)) for group in groups}) > 1
+    ]
+
+
+def told(key: str, value: Any) -> str:
+    """A setting's value in words that need no key beside them, where possible."""
+    match key, value:
+        case _, None:
+            return "-"
+        case "reward", "ground_truth":
+            return "true reward"
+        case "reward", "clip":
+            return "CLIP reward"
+        case "alpha", _:
+            return f"alpha {value:g}" if number(value) is not None else str(value)
+        case "task.textures", _:
+            return f"{value} textures"
+        case "task.camera", _:
+            return f"{value} camera"
+        case (("task.name" | "clip.name" | "algo.name"), _):
+            return str(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"{key}={text}"
+
+
+def labels(groups: Sequence[Group], known: Sequence[str] = ()) -> list[str]:
+    """Short names that tell these groups apart.
+
+    Each names only what tells it from a group that agrees in all it named before.
+
+    Args:
+        groups: to be named.
+        known: settings that the reader knows already.
+    """
+    names = []
+    for group in groups:
+        peers = [other for other in groups if other is not group]
+        parts = []
+        for key in (*COLUMNS, *group.other):
+            if key in known or key not in group.settings:
+                continue
+            value = group.settings[key]
+            alike = [peer for peer in peers if peer.settings.get(key) == value]
+            if len(alike) < len(peers):
+                parts.append(told(key, value))
+            peers = alike
+        if not parts:
+            shown = [key for key in ("task.name", "clip.name") if key not in known]
+            parts = [told(key, group.settings.get(key)) for key in shown]
+        names.append(", ".join(parts) or "all runs")
+    return names
+
+
+@dataclass
+class Series:
+    """Groups that differ in one setting alone, in its order."""
+
+    groups: list[Group]
+    x: list[Any]
+
+
+def series_over(
+    groups: Sequence[Group],
+    keys: tuple[str, ...],
+    x: Callable[[Group], Any],
+) -> list[Series]:
+    """Collect groups with success that differ in nothing but some settings.
+
+    Args:
+        groups: to choose from.
+        keys: what may differ: settings, or, with a dot at the end, groups of them.
+        x: what they are ordered by; None: the group is left out.
+
+    Returns:
+        Only series with at least two different x.
+    """
+    pooled: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        if x(group) is not None and group.success() is not None:
+            fixed = {k: v for k, v in group.settings.items() if not k.startswith(keys)}
+            pooled[json.dumps(fixed, sort_keys=True, default=str)].append(group)
+    found = []
+    for members in pooled.values():
+        members.sort(key=x)
+        if len({str(x(group)) for group in members}) > 1:
+            found.append(Series(members, [x(group) for group in members]))
+    return found
+
+
+def count_statuses(runs: Sequence[Run]) -> str:
+    """How many runs there are of each status, in words."""
+    counts = {status: sum(run.status == status for run in runs) for status in STATUSES}
+    parts = [f"{count} {status}" for status, count in counts.items() if count]
+    return ", ".join(parts) or "none"
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation over runs; None for one run."""
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values), spread

@@ -1,0 +1,431 @@
+"""`python -m vlmrm_exp.report` on folders with known numbers, and on a real run."""
+
+import base64
+import csv
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.report import main, parse, report
+from vlmrm_exp.reporting.groups import group_runs, labels
+from vlmrm_exp.reporting.run_folders import last_error, walk
+
+from run_folders import COMMIT, ENV_STEPS, write_run  # isort: skip
+
+
+class Page(HTMLParser):
+    """What a reader sees of a page, and what a browser would load."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self._text: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = re.sub(r"\s+", " ", " ".join(self._text))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [v or "" for k, v in attrs if k in ("src", "href", "poster")]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+
+    def handle_data(self, data):
+        self._text.append(data)
+        if self.tags and self.tags[-1] in ("th", "td"):
+            self.tables[-1][-1][-1] += data.strip()
+
+    def rows(self, column: str) -> list[dict[str, str]]:
+        """The rows of the first table with a column of that name."""
+        table = next(table for table in self.tables if column in table[0])
+        return [dict(zip(table[0], row, strict=True)) for row in table[1:]]
+
+
+def make(*arguments: str | Path) -> Page:
+    return Page(report(parse([str(argument) for argument in arguments])))
+
+
+def test_seeds_are_pooled_and_episodes_counted(tmp_path):
+    write_run(tmp_path / "0", seed=0, success=0.9, episodes=10, reward=0.2)
+    write_run(tmp_path / "1", seed=1, success=0.5, episodes=50, reward=0.4)
+    write_run(tmp_path / "2", seed=0, alpha=0.5, success=1.0)
+    page = make(tmp_path)
+    pooled, other = page.rows("success (95 %)")
+    assert pooled["alpha"] == "0"
+    assert pooled["success (95 %)"] == "0.57 (0.44 to 0.68)"  # 34 of 60, by hand
+    assert pooled["of each seed"] == "0.90, 0.50"
+    assert pooled["of the highest reward"] == "0.50"
+    assert pooled["reward a step"] == "0.3 ± 0.14"
+    assert pooled["seeds"] == "0, 1"
+    assert other["success (95 %)"].startswith("1.00")
+    with (tmp_path / "report" / "groups.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert float(first["success"]) == pytest.approx(34 / 60)
+    assert (first["episodes"], first["finished"]) == ("60", "2")
+    for stem in ("success", "curves-kneeling-reward", "success-alpha"):
+        with Image.open(tmp_path / "report" / f"{stem}.png") as image:
+            assert len(image.convert("L").getcolors() or range(999)) > 9, "empty"
+        assert (tmp_path / "report" / f"{stem}.svg").stat().st_size > 1000
+
+
+def test_buckets_weigh_runs_by_their_episodes(tmp_path):
+    write_run(tmp_path / "0", episodes=10, summary={"eval/buckets": [1, 0, 0, 0, 0]})
+    write_run(
+        tmp_path / "1", episodes=30, summary={"eval/buckets": [0, 0, 0, 0.5, 0.5]}
+    )
+    (row,) = make(tmp_path).rows("success (95 %)")
+    key = "% of episodes with the goal in 0 / 25 / 50 / 75 / 100 % of steps"
+    assert row[key] == "25 / 0 / 0 / 38 / 38"
+
+
+def test_runs_that_did_not_finish_are_listed_with_the_reason(tmp_path):
+    write_run(tmp_path / "good", seed=0)
+    cut = write_run(tmp_path / "cut", seed=1)
+    summary = json.loads((cut / "summary.json").read_text())
+    summary |= {"interrupted": True, "env_steps": 800, "eval/success_rate": 0.0}
+    (cut / "summary.json").write_text(json.dumps(summary))
+    failed = write_run(tmp_path / "failed", seed=2)
+    (failed / "summary.json").unlink()
+    (failed / "error.txt").write_text(
+        'Traceback (most recent call last):\n  File "a.py", line 1, in f\n'
+        "vlmrm_exp.config.ConfigError: No GPU: use compute=cpu.\n"
+    )
+    killed = write_run(tmp_path / "killed", seed=3)
+    (killed / "summary.json").unlink()
+    early = tmp_path / "early"  # refused before anything but Hydra wrote
+    early.mkdir()
+    (early / "error.txt").write_text("ValueError\n")
+    page = make(tmp_path)
+    assert "5 runs: 1 finished, 1 interrupted, 2 failed, 1 unfinished" in page.text
+    listed = {row["run"].split("/")[-1]: row for row in page.rows("status")}
+    reason = {name: row["reason, and what was odd"] for name, row in listed.items()}
+    assert reason["good"] == ""
+    assert reason["cut"] == "interrupted after 800 env steps"
+    assert reason["failed"] == "ConfigError: No GPU: use compute=cpu."
+    assert "still running or killed" in reason["killed"]
+    assert reason["early"].startswith("ValueError")
+    (group,) = page.rows("success (95 %)")
+    assert group["runs"] == "1 of 4 finished"
+    assert group["of each seed"] == "0.90"  # the interrupted one's 0.0 is not pooled
+    assert "not in it: 1 interrupted, 1 failed, 1 unfinished." in page.text
+    assert "Dashed: runs that did not finish" in page.text
+
+
+@pytest.mark.parametrize(
+    ("lines", "last"),
+    [
+        ("Traceback (most recent call last):\n  f()\na.b.Some: x: y\n", "Some: x: y"),
+        ("a.Some: no key\n    full_key: a\n    object_type=B\n", "Some: no key"),
+        ("KeyboardInterrupt\n", "KeyboardInterrupt"),
+        ("", "error.txt is empty"),
+    ],
+)
+def test_last_error_names_the_exception(lines, last):
+    assert last_error(lines) == last
+
+
+def test_groups_are_told_apart_by_what_differs(tmp_path):
+    elsewhere = {"name": "gpu", "device": "gpu", "overlap": True}
+    write_run(tmp_path / "a", seed=0)
+    write_run(tmp_path / "b", seed=1, settings={"compute": elsewhere})
+    write_run(tmp_path / "c", settings={"algo": {"name": "sac", "learning_rate": 0.1}})
+    write_run(tmp_path / "d", task="splits", prompt="a humanoid robot doing splits")
+    for folder, clip in (("e", "nano"), ("f", "tiny")):  # which play no part there
+        write_run(tmp_path / folder, clip=clip, settings={"reward": "ground_truth"})
+    groups = group_runs(walk(tmp_path)[0])
+    runs = {
+        name: [run.folder.name for run in group.runs]
+        for name, group in zip(labels(groups), groups, strict=True)
+    }
+    assert runs == {
+        "kneeling, base, algo.learning_rate=0.0006": ["a", "b"],
+        "kneeling, base, algo.learning_rate=0.1": ["c"],
+        "kneeling, true reward": ["e", "f"],
+        "splits": ["d"],
+    }
+
+
+def test_runs_with_other_weights_in_one_group_are_told(tmp_path):
+    write_run(tmp_path / "0", seed=0, parameters=4_000_000)
+    write_run(tmp_path / "1", seed=1, parameters=4_000_004)
+    (row,) = make(tmp_path).rows("success (95 %)")
+    assert row["mind"] == "2 different model weights"
+
+
+def test_comparisons_over_size_alpha_and_looks(tmp_path):
+    sizes = {"nano": 300_000, "tiny": 1_600_000}
+    for n, (clip, parameters) in enumerate(sizes.items()):
+        write_run(tmp_path / f"s{n}", clip=clip, parameters=parameters, success=n / 2)
+    write_run(tmp_path / "a", clip="tiny", parameters=1_600_000, alpha=0.4)
+    write_run(tmp_path / "t", clip="tiny", parameters=1_600_000, camera="track")
+    page = make(tmp_path)
+    out = tmp_path / "report"
+    assert (out / "success-size.svg").is_file()
+    assert (out / "success-alpha.svg").is_file()
+    (row,) = page.rows("track camera")
+    assert row["textures"] == "realistic"
+    assert row["fixed camera"].startswith("0.50")
+    assert row["track camera"].startswith("0.90")
+
+
+def test_success_over_tasks_uses_all_runs(tmp_path):
+    rates = {"kneeling": [0.9, 1.0, 0.8], "splits": [0.0, 0.1, 0.2]}
+    for task, values in rates.items():
+        for seed, rate in enumerate(values):
+            write_run(tmp_path / f"{task}{seed}", task=task, seed=seed, success=rate)
+    (row,) = make(tmp_path).rows("interquartile mean")
+    assert (row["tasks"], row["runs"]) == ("2", "6")
+    assert row["interquartile mean"] == "0.50"  # of .1 .2 .8 .9
+    low, high = map(float, row["95 % interval"].split(" to "))
+    assert 0.3 < low < 0.5 < high < 0.7
+
+
+def test_without_success_the_page_says_so(tmp_path):
+    write_run(tmp_path / "0", success=None)
+    page = make(tmp_path)
+    assert "No finished run has measured success." in page.text
+    assert not (tmp_path / "report" / "success.png").exists()
+
+
+def test_broken_files_are_told_and_the_rest_is_used(tmp_path):
+    run = write_run(tmp_path / "0", rewards=[0.1, 0.2, 0.3, 0.4])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('[1]\n{"env_steps": 50000, "train/rewa')
+    (run / "versions.json").write_text("{")
+    write_run(tmp_path / "1", seed=1)
+    (tmp_path / "1" / "config.yaml").write_text("task: [")
+    (tmp_path / "1" / ".hydra" / "config.yaml").unlink()
+    page = make(tmp_path)
+    odd = {
+        row["run"][-1]: row["reason, and what was odd"] for row in page.rows("status")
+    }
+    assert "2 lines are unreadable in metrics.jsonl and left out" in odd["0"]
+    assert "versions.json cannot be read" in odd["0"]
+    assert "its settings are not known" in odd["1"]
+    steps, values = walk(tmp_path)[0][0].curve("train/reward_mean")
+    assert steps.tolist() == [ENV_STEPS * i // 4 for i in (1, 2, 3, 4)]
+    assert values.tolist() == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_prompts_and_errors_are_escaped(tmp_path):
+    prompt = '<script>alert("x")</script> & $x^2$ <b>'
+    other = write_run(tmp_path / "<i>0", prompt=prompt)
+    (other / "error.txt").write_text("ValueError: <script>boom</script>\n")
+    (other / "videos").mkdir()
+    (other / "videos" / "eval.mp4").write_bytes(b"a video")
+    write_run(tmp_path / "1", prompt="a humanoid robot kneeling")
+    page = make(tmp_path)
+    assert "script" not in page.tags
+    assert not {"b", "i"} & set(page.tags)
+    assert 'alert("x")' in page.text
+    assert "ValueError: <script>boom</script>" in page.text
+
+
+def test_page_loads_nothing_from_elsewhere(tmp_path):
+    for n, clip in enumerate(("nano", "tiny")):
+        folder = write_run(tmp_path / clip, clip=clip, parameters=10 ** (n + 5))
+        (folder / "videos").mkdir()
+        (folder / "videos" / "eval.mp4").write_bytes(b"a video")
+    page = make(tmp_path)
+    assert len(page.links) > 8
+    for link in page.links:
+        assert link.startswith(("data:", "#")), link[:60]
+    text = (tmp_path / "report" / "report.html").read_text()
+    rest = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    assert not re.search(r"https?:|//\w|@import|url\(", rest)
+    for link in page.links:  # the figures inside too
+        if link.startswith("data:image/svg"):
+            svg = base64.b64decode(link.partition(",")[2]).decode()
+            assert not re.search(r'(href|src)="(?!#)', svg)
+
+
+def test_videos_have_room_for_the_best_of_each_group_first(tmp_path):
+    for name, clip, reward in (
+        ("0", "tiny", 0.1),
+        ("1", "tiny", 0.3),
+        ("2", "base", 0),
+    ):
+        run = write_run(tmp_path / name, clip=clip, seed=int(name), reward=reward)
+        (run / "videos").mkdir()
+        (run / "videos" / "eval.mp4").write_bytes(name.encode() * 300_000)
+    page = make(tmp_path, "max_mb=0.9")  # room for two: base64 takes a third more
+    inside = [base64.b64decode(link.partition(",")[2])[:1].decode()
+              for link in page.links if link.startswith("data:video")]  # fmt: skip
+    assert sorted(inside) == ["1", "2"]
+    assert f"{tmp_path.name}/0/videos/eval.mp4 (0.4 MB)" in page.text
+    assert "1 left out" in page.text
+    page = make(tmp_path, "videos=false")
+    assert "video" not in page.tags
+    assert "videos=false" in page.text
+
+
+def test_command_commit_and_versions_stand_behind_every_item(tmp_path):
+    write_run(tmp_path / "0")
+    page = make(tmp_path)
+    assert page.tags.count("img") + page.tags.count("table") == page.tags.count("dl")
+    alone = (
+        "python -m vlmrm_exp --config-dir sweeps --config-name tasks_embedded "
+        "hydra.mode=RUN task=kneeling clip=base seed=0 "
+        "\"prompt='a humanoid robot kneeling'\""
+    )
+    for text in (alone, f"commit {COMMIT}", "torch 2.13.0", "--config-name tasks"):
+        assert page.text.count(text) >= page.tags.count("dl"), text
+    assert "Embedded (base): small models" in page.text
+
+
+def test_epic_is_shown_with_its_picture_and_fit(tmp_path):
+    rows = [
+        {"task": "kneeling", "clip": clip, "alpha": alpha, "parameters": parameters,
+         "epic": 0.9 - 0.1 * np.log10(parameters) + alpha / 10, "auroc": 0.9,
+         "per_state": [1.5]}
+        for clip, parameters in (("nano", 3e5), ("tiny", 2e6), ("base", 1e7))
+        for alpha in (0, 0.5)
+    ]  # fmt: skip
+    folder = tmp_path / "epic" / "first"
+    folder.mkdir(parents=True)
+    versions = {"command": "python -m vlmrm_exp.epic task=kneeling", "commit": COMMIT}
+    result = {
+        "rows": rows,
+        "versions": versions,
+        "tasks": {"kneeling": {"goal_share": 0.071, "prompt": ["kneels", "on knees"]}},
+        "models": {"nano": {"model": "embedded", "weights_sha256": "feed" * 16}},
+    }
+    (folder / "epic.json").write_text(json.dumps(result))
+    Image.new("RGB", (40, 30), "red").save(folder / "epic.png")
+    (tmp_path / "prompts.json").write_text("[]")
+    page = make(tmp_path)
+    assert "0 runs; 2 results" in page.text
+    assert len(page.rows("auroc")) == len(rows)
+    fits = page.rows("slope")
+    assert [(f["alpha"], f["sizes"], f["slope"]) for f in fits] == [
+        ("0", "3", "-0.100"),
+        ("0.5", "3", "-0.100"),
+    ]
+    assert {f["R²"] for f in fits} == {"1.00"}
+    assert sum(link.startswith("data:image/png") for link in page.links) == 1
+    assert (tmp_path / "report" / "epic-2-size-kneeling.png").is_file()
+    assert versions["command"] in page.text
+    assert "prompts.json holds no rows that could be shown" in page.text
+    assert "per_state" not in page.text
+    (about,) = page.rows("goal_share")
+    assert about == {
+        "task": "kneeling",
+        "goal_share": "0.071",
+        "prompt": "kneels / on knees",
+    }
+    assert "weights of nano feedfeedfeed" in page.text
+    assert "Embedded (nano)" in page.text
+
+
+def test_a_report_is_not_reported_on(tmp_path):
+    write_run(tmp_path / "sweep" / "0")
+    pretraining = tmp_path / "sweep" / "tiny-s0" / ".hydra"
+    pretraining.mkdir(parents=True)
+    (pretraining / "config.yaml").write_text(yaml.safe_dump({"recipe": {"steps": 1}}))
+    for _ in range(2):
+        page = make(tmp_path / "sweep", tmp_path)  # the same run twice
+        assert "1 run: 1 finished." in page.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "folders is not given"),
+        (["nowhere"], "There is no folder nowhere"),
+        (["empty"], "empty holds no run"),
+        (["empty", "max_mb=-1"], "max_mb is -1"),
+        (["empty", "video=false"], "no setting video"),
+        (["run", "out=run/config.yaml/x"], "cannot be used"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(
+    tmp_path, monkeypatch, capsys, arguments, words
+):
+    (tmp_path / "empty").mkdir()
+    write_run(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        report(parse(arguments))
+    assert words in str(error.value)
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("vlmrm_exp.report: ")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_real_run(tmp_path):
+    command = [sys.executable, "-m", "vlmrm_exp", "task=cartpole", "experiment=smoke"]
+    prompt = "prompt=a pole, <upright>"
+    folder = tmp_path / "real"
+    rest = [prompt, "log=none", "compute.torch_threads=1", f"hydra.run.dir={folder}"]
+    done = subprocess.run([*command, *rest], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = make(tmp_path)
+    assert "1 run: 1 finished" in page.text
+    (group,) = page.rows("success (95 %)")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert group["task"] == "cartpole"
+    assert group["env steps"] == "40"
+    assert group["success (95 %)"].startswith(f"{summary['eval/success_rate']:.2f}")
+    assert group["reward a step"] == f"{summary['eval/reward_mean']:.4g}"
+    settings = "task=cartpole experiment=smoke \"prompt='a pole, <upright>'\" log=none"
+    alone = f"python -m vlmrm_exp {settings} compute.torch_threads=1"
+    assert alone in page.text
+    video = next(link for link in page.links if link.startswith("data:video/mp4"))
+    assert base64.b64decode(video.partition(",")[2])[4:8] == b"ftyp"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
+@pytest.mark.parametrize("width", [375, 1440])
+def test_browser_shows_the_page_within_its_width(tmp_path, width):
+    long = "a humanoid robot " + "very" * 60
+    for n in range(2):
+        write_run(tmp_path / f"run{n}", seed=n, prompt=long + str(n))
+    report(parse([str(tmp_path)]))
+    page = (tmp_path / "report" / "report.html").read_text()
+    # In a frame, as no window of chromium's is as narrow as a phone.
+    probe = tmp_path / "probe.html"
+    probe.write_text(
+        f'<title>-</title><iframe width={width} srcdoc="{html.escape(page)}"></iframe>'
+        "<script>addEventListener('load', () => {"
+        "const page = document.querySelector('iframe').contentDocument,"
+        " root = page.documentElement, images = [...page.images];"
+        "document.title = [root.clientWidth, root.scrollWidth, images.length,"
+        " images.filter(image => !image.naturalWidth).length].join()})</script>"
+    )
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu"]
+    command += [f"--user-data-dir={tmp_path}/chromium", "--window-size=1600,900"]
+    done = subprocess.run(
+        [*command, "--virtual-time-budget=5000", "--dump-dom", probe.as_uri()],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title, done.stderr
+    room, needed, images, broken = map(int, title[1].split(","))
+    assert width - 20 <= room  # a scroll bar
+    assert needed <= room
+    assert (images, broken) == (3, 0)
