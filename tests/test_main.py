@@ -54,7 +54,7 @@ def test_run_leaves_the_folder_that_is_promised(tmp_path):
     ):
         assert (tmp_path / name).exists(), name
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    expected = {"task": "mountaincar", "clip": "tiny", "seed": 0, "env_steps": 40}
+    expected = {"task": "mountaincar", "clip": "base", "seed": 0, "env_steps": 40}
     assert expected.items() <= summary.items()
     assert summary["gradient_steps"] == 4
     assert summary["eval/episodes"] == 2

@@ -1,15 +1,46 @@
 """Every job of every sweep file composes into a checked configuration."""
 
+import importlib
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from vlmrm_exp import landscape, prompts
 from vlmrm_exp.config import conf_dir, to_config
+from vlmrm_exp.study import settings
 
-SWEEPS = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
+# The first line is the command: of Hydra's multirun, or of a verb that reads the file.
+VERB = re.compile(r"# python -m vlmrm_exp\.(\w+) sweeps/")
+STUDIES = [path for path in FILES if VERB.match(path.read_text())]
+SWEEPS = [path for path in FILES if path not in STUDIES]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_everything_in_a_settings_file_of_a_verb_exists(path):
+    text = path.read_text()
+    verb = VERB.match(text)[1]
+    assert text.startswith(f"# python -m vlmrm_exp.{verb} sweeps/{path.name}\n")
+    asked = importlib.import_module(f"vlmrm_exp.{verb}").parse([str(path)])
+    models = len(settings.resolve_models(asked))
+    match verb:
+        case "epic":
+            tasks = settings.resolve_tasks(asked.task, asked)
+            said = f"= {len(tasks) * models * len(asked.alpha)} rewards"
+        case "prompts":
+            sentences = [prompts.sentences(task).values() for task in asked.task]
+            # The task's own prompt, and those in its lists.
+            each = [1 + sum(map(len, kinds)) for kinds in sentences]
+            said = f"= {sum(each) * models} rewards"
+        case "landscape":
+            panels = landscape.panels(asked)
+            said = f"= {models * len(panels) * len(asked.alpha)} lines"
+    comment = " ".join(line.strip("# ") for line in text.splitlines()[:5])
+    assert said in comment, "comment is wrong"
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
