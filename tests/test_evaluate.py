@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from vlmrm_exp.cli import load_run_config
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import make_envs
-from vlmrm_exp.evaluate import SEED_OFFSET, evaluate, load_run_config, main, parse
+from vlmrm_exp.evaluate import SEED_OFFSET, evaluate, main, parse
 
 # The cart is pushed to where the pole falls, and a little towards the middle.
 BALANCING = np.array([0.05, 0.1, 1.0, 0.3])

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
@@ -112,6 +113,34 @@ def composed(*overrides: str) -> Config:
     except ValueError as error:  # Hydra's, of clip=null
         typed = " ".join(overrides)
         raise ConfigError(f"{typed} is not possible: {error}.") from error
+
+
+def load_run_config(folder: Path) -> Config:
+    """Read the configuration that a run left in its folder.
+
+    Raises:
+        ConfigError: no such folder, no config.yaml in it, or not one of ours.
+    """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"There is no folder {folder}: give that of a run, as run=..."
+        )
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} is not the folder of a run: it has no config.yaml; runs are at "
+            "outputs/TASK/NAME, and at outputs/sweeps/DATE/JOB."
+        )
+    try:
+        written = OmegaConf.load(path)
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), written)
+        return to_config(cfg)  # pyright: ignore[reportArgumentType]
+    except (OmegaConfBaseException, yaml.YAMLError, ConfigError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"{path} is not a configuration that this version can read ({reason}): "
+            "train again, or use the version that wrote it (versions.json)."
+        ) from error
 
 
 def run_verb(verb: str, help_text: str, act: Callable[[list[str]], object]) -> None:

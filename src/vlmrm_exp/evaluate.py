@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from vlmrm_exp import cli
-from vlmrm_exp.config import Config, ConfigError, to_config
+from vlmrm_exp.config import ConfigError
 
 if TYPE_CHECKING:
     from vlmrm_exp.rl.trial import Trial
@@ -87,34 +84,6 @@ def parse(arguments: Sequence[str]) -> EvaluateConfig:
     return asked
 
 
-def load_run_config(folder: Path) -> Config:
-    """Read the configuration that a run left in its folder.
-
-    Raises:
-        ConfigError: no such folder, no config.yaml in it, or not one of ours.
-    """
-    if not folder.is_dir():
-        raise ConfigError(
-            f"There is no folder {folder}: give that of a run, as run=..."
-        )
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"{folder} is not the folder of a run: it has no config.yaml; runs are at "
-            "outputs/TASK/NAME, and at outputs/sweeps/DATE/JOB."
-        )
-    try:
-        written = OmegaConf.load(path)
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), written)
-        return to_config(cfg)  # pyright: ignore[reportArgumentType]
-    except (OmegaConfBaseException, yaml.YAMLError, ConfigError, TypeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(
-            f"{path} is not a configuration that this version can read ({reason}): "
-            "train again, or use the version that wrote it (versions.json)."
-        ) from error
-
-
 def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     """Play, score, write and return what evaluation.json holds.
 
@@ -122,7 +91,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         ConfigError: the run, its checkpoint or what it needs cannot be had.
     """
     folder = Path(asked.run).expanduser()
-    config = load_run_config(folder)
+    config = cli.load_run_config(folder)
     compute = dataclasses.replace(config.compute, device=asked.compute)
     config = dataclasses.replace(config, compute=compute)
     checkpoint = folder / "checkpoints" / f"{asked.checkpoint}.pt"

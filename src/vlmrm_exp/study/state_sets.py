@@ -432,8 +432,8 @@ def _random_states(
 
 def _policy_states(runs: Sequence[Path], count: int, seed: int) -> np.ndarray:
     """States that the policies in all checkpoints of some runs visit, pooled."""
+    from vlmrm_exp.cli import load_run_config
     from vlmrm_exp.envs import make_envs
-    from vlmrm_exp.evaluate import load_run_config
     from vlmrm_exp.rl.policy import load_policy
     from vlmrm_exp.rl.rollout import collect
 
