@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from vlmrm_exp.cli import composed
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.vlm import preprocess as preprocess_module
 from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
@@ -283,7 +283,7 @@ def test_merges_of_another_model_are_refused(folder, tmp_path):
 
 def test_missing_tokenizer_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    clip = load_yaml("siglip2_so400m")
+    clip = OPTIONS["siglip2_so400m"]
     with pytest.raises(ConfigError, match=r"transformers.*vlmrm_exp\[hf\]"):
         check_prompts(clip, ["a dog"])
 
@@ -413,22 +413,16 @@ def test_truncated_file_is_refused(tmp_path):
 # conf/clip
 
 
-def load_yaml(name: str) -> ClipConfig:
-    loaded = OmegaConf.load(CONF / f"{name}.yaml")
-    clip = OmegaConf.to_object(
-        OmegaConf.merge(OmegaConf.structured(ClipConfig), loaded)
-    )
-    assert isinstance(clip, ClipConfig)
-    return clip
-
-
-NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
-PRETRAINED = [name for name in NAMES if load_yaml(name).model != "embedded"]
+OPTIONS = {
+    file.stem: composed(f"clip={file.stem}").clip
+    for file in sorted(CONF.glob("[!_]*.yaml"))
+}
+PRETRAINED = [name for name, clip in OPTIONS.items() if clip.model != "embedded"]
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_option_names_weights_that_open_clip_has(name):
-    clip = load_yaml(name)
+    clip = OPTIONS[name]
     assert clip.name == name
     assert find(clip).repo  # model, tag, QuickGELU and normalisation agree
     tag = open_clip.get_pretrained_cfg(clip.model, clip.pretrained)
@@ -438,7 +432,7 @@ def test_option_names_weights_that_open_clip_has(name):
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_option_knows_the_size_of_its_download(name):
-    clip = load_yaml(name)
+    clip = OPTIONS[name]
     with torch.device("meta"):
         model = open_clip.create_model(
             clip.model, device="meta", load_weights=False, pretrained_text=False
