@@ -7,9 +7,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
 from vlmrm_exp.captions import HELD_OUT, Caption, joint_mean, likelihood_ratios
-from vlmrm_exp.config import conf_dir
+from vlmrm_exp.config import ConfigError, conf_dir
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.envs.poses import (
     ARM_NAMES,
@@ -18,7 +21,7 @@ from vlmrm_exp.envs.poses import (
     LEGS,
     PoseLibrary,
 )
-from vlmrm_exp.pretrain import auroc, learn_merges, write_tokenizer
+from vlmrm_exp.pretrain import check, learn_merges, write_tokenizer
 from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, draw_rows, draw_world
 
 
@@ -150,11 +153,25 @@ def test_tokenizer_reads_back_what_it_wrote(tmp_path):
     assert tokenizer.decode(unknown).split() == ["zebra"]
 
 
-def test_auroc_equals_counting_pairs():
-    rng = np.random.default_rng(0)
-    reward, goal = rng.normal(size=60), rng.random(60) < 0.3
-    pairs = [(a > b) for a in reward[goal] for b in reward[~goal]]
-    assert auroc(reward, goal) == pytest.approx(np.mean(pairs))
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("processes=0", "processes is 0"),
+        ("recipe.steps=0", "recipe.steps is 0"),
+        ("seed=-1", "seed is -1"),
+        ("clip.frame_height=null", "clip.frame_height=96"),
+        ("folder=FOLDER", "holds a model already"),
+    ],
+)
+def test_impossible_pretraining_is_refused_at_once(tmp_path, override, says):
+    (tmp_path / "open_clip_model.safetensors").touch()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        overrides = [override.replace("FOLDER", str(tmp_path))]
+        if "folder" not in override:
+            overrides.append(f"folder={tmp_path}/new")
+        config = OmegaConf.to_object(hydra_compose("pretrain", overrides))
+    with pytest.raises(ConfigError, match=says):
+        check(config)
 
 
 @pytest.mark.slow

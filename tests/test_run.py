@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from point_mass import point_mass_run, read_metrics
+from point_mass import DistanceScorer, point_mass_run, read_metrics
 from vlmrm_exp.config import AlgoConfig
 from vlmrm_exp.rl import Run, train
 from vlmrm_exp.rl.policy import load_policy
@@ -147,6 +147,23 @@ def test_ground_truth_learns_from_the_environments_reward(tmp_path):
     assert metrics[0]["train/reward_mean"] * 20 == pytest.approx(
         metrics[0]["train/return_mean"], rel=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("reward", "rows"), [("clip", 8 * 10), ("ground_truth", 8 * 20)]
+)
+def test_only_pictures_are_saved_by_scoring_less_often(tmp_path, reward, rows):
+    """A predicate's rewards, 1 or 0, are told of every state, not interpolated."""
+    scorer, sent = DistanceScorer(), []
+
+    def count(run: Run) -> None:
+        run.scorer = scorer
+        submit = scorer.submit
+        scorer.submit = lambda states: sent.append(len(states)) or submit(states)
+
+    trained(tmp_path, prepare=count, reward=reward, reward_every=2, overlap=False)
+    # The other ones are evaluations', of 4 episodes of 20 steps: all states.
+    assert {n for n in sent if n != 4 * 20} == {rows}
 
 
 def test_the_policy_with_the_highest_reward_is_kept(tmp_path):

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from vlmrm_exp import cli
 from vlmrm_exp.captions import BASELINES, HELD_OUT
-from vlmrm_exp.config import ClipConfig, conf_dir
+from vlmrm_exp.config import ClipConfig, ConfigError, conf_dir
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.log import write_json
 from vlmrm_exp.study.metrics import auroc, epic, pearson
@@ -355,6 +355,37 @@ def print_report(rows: Sequence[dict[str, Any]]) -> None:
             )
 
 
+def check(config: PretrainConfig) -> None:
+    """Refuse impossible values before anything is drawn.
+
+    Raises:
+        ConfigError: one sentence says which, and what to do.
+    """
+    counts = {
+        "held_out_states": config.held_out_states,
+        "processes": config.processes,
+        "threads": config.threads,
+        "recipe.steps": config.recipe.steps,
+        "recipe.batch_size": config.recipe.batch_size,
+        **{f"recipe.states.{w}": config.recipe.states.get(w, 0) for w in WORLDS},
+    }
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"{name} is {value}: give a whole number from 1 up.")
+    if config.seed < 0:
+        raise ConfigError(f"seed is {config.seed}: give a whole number from 0 up.")
+    if config.clip.frame_height is None:
+        raise ConfigError(
+            "clip.frame_height is null, but the states have to be drawn at some "
+            "height: give the pixels, as clip.frame_height=96."
+        )
+    if (Path(config.folder) / "open_clip_model.safetensors").exists():
+        raise ConfigError(
+            f"{config.folder} holds a model already: choose another folder=..., or "
+            "remove it."
+        )
+
+
 ConfigStore.instance().store(name="pretrain_schema", node=PretrainConfig)
 
 
@@ -363,6 +394,7 @@ def pretrain(cfg: DictConfig) -> None:
     """Draw the worlds, train, and report on what was held out."""
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, PretrainConfig)
+    check(config)
     assert config.clip.frame_height is not None
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)

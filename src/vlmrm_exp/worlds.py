@@ -5,6 +5,8 @@ What the embedded models learn from and are examined on: every pose, position an
 
 import hashlib
 import multiprocessing
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,17 +165,23 @@ def drawn_before(
     few = _draw_part((name, 16, np.random.SeedSequence(0), frame_height, image_size))
     what = repr((name, count, seed, frame_height, image_size)).encode()
     sample = what + rows.tobytes() + few.frames.tobytes()
+    sample += b"".join(distances.tobytes() for distances in few.poses or ())
     key = hashlib.sha256(sample).hexdigest()[:12]
     place = folder / f"{name}-{count}-s{seed}-{key}"
     if not place.exists():
         world = draw_world(name, count, seed, frame_height, image_size, processes)
-        part = folder / f".{place.name}.part"
+        part = folder / f".{place.name}.{os.getpid()}.part"
         part.mkdir(parents=True, exist_ok=True)
         legs, arms = world.poses or (np.empty((0, 0)), np.empty((0, 0)))
         arrays = (world.rows, world.frames, world.looks, legs, arms)
         for file, array in zip(_FILES, arrays, strict=True):
             np.save(part / f"{file}.npy", array)
-        part.rename(place)
+        try:
+            part.rename(place)
+        except OSError:  # another process drew the same, and was faster
+            if not place.exists():
+                raise
+            shutil.rmtree(part)
     rows, looks, legs, arms = (
         np.load(place / f"{file}.npy") for file in _FILES if file != "frames"
     )

@@ -168,7 +168,7 @@ def receive(
         reward = scorer.result(ticket).reshape(-1, episodes)
         if every > 1:
             reward = _between(reward, scored_steps(steps, every), steps)
-        source = "the vision-language model"
+        source = "the scorer"
     bad = ~np.isfinite(reward)
     if bad.any():
         t, n = np.argwhere(bad)[0]

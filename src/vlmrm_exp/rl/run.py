@@ -72,6 +72,8 @@ class Run:
         self.stop_requested = False
         # The environment's own reward is there at once.
         self._overlap = config.compute.overlap and scorer is not None
+        # Only pictures are worth saving: a predicate is told of every state.
+        self._every = config.reward_every if config.reward == "clip" else 1
         self._ticket: int | None = None  # of state.in_flight
         self._progress: Progress | None = None
         self._made = self._started = self._lap_started = time.perf_counter()
@@ -148,13 +150,13 @@ class Run:
             rollout, ticket = before, before_ticket
         if rollout is None:
             return None
-        every = self.config.reward_every
-        labelled = Labelled(rollout, receive(self.scorer, ticket, rollout, every))
+        reward = receive(self.scorer, ticket, rollout, self._every)
+        labelled = Labelled(rollout, reward)
         self._lap("perf/label_wait_s")
         return labelled
 
     def _submit(self, rollout: Rollout) -> int | None:
-        return submit(self.scorer, rollout, self.config.reward_every)
+        return submit(self.scorer, rollout, self._every)
 
     def report(
         self, labelled: Labelled | None, metrics: Sequence[dict[str, torch.Tensor]]

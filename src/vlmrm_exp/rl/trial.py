@@ -34,7 +34,8 @@ EVAL_KEYS = (
 
 BUCKETS = (0, 25, 50, 75, 100)
 """Percent of an episode's steps in the goal state; the paper's rater put each of 100
-episodes into one of these (Table 2), so here the nearest counts."""
+episodes into one of these (Table 2), so here the nearest counts. An episode of 38 to
+49 percent is in bucket 50, but is no success: that takes half of the steps."""
 
 
 @dataclass
