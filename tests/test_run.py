@@ -150,7 +150,7 @@ def test_ground_truth_learns_from_the_environments_reward(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("reward", "rows"), [("clip", 8 * 10), ("ground_truth", 8 * 20)]
+    ("reward", "rows"), [("clip", 8 * 5), ("ground_truth", 8 * 20)]
 )
 def test_only_pictures_are_saved_by_scoring_less_often(tmp_path, reward, rows):
     """A predicate's rewards, 1 or 0, are told of every state, not interpolated."""
@@ -161,7 +161,7 @@ def test_only_pictures_are_saved_by_scoring_less_often(tmp_path, reward, rows):
         submit = scorer.submit
         scorer.submit = lambda states: sent.append(len(states)) or submit(states)
 
-    trained(tmp_path, prepare=count, reward=reward, reward_every=2, overlap=False)
+    trained(tmp_path, prepare=count, reward=reward, reward_every=4, overlap=False)
     # The other ones are evaluations', of 4 episodes of 20 steps: all states.
     assert {n for n in sent if n != 4 * 20} == {rows}
 
