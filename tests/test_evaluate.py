@@ -147,7 +147,7 @@ def test_evaluate_draws_a_video(tmp_path: Path, compose, capsys) -> None:
 @pytest.mark.slow
 def test_evaluate_scores_with_the_embedded_model(tmp_path: Path, compose) -> None:
     options = ("task=cartpole", "task.episode_length=60", "compute.scorer_workers=0")
-    options += ("clip=tiny", "algo.hidden=[2]", "algo.num_envs=4")
+    options += ("clip=base", "algo.hidden=[2]", "algo.num_envs=4")
     means = []
     for name, controller in (("good", BALANCING), ("bad", -BALANCING)):
         folder = make_run(tmp_path / name, compose(*options), controller)
