@@ -68,7 +68,7 @@ def test_values_and_lists(argument, value) -> None:
         'it\'s "quoted" \\ ',
         "a ${seed} ${nothing} car",
         "???",
-        "null",
+        "nullify",
         "12",
         "",
     ],
@@ -76,6 +76,11 @@ def test_values_and_lists(argument, value) -> None:
 def test_text_is_taken_as_typed(sentence) -> None:
     assert parse(f"note={sentence}").note == sentence
     assert parse(f"prompt={sentence}").prompt == [sentence]
+
+
+def test_null_is_none_where_a_text_may_be_missing() -> None:
+    assert parse("prompt=a", "prompt=null").prompt is None
+    assert parse("note=null").note == "null"
 
 
 @pytest.mark.parametrize(
@@ -108,6 +113,8 @@ def test_arguments_without_a_key(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("argument", "reason"),
     [
+        ("-m", "-m is no setting: those are key=value; see --help"),
+        ("--clip=nano", "--clip=nano is no setting"),
         ("sed=1", "There is no setting sed: there are run, .*Did you mean seed?"),
         ("/nowhere/a=b.png", "There is no setting /nowhere/a"),
         ("episodes=many", "episodes=many is not possible: .* Integer"),

@@ -123,6 +123,16 @@ def test_evaluate_tells_when_the_weights_are_others(
     assert "abcdefgh then" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"encoder": null}', '{"encoder": 3}'])
+def test_damaged_versions_cost_no_episodes(tmp_path, cartpole, capsys, text) -> None:
+    folder = make_run(tmp_path / "run", cartpole, BALANCING)
+    (folder / "versions.json").write_text(text)
+    evaluate(parse([f"run={folder}", "episodes=1", "video=false"]))
+    assert (folder / "evaluation.json").is_file()
+    damaged = "encoder" not in text
+    assert ("versions.json cannot be read" in capsys.readouterr().out) == damaged
+
+
 def test_evaluate_starts_elsewhere_than_training(tmp_path: Path, cartpole) -> None:
     folder = make_run(tmp_path / "run", cartpole, BALANCING)
     result = evaluate(parse([f"run={folder}", "episodes=1", "video=false"]))
@@ -140,7 +150,7 @@ def test_evaluate_draws_a_video(tmp_path: Path, compose, capsys) -> None:
     count, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
     assert count == config.evaluation.video_episodes * 20
     printed = capsys.readouterr().out
-    assert "success  1.00 (95 % interval 0.44 to 1.00)" in printed
+    assert "success  1.00 (95 % interval 0.44 to 1.00), 3/3" in printed
     assert str(video) in printed
 
 

@@ -41,6 +41,7 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def test_run_leaves_the_folder_that_is_promised(tmp_path):
+    (tmp_path / "error.txt").write_text("of a start that failed")
     summary = smoke(tmp_path, "log=offline")
     for name in (
         ".hydra/overrides.yaml",
@@ -53,6 +54,7 @@ def test_run_leaves_the_folder_that_is_promised(tmp_path):
         "wandb",
     ):
         assert (tmp_path / name).exists(), name
+    assert not (tmp_path / "error.txt").exists()
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     expected = {"task": "mountaincar", "clip": "base", "seed": 0, "env_steps": 40}
     assert expected.items() <= summary.items()
@@ -128,6 +130,15 @@ def test_sweep_goes_on_after_a_failed_job(tmp_path):
     assert "alpha is 2.0" in (failed / "error.txt").read_text()
     assert (done / "summary.json").exists()
     assert not (done / "error.txt").exists()
+
+
+@pytest.mark.parametrize("setting", ["seed=1", "alpha=2"])
+def test_a_refused_start_leaves_a_run_as_it_is(tmp_path, setting):
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    result = start(tmp_path, *SMOKE, setting, f"hydra.run.dir={tmp_path}")
+    assert result.returncode == 2
+    assert "holds a run already" in result.stderr
+    assert not (tmp_path / "error.txt").exists()
 
 
 def test_ctrl_c_writes_summary_checkpoint_and_video(tmp_path):

@@ -11,10 +11,8 @@ from vlmrm_exp.config import ConfigError
 from vlmrm_exp.study.metrics import (
     agreement,
     auroc,
-    canonical,
     check_reward,
     epic,
-    epic_canonical,
     interval,
     pearson,
 )
@@ -77,6 +75,48 @@ def slow_canonical(reward, states, actions, gamma):
     return canonical
 
 
+def epic_canonical(
+    first: np.ndarray,
+    second: np.ndarray,
+    transitions: np.ndarray,
+    states: np.ndarray,
+    actions: np.ndarray,
+    gamma: float,
+) -> float:
+    """EPIC distance by its definition (paper Definition 2), of any rewards.
+
+    Args:
+        first: rewards R(s, a, s'), (S, A, S).
+        second: as first.
+        transitions: how often (s, a, s') is seen, (S, A, S); sums to 1.
+        states: distribution (S,) of the state S and of the next one S'.
+        actions: distribution (A,).
+        gamma: discount.
+    """
+    x, y = (canonical(r, states, actions, gamma).ravel() for r in (first, second))
+    return float(epic(pearson(x, y, weights=transitions.ravel())))
+
+
+def canonical(
+    reward: np.ndarray, states: np.ndarray, actions: np.ndarray, gamma: float
+) -> np.ndarray:
+    """C(R)(s, a, s') of paper equation 4, which forgets potential shaping.
+
+    R(s, a, s') + E[gamma R(s', A, S') - R(s, a, S') - gamma R(S, A, S')]. Gleave et
+    al. (2021) average the middle term over actions too; both agree on rewards of the
+    next state.
+
+    Args:
+        reward: (S, A, S), and so the result.
+        states: as for `epic_canonical`, and so the others.
+        actions: see there.
+        gamma: see there.
+    """
+    to_next = reward @ states  # E R(s, a, S'), (S, A)
+    onward = to_next @ actions  # E R(s, A, S'), (S,)
+    return reward + gamma * onward - to_next[..., None] - gamma * (states @ onward)
+
+
 @pytest.fixture
 def small_mdp():
     """5 states, 3 actions: distributions of transitions, states and actions."""
@@ -126,6 +166,37 @@ def test_auroc_counts_pairs_and_ties_half():
     share = np.mean([(a > b) + (a == b) / 2 for a, b in pairs])
     assert auroc(reward, goal) == pytest.approx(share)
     assert auroc(np.zeros(200), goal) == 0.5
+    assert np.isnan(auroc(reward, np.zeros(200, bool)))
+
+
+def test_auroc_weights_count_like_copies():
+    reward, goal = sample()
+    reward = np.round(reward)
+    copies = RNG.integers(0, 4, (3, 200))
+    expected = [auroc(np.repeat(reward, c), np.repeat(goal, c)) for c in copies]
+    np.testing.assert_allclose(auroc(reward, goal, weights=copies), expected)
+
+
+def test_interval_of_states_is_scipys():
+    """Scipy resamples the states themselves, with the same draws."""
+    reward, goal = sample(80)
+    drawn = stats.bootstrap(
+        (reward, goal), auroc, n_resamples=200, vectorized=False, paired=True,
+        method="percentile", rng=np.random.default_rng(0),
+    )  # fmt: skip
+    ends = interval(auroc, reward, goal, 200, seed=0)
+    np.testing.assert_allclose(ends, drawn.confidence_interval)
+
+
+def test_states_of_one_episode_count_once():
+    """Forty copies of each of 50 states tell no more than the 50 do."""
+    reward, goal = sample(50)
+    once = interval(pearson, reward, goal, 500, seed=0)
+    copies = np.tile(reward, 40), np.tile(goal, 40)
+    together = interval(pearson, *copies, 500, seed=0, group=np.tile(range(50), 40))
+    np.testing.assert_allclose(together, once)
+    alone = interval(pearson, *copies, 500, seed=0)
+    assert np.ptp(alone) < np.ptp(once) / 4
 
 
 def test_interval_of_a_correlation_is_about_fishers():

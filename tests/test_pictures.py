@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vlmrm_exp.config import ConfigError
-from vlmrm_exp.study.pictures import find_files, read_pictures
+from vlmrm_exp.study.pictures import PictureFile, find_files, read_pictures
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -68,9 +68,12 @@ def test_grey_of_8_and_16_bits_is_the_same_grey(tmp_path: Path) -> None:
     grey = np.array([[0, 1, 127, 128, 254, 255]], np.uint8)
     Image.fromarray(grey).save(tmp_path / "8.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    wide = (grey.astype(np.uint16) * 257).byteswap().tobytes()
+    (tmp_path / "16.pgm").write_bytes(b"P5 6 1 65535\n" + wide)
     expected = np.repeat(grey[..., None], 3, axis=-1)
     assert np.array_equal(read_one(tmp_path / "8.png"), expected)
     assert np.array_equal(read_one(tmp_path / "16.png"), expected)
+    assert np.array_equal(read_one(tmp_path / "16.pgm"), expected)
 
 
 def test_pages_after_the_first_are_no_animation(tmp_path: Path, noise) -> None:
@@ -194,10 +197,29 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     ("pixels", "reason"),
     [
         (np.ones((2, 2), np.float32), "floating point"),
-        (np.full((2, 2), 70_000, np.int32), "beyond 16 bits"),
+        (np.full((2, 2), 70_000, np.int32), "of 32 bits"),
+        (np.full((2, 2), 200, np.int32), "of 32 bits"),
     ],
 )
 def test_pixels_without_a_known_white_are_refused(tmp_path, pixels, reason) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.tif")
     with pytest.raises(ConfigError, match=reason):
         read_one(tmp_path / "a.tif")
+
+
+def fake_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let a shell script stand where imageio-ffmpeg looks for ffmpeg."""
+    program = folder / "ffmpeg"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+
+
+def test_a_frame_that_is_cut_short_is_told(tmp_path: Path, monkeypatch) -> None:
+    script = r"printf 'P6\n2 1\n255\nabcdefP6\n2 1\n255\nabc'"
+    fake_ffmpeg(tmp_path, monkeypatch, script)
+    file = PictureFile(tmp_path / "a.mp4", "video")
+    pictures = read_pictures(file)
+    assert next(pictures).pixels.tobytes() == b"abcdef"
+    with pytest.raises(ConfigError, match=r"after 1 frame \(the next one is cut"):
+        next(pictures)

@@ -132,7 +132,12 @@ def test_a_task_without_sentences_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="no sentences for task=swim"):
         sentences("swim")
     monkeypatch.setattr(prompts, "SENTENCES", tmp_path)
-    for text in ("paraphrases: [a]", "paraphrases: []\nmisleading: [b]", "- a"):
+    for text in (
+        "paraphrases: [a",
+        "paraphrases: [a]",
+        "paraphrases: []\nmisleading: [b]",
+        "- a",
+    ):
         (tmp_path / "swim.yaml").write_text(text)
         with pytest.raises(ConfigError, match="must hold two lists"):
             sentences("swim")

@@ -20,6 +20,7 @@ from PIL import Image
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.report import main, parse, report
 from vlmrm_exp.reporting.groups import group_runs, labels
+from vlmrm_exp.reporting.plots import epic_errors
 from vlmrm_exp.reporting.run_folders import last_error, walk
 
 from run_folders import COMMIT, ENV_STEPS, write_run  # isort: skip
@@ -69,7 +70,7 @@ def test_seeds_are_pooled_and_episodes_counted(tmp_path):
     page = make(tmp_path)
     pooled, other = page.rows("success (95 %)")
     assert pooled["alpha"] == "0"
-    assert pooled["success (95 %)"] == "0.57 (0.44 to 0.68)"  # 34 of 60, by hand
+    assert pooled["success (95 %)"] == "0.57 (0.44 to 0.68), 34/60"  # by hand
     assert pooled["of each seed"] == "0.90, 0.50"
     assert pooled["of the highest reward"] == "0.50"
     assert pooled["reward a step"] == "0.3 ± 0.14"
@@ -87,9 +88,10 @@ def test_seeds_are_pooled_and_episodes_counted(tmp_path):
 
 def test_buckets_weigh_runs_by_their_episodes(tmp_path):
     write_run(tmp_path / "0", episodes=10, summary={"eval/buckets": [1, 0, 0, 0, 0]})
-    write_run(
-        tmp_path / "1", episodes=30, summary={"eval/buckets": [0, 0, 0, 0.5, 0.5]}
-    )
+    late = {"eval/buckets": [0, 0, 0, 0.5, 0.5]}
+    write_run(tmp_path / "1", seed=1, episodes=30, summary=late)
+    unknown = {"eval/buckets": [None, 0, 0, 0, 1]}
+    write_run(tmp_path / "2", seed=2, episodes=60, summary=unknown)
     (row,) = make(tmp_path).rows("success (95 %)")
     key = "% of episodes with the goal in 0 / 25 / 50 / 75 / 100 % of steps"
     assert row[key] == "25 / 0 / 0 / 38 / 38"
@@ -347,7 +349,8 @@ def test_a_report_is_not_reported_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "folders is not given"),
+        ([], "Which runs? Give the folder of a sweep or of runs"),
+        (["--videos"], "see --help"),
         (["nowhere"], "There is no folder nowhere"),
         (["empty"], "empty holds no run"),
         (["empty", "max_mb=-1"], "max_mb is -1"),
@@ -371,6 +374,153 @@ def test_bad_input_ends_in_one_sentence(
     told = capsys.readouterr().err
     assert told.startswith("vlmrm_exp.report: ")
     assert told.count("\n") == 1
+
+
+def test_a_copy_of_a_run_is_no_second_piece_of_evidence(tmp_path):
+    for name, success, written in (("a", 0.2, 100), ("b", 0.8, 200), ("c", 0.5, 50)):
+        run = write_run(tmp_path / name, seed=0, success=success)
+        os.utime(run / "summary.json", (written, written))
+    write_run(tmp_path / "d", seed=1, success=0.4)
+    write_run(tmp_path / "e", seed=0, success=0.0, alpha=0.5)
+    page = make(tmp_path)
+    row, other = page.rows("success (95 %)")
+    assert row["of each seed"] == "0.80, 0.40"  # the newest's, b's
+    assert row["success (95 %)"].endswith("120/200")
+    assert row["runs"] == "2, and 2 not counted"
+    assert other["runs"] == "1"
+    odd = {r["run"][-1]: r["reason, and what was odd"] for r in page.rows("status")}
+    told = f"same settings and seed as {tmp_path.name}/b: not counted"
+    assert odd == {"a": told, "b": "", "c": told, "d": "", "e": ""}
+    # In the figures of success over alpha and of all groups, and in two of curves.
+    told = "Runs in it: 3 finished; not in it: 2 finished (2 with settings and seed"
+    assert page.text.count(told) == page.text.count("Runs in it") == 4
+
+
+def test_what_chooses_the_kept_policy_tells_groups_apart(tmp_path):
+    for n, evaluation in enumerate(
+        ({"every": 8000}, {"every": 8000, "final_episodes": 9}, {"every": 4000})
+    ):
+        settings = {"evaluation": evaluation}
+        write_run(tmp_path / str(n), seed=n, settings=settings)
+    groups = group_runs(walk(tmp_path)[0])
+    found = [[run.folder.name for run in group.runs] for group in groups]
+    assert sorted(found) == [["0", "1"], ["2"]]
+
+
+def test_a_band_is_called_a_bootstrap_from_five_runs_on(tmp_path):
+    for seed in range(5):
+        write_run(tmp_path / str(seed), seed=seed)
+    page = make(tmp_path)
+    assert "Band: 95 % stratified bootstrap." in page.text
+    assert "lowest to highest" not in page.text
+    shutil.rmtree(tmp_path / "4")
+    page = make(tmp_path)
+    assert "Band: lowest to highest run where there are fewer than five." in page.text
+    assert "bootstrap" not in page.text
+
+
+def test_a_short_record_that_ends_a_curve_is_named(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / str(seed), seed=seed)
+    assert "ends where" not in make(tmp_path).text
+    path = tmp_path / "1" / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:7]))
+    told = f"ends where the shortest record ends: {tmp_path.name}/1."
+    assert told in make(tmp_path).text
+
+
+def test_each_evaluation_keeps_its_own_numbers(tmp_path):
+    run = write_run(tmp_path / "0", success=0.9)
+    (run / "videos").mkdir()
+    for stem, rate, of in (
+        ("evaluation", 0.75, "best"),
+        ("evaluation-random", 0.125, "random"),
+    ):
+        values = {"eval/success_rate": rate, "eval/episodes": 8, "checkpoint": of}
+        (run / f"{stem}.json").write_text(json.dumps(values))
+    for stem in ("eval", "evaluation", "evaluation-random", "evaluation-last"):
+        (run / "videos" / f"{stem}.mp4").write_bytes(b"a video")
+    page = make(tmp_path)
+    (row,) = page.rows("random actions")
+    assert row["random actions"].endswith("1/8")
+    (listed,) = page.rows("status")
+    assert listed["evaluated again"] == "0.75 over 8 (best)\n0.12 over 8 (random)"
+    shown = re.findall(
+        r"(?:success ([\d.]+) over \d+ episodes )?0, (\S+\.mp4)",
+        page.text.replace(f"{tmp_path.name}/", ""),
+    )
+    assert {file: rate for rate, file in shown} == {
+        "eval.mp4": "0.90",
+        "evaluation.mp4": "0.75",
+        "evaluation-random.mp4": "0.12",
+        "evaluation-last.mp4": "",
+    }
+
+
+def test_the_command_of_a_refused_start_is_not_the_runs(tmp_path):
+    run = write_run(tmp_path / "0", seed=0)
+    assert "seed=0" in walk(tmp_path)[0][0].command
+    path = run / ".hydra" / "config.yaml"
+    composed = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**composed, "name": "${now:%H}"}))
+    assert "seed=0" in walk(tmp_path)[0][0].command
+    path.write_text(yaml.safe_dump({**composed, "seed": 7}))
+    typed = "python -m vlmrm_exp --config-dir sweeps --config-name tasks"
+    assert walk(tmp_path)[0][0].command == typed
+
+
+def test_one_bad_thing_costs_one_row(tmp_path):
+    write_run(tmp_path / "good")
+    write_run(tmp_path / "high", seed=1, success=1.25)
+    nameless = {"clip": {"model": "embedded", "frame_height": 64}}
+    nameless = write_run(tmp_path / "nameless", seed=2, settings=nameless)
+    (nameless / "videos").mkdir()
+    (nameless / "videos" / "eval.mp4").symlink_to(tmp_path / "nothing")
+    (nameless / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "error.txt").write_text("OSError: astray\n")
+    (tmp_path / "metrics.jsonl").write_text("")
+    page = make(tmp_path)
+    assert "4 runs: 3 finished, 1 failed" in page.text
+    odd = {r["run"].rpartition("/")[2]: r["reason, and what was odd"]
+           for r in page.rows("status")}  # fmt: skip
+    assert odd["high"] == "its success rate is 1.25, which is no share: not counted"
+    assert odd[tmp_path.name].startswith("OSError: astray")
+    counts = [row["success (95 %)"][-7:] for row in page.rows("success (95 %)")]
+    assert sorted(counts) == [" 90/100", " 90/100"]
+    assert "videos/eval.mp4 (cannot be read: No such file" in page.text
+
+
+def test_bad_rows_and_pictures_of_results_leave_the_rest(tmp_path):
+    good = {"task": "splits", "alpha": 0, "epic": 0.5}
+    rows = [
+        {**good, "clip": "a", "parameters": 10},
+        {**good, "clip": "b", "parameters": 100, "epic_low": "?"},
+        {**good, "clip": "c", "parameters": 0},
+        {**good, "parameters": 1000},
+    ]
+    (tmp_path / "epic.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "epic.png").write_bytes(b"no picture")
+    page = make(tmp_path)
+    assert len(page.rows("parameters")) == 4
+    assert "epic.png cannot be shown" in page.text
+    assert (tmp_path / "report" / "epic-1-size-splits.png").is_file()
+
+
+def test_a_bound_of_zero_is_a_bound():
+    row = {"epic": 0.3, "epic_low": 0.0, "epic_high": 0.4}
+    low, high = epic_errors([row, {"epic": 0.3, "epic_high": None}])
+    assert low == pytest.approx([0.3, 0])
+    assert high == pytest.approx([0.1, 0])
+
+
+def test_a_row_that_success_over_tasks_lacks_is_told(tmp_path):
+    write_run(tmp_path / "0", task="kneeling")
+    write_run(tmp_path / "1", task="splits")
+    write_run(tmp_path / "2", task="splits", settings={"env_steps": 7})
+    told = "Not in success over tasks: clip base, reward CLIP, alpha 0"
+    page = make(tmp_path)
+    assert told in page.text
+    assert "several groups of splits" in page.text
 
 
 @pytest.mark.slow

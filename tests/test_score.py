@@ -15,12 +15,14 @@ import pytest
 from PIL import Image
 
 from vlmrm_exp.config import ConfigError
+from vlmrm_exp.figures import COLORS
 from vlmrm_exp.score import (
     Column,
     ScoreConfig,
     Scores,
     choose_shown,
     columns_of,
+    draw_curves,
     draw_strip,
     main,
     parse,
@@ -135,6 +137,8 @@ def test_a_task_gives_what_is_not_given() -> None:
     asked = parse(["x.png", "task=kneeling"])
     assert (asked.prompt, asked.baseline) == ([KNEELING], [ROBOT])
     assert asked.alpha == [0.0]
+    assert parse(["x.png", "task=kneeling", "prompt=null", "out=null"]) == asked
+    assert parse(["x.png", "task=null", "prompt=a"]).task is None
     asked = parse(["x.png", "task=kneeling", "prompt=a, b", "alpha=0.5"])
     assert (asked.prompt, asked.baseline, asked.alpha) == (["a, b"], [ROBOT], [0.5])
 
@@ -228,6 +232,29 @@ def test_the_strip_shows_the_pictures_and_longer_bars(tmp_path: Path) -> None:
     assert second == pytest.approx(1.02 * 120, abs=4)
 
 
+def test_curves_of_alphas_have_panels_of_their_own(tmp_path: Path) -> None:
+    files = [PictureFile(Path(f"{n}.mp4"), "video") for n in "ab"]
+    columns = [Column(f"p {alpha}", "p", "q", alpha) for alpha in (0.0, 1.0)]
+    # The second alpha's rewards are a hundred times smaller, and rise just as well.
+    rise = np.tile(np.linspace(0, 1, 60, dtype=np.float32), 2)
+    rewards = np.stack([rise, 0.9 + rise / 100], axis=1)
+    times = np.tile(np.arange(60) / 10, 2)
+    scores = Scores(np.repeat([0, 1], 60), np.tile(np.arange(60), 2), times, rewards)
+    draw_curves(tmp_path / "curve.png", files, scores, columns, [0, 1])
+    drawn = np.asarray(Image.open(tmp_path / "curve.png").convert("RGB")).astype(int)
+    panel = round(2.3 * 120)
+    body = drawn[-4 * panel - 12 : -12]
+    for number in range(4):
+        rows = body[number * panel : (number + 1) * panel]
+        for c, colour in enumerate(COLORS[:2]):
+            rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+            found = np.nonzero((np.abs(rows - rgb) < 8).all(-1))[0]
+            if c == number % 2:
+                assert np.ptp(found) > 0.5 * panel, "it is flat"
+            else:
+                assert not len(found)
+
+
 def test_shown_pictures_are_chosen_evenly() -> None:
     assert choose_shown([1, 1, 1], 12).tolist() == [0, 1, 2]
     assert choose_shown([101], 5).tolist() == [0, 25, 50, 75, 100]
@@ -277,6 +304,8 @@ def test_the_table_lists_both_ends() -> None:
         ([], "No pictures are given"),
         (["prompt=a"], "No pictures are given"),
         (["x", "compute=tpu"], "compute is 'tpu', but must be one of auto, cpu, gpu"),
+        (["x", "clip=nano,tiny"], "clip is 'nano,tiny': give one model"),
+        (["x", "clip=[nano]"], "give one model"),
         (["x", "every=0"], "every is 0: give at least 1"),
         (["x", "pictures=0"], "pictures is 0: give at least 1"),
         (["x", "task=kneel"], "task=kneel does not exist: .* Did you mean kneeling"),
@@ -351,7 +380,7 @@ def test_weights_that_are_no_numbers_are_told(
     from vlmrm_exp.vlm.source import EMBEDDED
 
     model = tmp_path / "model"
-    shutil.copytree(EMBEDDED / "tiny", model)
+    shutil.copytree(EMBEDDED / "base", model)
     clip = f"clip=local-dir:{model}"
     whole = run(tmp_path / "whole", folder, f"prompt={KNEELING}", clip)
     assert whole[KNEELING].to_numpy() == close(by_hand(frames, KNEELING))

@@ -122,19 +122,17 @@ def test_half_of_the_states_are_those_of_the_policies_of_runs(tmp_path, compose)
     arguments = dict(runs=[run], kept=tmp_path / "kept")
     states = draw_states(config.task, 120, **arguments)
     assert len(states) == 120
-    policies = states.rows[states.source == "policies"]
+    visited = states.source == "policies"
+    policies = states.rows[visited]
     assert len(policies) == 60
     assert len(np.unique(policies, axis=0)) == 60
-    # Both start from the same states; what they visit then differs.
-    from vlmrm_exp.envs import make_envs
-    from vlmrm_exp.rl.policy import load_policy
-    from vlmrm_exp.rl.rollout import collect
-
-    envs = make_envs(config.task, state_sets.EPISODES)
-    for name, part in (("best", policies[:30]), ("last", policies[30:])):
-        policy = load_policy(run / "checkpoints" / f"{name}.pt")
-        visited = collect(envs, policy.act, seed=0).rows.reshape(-1, 47)
-        assert (part[:, None] == visited[None]).all(axis=2).any(axis=1).all()
+    # Two episodes of each policy; a pose has a group of its own.
+    groups = states.group[visited]
+    assert len(set(groups[:30])) == len(set(groups[30:])) == 2
+    assert not set(groups[:30]) & set(groups[30:])
+    assert len(set(states.group[states.source == "poses"])) == 18
+    again = draw_states(config.task, 120, **arguments)
+    np.testing.assert_array_equal(again.group, states.group)
     # Other checkpoints in the same folder are another set of states.
     make_run(tmp_path / "other", config, ("best",), seed=9)
     (tmp_path / "other" / "checkpoints" / "best.pt").replace(
@@ -144,18 +142,63 @@ def test_half_of_the_states_are_those_of_the_policies_of_runs(tmp_path, compose)
     assert not np.array_equal(changed.rows, states.rows)
 
 
+@pytest.mark.slow
+def test_as_many_episodes_are_played_as_states_are_asked(tmp_path, compose):
+    config = compose("task=kneeling", "algo.hidden=[8]", "task.episode_length=12")
+    run = make_run(tmp_path / "run", config, ("best", "last"))
+    played = [(config.task, policy) for policy in state_sets._policies(run)]
+    rows, group = state_sets._policy_states(played, 161, seed=0)
+    assert len(np.unique(rows, axis=0)) == 161
+    assert len(set(group)) == 14  # 7 episodes of 12 steps for 81 states, and for 80
+    # Each row is one that its policy visits, in the episode of its group.
+    from vlmrm_exp.envs import make_envs
+    from vlmrm_exp.rl.rollout import collect
+
+    rng = np.random.default_rng([0, 1])
+    for i, size in enumerate((81, 80)):
+        envs = make_envs(config.task, 7)
+        seed = int(rng.integers(2**31))
+        visited = collect(envs, played[i][1].act, seed=seed).rows
+        rng.choice(84, size, replace=False)
+        for row, episode in zip(rows[81 * i :][:size], group[81 * i :], strict=False):
+            assert (visited[:, episode - 7 * i] == row).all(axis=1).any()
+
+
+def test_a_run_that_ended_at_its_best_has_one_policy(tmp_path, compose):
+    config = compose("task=kneeling", "algo.hidden=[8]")
+    run = make_run(tmp_path / "run", config, ("best", "last"))
+    assert len(state_sets._policies(run)) == 2
+    folder = run / "checkpoints"
+    (folder / "last.pt").write_bytes((folder / "best.pt").read_bytes())
+    assert len(state_sets._policies(run)) == 1
+
+
+def test_a_damaged_checkpoint_is_refused_before_anything_is_drawn(
+    tmp_path, compose, monkeypatch
+):
+    config = compose("task=kneeling", "algo.hidden=[8]")
+    run = make_run(tmp_path / "run", config, ("best",))
+    (run / "checkpoints" / "best.pt").write_bytes(b"nothing")
+    monkeypatch.setattr(state_sets, "_drawn_states", None)
+    with pytest.raises(ConfigError, match="is not a policy"):
+        draw_states(config.task, 100, runs=[run])
+
+
 def test_runs_that_cannot_be_played_are_refused(tmp_path, compose):
     task = compose("task=kneeling").task
-    with pytest.raises(ConfigError, match="no checkpoint in"):
+    with pytest.raises(ConfigError, match="no folder"):
         draw_states(task, 100, runs=[tmp_path / "nowhere"])
+    empty = make_run(tmp_path / "empty", compose("task=kneeling"), ())
+    with pytest.raises(ConfigError, match="no checkpoint in"):
+        draw_states(task, 100, runs=[empty])
+    other = make_run(tmp_path / "other", compose("task=mountaincar"), ("best",))
+    with pytest.raises(ConfigError, match="is of mountaincar, which is no humanoid"):
+        draw_states(task, 100, runs=[other])
     with pytest.raises(ConfigError, match="leave runs out"):
         draw_states(compose("task=cartpole").task, 100, runs=[tmp_path])
 
 
-def test_a_task_without_recipe_or_predicate_is_refused(compose):
-    gym = compose("task=gym", "task.env_id=Pendulum-v1", "prompt=a", "baseline=b")
-    with pytest.raises(ConfigError, match="no recipe"):
-        draw_states(gym.task, 100)
+def test_a_task_without_predicate_is_refused(compose):
     config = compose("task=kneeling")
     config = replace(config, task=replace(config.task, goal=""))
     states = StateSet("humanoid", np.full(2, "x"), np.zeros((2, 47)))
@@ -181,6 +224,11 @@ def test_stored_states_come_back(tmp_path, compose):
     np.testing.assert_array_equal(again.rows, states.rows)
     np.testing.assert_array_equal(again.source, states.source)
     assert again.world == "mountain_car"
+    assert again.group is None
+    save_states(tmp_path / "g.npz", replace(states, group=np.arange(100) // 4), {})
+    grouped = stored_states(tmp_path / "g.npz", task)
+    np.testing.assert_array_equal(grouped.group, np.arange(100) // 4)
+    (tmp_path / "g.npz").unlink()
     np.testing.assert_array_equal(np.load(tmp_path / "s.npz")["goal_mountaincar"], goal)
     assert [f.name for f in tmp_path.iterdir()] == ["s.npz"]
     with pytest.raises(ConfigError, match="of mountain_car, but task=cartpole"):
@@ -222,6 +270,7 @@ def test_labels_of_pictures_and_of_stored_states(tmp_path):
         ("file,label\nf0.png,yes\n", "line 2: the label is 'yes'"),
         ("file,label\nf0.png\n", "line 2: the label is ''"),
         ("file,label\nf0.png,1\nf0.png,0\n", "line 3: .* a second time"),
+        ('file,label,who\nf0.png,1,"a\nb"\n\nf1.png,2,c\n', "line 5: the label is"),
         ("file,label\nf0.png,1\nf1.png,0\n", "2 labels for 3 states .* f2.png has"),
         (
             "file,label\nf0.png,1\nf1.png,0\nf2.png,0\nf9.png,0\n",

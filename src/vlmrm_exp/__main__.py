@@ -23,21 +23,27 @@ from vlmrm_exp.config import Config, ConfigError, conf_dir, to_config
 logger = logging.getLogger("vlmrm_exp")
 
 
+class FolderTakenError(ConfigError):
+    """The folder holds another run, which is left as it is."""
+
+
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def train(cfg: DictConfig) -> float | None:
     """Run one job; returns the kept policy's mean reward, for sweepers."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        config = to_config(cfg)
         if (folder / "metrics.jsonl").exists():
-            raise ConfigError(
+            raise FolderTakenError(
                 f"{folder} holds a run already: choose another name=..., or remove it."
             )
+        config = to_config(cfg)
+        (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
         return run(config, folder)
     except Exception as error:
         # A sweep goes on after a failed job, and tells of the first failure only.
-        (folder / "error.txt").write_text(traceback.format_exc())
+        if not isinstance(error, FolderTakenError):  # that run is not to blame
+            (folder / "error.txt").write_text(traceback.format_exc())
         if HydraConfig.get().mode == RunMode.RUN and isinstance(error, ConfigError):
             refuse(str(error))
         raise

@@ -46,8 +46,9 @@ def parse(
         schema: a dataclass; a field without a default has to be given.
         arguments: as typed.
         positional: the list field that arguments without a key go to; it is text.
-        text: fields that are taken as they are typed, commas, `${` and `null` too:
-            sentences and folders. Those that are lists are split only in brackets.
+        text: fields that are taken as they are typed, commas and `${` too: sentences
+            and folders. Those that are lists are split only in brackets. `null` is
+            None where a field may be that.
 
     Raises:
         ConfigError: one sentence says what is wrong.
@@ -58,6 +59,10 @@ def parse(
     typed: dict[str, Any] = {}  # OmegaConf would read a meaning into some texts
     collected: list[str] = []
     for argument in arguments:
+        if argument.startswith("-"):
+            raise ConfigError(
+                f"{argument} is no setting: those are key=value; see --help."
+            )
         key, equals, value = argument.partition("=")
         if positional and (not equals or (key not in names and _exists(argument))):
             collected.append(argument)
@@ -71,6 +76,10 @@ def parse(
             )
         is_list = _is_list(kinds[key])
         if key in text or key == positional:
+            optional = type(None) in typing.get_args(kinds[key])
+            if value == "null" and optional:
+                typed[key] = None
+                continue
             typed[key] = _texts(key, value) if is_list else value
             continue
         if not value:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmrm_exp import cli, figures
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import ConfigError, check
 from vlmrm_exp.study.settings import (
     MODELS_HELP,
     STATES_HELP,
@@ -20,6 +20,7 @@ from vlmrm_exp.study.settings import (
     Examined,
     StatesConfig,
     check_alphas,
+    check_states,
     embedders,
     examine,
     parameters,
@@ -52,7 +53,9 @@ Measures how well rewards agree with the truth, before anything is trained.
   python -m vlmrm_exp.epic sweeps/epic_embedded.yaml out=FOLDER
 
 The truth is whether a state meets the task's goal; for cartpole and mountaincar also
-the pole's angle and the car's position. 95 % intervals are over states.
+the pole's angle and the car's position. 95 % intervals resample states, those of one
+episode together; a grid (cartpole, mountaincar) is no sample and has none; pictures
+of frames= count as independent.
 
 Settings:
   task=kneeling     or several, as [kneeling,lotus]
@@ -89,7 +92,7 @@ def parse(arguments: Sequence[str]) -> EpicConfig:
         text=(*TEXT, "prompt", "baseline"),
     )
     check_alphas(asked.alpha)
-    if asked.prompt and len(asked.task) > 1:
+    if asked.prompt is not None and len(asked.task) > 1:
         raise ConfigError(
             f"prompt is of one task, but {len(asked.task)} are asked: give one task."
         )
@@ -105,26 +108,26 @@ def measure(asked: EpicConfig) -> dict[str, Any]:
         ConfigError: a model, states or labels cannot be had, or mean nothing.
     """
     models = resolve_models(asked)
-    configs = [
-        replace(
-            config,
-            prompt=asked.prompt or config.prompt,
-            baseline=asked.baseline or config.baseline,
-        )
-        for config in resolve_tasks(asked.task, asked)
-    ]
+    given = {"prompt": asked.prompt, "baseline": asked.baseline}
+    given = {name: texts for name, texts in given.items() if texts is not None}
+    configs = [replace(c, **given) for c in resolve_tasks(asked.task, asked)]
+    for config in configs:
+        check(config)
+    check_states(configs, asked)
+    said = [s for c in configs for s in (*c.prompts, *c.baselines)]
+    loading = embedders(models, asked, said)
     examined = examine(configs, asked)
 
     # Imported here so that --help and refusals are immediate.
     from vlmrm_exp.log import versions, write_json
 
-    said = [s for c in configs for s in (*c.prompts, *c.baselines)]
     rows, facts, drawn_by = [], {}, set()
-    for embedder in embedders(models, asked, said):
+    for embedder in loading:
         facts[embedder.facts["name"]] = embedder.facts
         for one in examined:
             rows += _of_model(embedder, one, asked)
         drawn_by |= embedder.drawn_by
+        del embedder
     result = {
         "settings": asdict(asked),
         "tasks": {one.config.task.name: one.about() for one in examined},
@@ -152,7 +155,12 @@ def _of_model(embedder: Any, one: Examined, asked: EpicConfig) -> list[dict[str,
     for alpha in asked.alpha:
         reward = embedder.reward(embeddings, config.prompts, config.baselines, alpha)
         measured = agreement(
-            reward, one.truth.goal, one.truth.graded, asked.resamples, asked.seed
+            reward,
+            one.truth.goal,
+            one.truth.graded,
+            0 if one.states.group is None else asked.resamples,
+            asked.seed,
+            one.states.group,
         )
         about = {
             "task": config.task.name,
@@ -226,6 +234,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
         place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1.1), "fontsize": 8}
         axes[0, 0].legend(title="alpha", ncols=5, columnspacing=1, **place)
         axes[0, 1].legend(title="clip", ncols=4, columnspacing=1, **place)
+        if any("epic_low" in row for row in result["rows"]):
+            note = "bars: 95 % intervals over states, those of one episode together"
+            made.supxlabel(note, fontsize=8, color="#666666")
         figures.save(made, path)
 
 

@@ -101,6 +101,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
             "this is not its folder."
         )
     seed = config.seed + SEED_OFFSET if asked.seed is None else asked.seed
+    before = _recorded_versions(folder)
 
     # Imported here so that --help and refusals are immediate.
     import torch
@@ -149,7 +150,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         )
         wall_s = time.perf_counter() - started
         facts = {"device": str(device), **(scorer.facts() if scorer else {})}
-    _tell_of_other_weights(folder, facts)
+    _tell_of_other_weights(before, facts)
     result = {
         "task": config.task.name,
         "prompt": config.prompts,
@@ -182,14 +183,33 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     return result
 
 
-def _tell_of_other_weights(folder: Path, facts: dict[str, Any]) -> None:
-    """Rewards of other weights than the run's are not comparable with its own."""
+def _recorded_versions(folder: Path) -> dict[str, Any] | None:
+    """The run's versions.json; None where there is none, told where it is damaged."""
     path = folder / "versions.json"
     if not path.is_file():
+        return None
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        recorded = None
+    if isinstance(recorded, dict):
+        return recorded
+    print(
+        f"{path} cannot be read: whether the model's weights are those that the run "
+        "was trained with is not known."
+    )
+    return None
+
+
+def _tell_of_other_weights(
+    recorded: dict[str, Any] | None, facts: dict[str, Any]
+) -> None:
+    """Rewards of other weights than the run's are not comparable with its own."""
+    if recorded is None:
         return
+    encoders = [x.get("encoder") for x in (recorded, facts)]
     before, now = (
-        x.get("encoder", {}).get("weights_sha256")
-        for x in (json.loads(path.read_text()), facts)
+        x.get("weights_sha256") if isinstance(x, dict) else None for x in encoders
     )
     if before != now:
         print(
@@ -241,7 +261,11 @@ def table(result: dict[str, Any]) -> str:
     rate, success = result["eval/success_rate"], "this task has no predicate for it"
     if rate is not None:
         low, high = result["eval/success_low"], result["eval/success_high"]
-        success = f"{rate:.2f} (95 % interval {low:.2f} to {high:.2f})"
+        count = result["eval/episodes"]
+        success = (
+            f"{rate:.2f} (95 % interval {low:.2f} to {high:.2f}), "
+            f"{round(rate * count)}/{count}"
+        )
     if (shares := result["eval/buckets"]) is not None:
         told = ", ".join(
             f"{b} %: {share:.0%}" for b, share in zip(BUCKETS, shares, strict=True)

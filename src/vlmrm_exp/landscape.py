@@ -103,25 +103,29 @@ def panels(asked: LandscapeConfig) -> list[Panel]:
     """What is drawn for each model: two ranges of cartpole, each look of the other."""
     made = []
     if "cartpole" in asked.task:
+        from vlmrm_exp.envs.cartpole import MAX_ANGLE
+
         config = cli.composed("task=cartpole")
-        limit = np.deg2rad(12)
         for title, reach in (("near upright", 0.25), ("all the way round", np.pi)):
             x = np.linspace(-reach, reach, asked.states)
             rows = np.zeros((asked.states, 4))
             rows[:, 2] = x
             label = "pole angle (rad), cart in the middle"
-            goal = (-limit, limit)
+            goal = (-MAX_ANGLE, MAX_ANGLE)
             made.append(
                 Panel(config, f"cartpole, {title}", label, x, rows, goal, -np.abs(x))
             )
     if "mountaincar" in asked.task:
+        from vlmrm_exp.envs.mountain_car import GOAL, LEFT, RIGHT
+
         for look in asked.textures:
             config = cli.composed("task=mountaincar", f"task.textures={look}")
-            x = np.linspace(-1.2, 0.6, asked.states)
+            x = np.linspace(LEFT, RIGHT, asked.states)
             rows = np.zeros((asked.states, 2))
             rows[:, 0] = x
             title = f"mountaincar, {look}"
-            made.append(Panel(config, title, "car position", x, rows, (0.45, 0.6), x))
+            goal = (GOAL, RIGHT)
+            made.append(Panel(config, title, "car position", x, rows, goal, x))
     return made
 
 
@@ -169,6 +173,7 @@ def survey(asked: LandscapeConfig) -> dict[str, Any]:
                     }
                 )
         drawn_by |= embedder.drawn_by
+        del embedder
     result = {
         "settings": asdict(asked),
         "prompts": {

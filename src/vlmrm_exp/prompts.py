@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from vlmrm_exp import cli, figures
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import ConfigError, check
 from vlmrm_exp.study.settings import (
     MODELS_HELP,
     STATES_HELP,
@@ -21,6 +21,7 @@ from vlmrm_exp.study.settings import (
     Examined,
     StatesConfig,
     check_alphas,
+    check_states,
     embedders,
     examine,
     parameters,
@@ -92,14 +93,14 @@ def sentences(task: str) -> dict[str, list[str]]:
             f"There are no sentences for task={task}: write {path} with the lists "
             "paraphrases and misleading."
         )
-    held = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
         listed = {PARAPHRASE: held["paraphrases"], MISLEADING: held["misleading"]}
         usable = all(
             texts and all(isinstance(text, str) for text in texts)
             for texts in listed.values()
         )
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
         usable = False
     if not usable:
         raise ConfigError(
@@ -115,27 +116,31 @@ def measure(asked: PromptsConfig) -> dict[str, Any]:
         ConfigError: a model, states, labels or sentences cannot be had.
     """
     models = resolve_models(asked)
-    configs = [
-        replace(config, baseline=asked.baseline or config.baseline)
-        for config in resolve_tasks(asked.task, asked)
-    ]
+    configs = resolve_tasks(asked.task, asked)
+    if asked.baseline is not None:
+        configs = [replace(config, baseline=asked.baseline) for config in configs]
+    for config in configs:
+        check(config)
+    check_states(configs, asked)
     said = {
         config.task.name: {PROMPT: config.prompts} | sentences(config.task.name)
         for config in configs
     }
+    spoken = [s for kinds in said.values() for texts in kinds.values() for s in texts]
+    spoken += [s for config in configs for s in config.baselines]
+    loading = embedders(models, asked, spoken)
     examined = examine(configs, asked)
 
     # Imported here so that --help and refusals are immediate.
     from vlmrm_exp.log import versions, write_json
 
-    spoken = [s for kinds in said.values() for texts in kinds.values() for s in texts]
-    spoken += [s for config in configs for s in config.baselines]
     rows, facts, drawn_by = [], {}, set()
-    for embedder in embedders(models, asked, spoken):
+    for embedder in loading:
         facts[embedder.facts["name"]] = embedder.facts
         for one in examined:
             rows += _of_model(embedder, one, said[one.config.task.name], asked.alpha)
         drawn_by |= embedder.drawn_by
+        del embedder
     result = {
         "settings": asdict(asked),
         "tasks": {one.config.task.name: one.about() for one in examined},

@@ -6,10 +6,8 @@ Nothing is hidden: runs that failed or did not end are listed with the reason.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from omegaconf import MISSING
 
 from vlmrm_exp import cli
 from vlmrm_exp.config import ConfigError
@@ -37,7 +35,7 @@ as PNG and SVG, groups.csv and runs.csv.
 class ReportConfig:
     """What to report on; see HELP."""
 
-    folders: list[str] = MISSING
+    folders: list[str] = field(default_factory=list)
     out: str | None = None
     videos: bool = True
     max_mb: float = 60.0
@@ -53,7 +51,11 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
         ReportConfig, arguments, positional="folders", text=("folders", "out")
     )
     if not asked.folders:
-        raise ConfigError("No folder is given: name that of a sweep or of runs.")
+        raise ConfigError(
+            "Which runs? Give the folder of a sweep or of runs, as outputs/sweeps/NAME."
+        )
+    if asked.out == "null":  # texts are taken as typed
+        asked.out = None
     if not (math.isfinite(asked.max_mb) and asked.max_mb >= 0):
         raise ConfigError(f"max_mb is {asked.max_mb}: give a number of MB from 0 up.")
     for folder in asked.folders:
@@ -101,7 +103,8 @@ def report(asked: ReportConfig) -> Path:
             f"{error.filename or out} cannot be used: {error.strerror}; "
             "out=FOLDER chooses where the report is written."
         ) from error
-    print(f"{len(runs)} runs ({count_statuses(every)}), {len(results)} other results")
+    told = f"{len(runs)} run{'' if len(runs) == 1 else 's'} ({count_statuses(every)})"
+    print(f"{told}, {len(results)} other result{'' if len(results) == 1 else 's'}")
     print(f"  page  {page}")
     return page
 

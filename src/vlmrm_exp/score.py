@@ -117,6 +117,9 @@ def parse(arguments: Sequence[str]) -> ScoreConfig:
     """
     text = ("files", "prompt", "baseline", "task", "clip", "out")
     asked = cli.parse(ScoreConfig, arguments, positional="files", text=text)
+    for name in ("prompt", "baseline", "task", "out"):  # texts are taken as typed
+        if getattr(asked, name) in ("null", ["null"]):
+            setattr(asked, name, None)
     if not asked.files:
         raise ConfigError(
             "No pictures are given: name images, videos, or folders of them."
@@ -124,6 +127,10 @@ def parse(arguments: Sequence[str]) -> ScoreConfig:
     if asked.compute not in COMPUTE:
         raise ConfigError(
             f"compute is {asked.compute!r}, but must be one of {', '.join(COMPUTE)}."
+        )
+    if re.search(r"[,\[\]]", asked.clip) and not asked.clip.startswith("local-dir:"):
+        raise ConfigError(
+            f"clip is {asked.clip!r}: give one model, and score once for each."
         )
     for name in ("every", "pictures"):
         if getattr(asked, name) < 1:
@@ -483,14 +490,21 @@ def draw_curves(
     columns: Sequence[Column],
     chosen: Sequence[int],
 ) -> None:
-    """Draw rewards over time, a panel for each chosen file, on one common axis."""
+    """Draw rewards over time, a panel for each chosen file and alpha.
+
+    Panels of one alpha have one axis; rewards of two alphas differ too much in scale.
+    """
     panel, width = 2.3, 8.0  # inches
     heading = "Reward over time, for each frame that was scored."
-    with _page(path, width, len(chosen) * panel, heading, columns) as (figure, top):
+    alphas = list(dict.fromkeys(column.alpha for column in columns))
+    panels = list(itertools.product(chosen, alphas))
+    with _page(path, width, len(panels) * panel, heading, columns) as (figure, top):
         inside = np.isin(scores.file, chosen)
-        low, high = scores.reward[inside].min(), scores.reward[inside].max()
-        margin = 0.05 * (high - low) or 0.01
-        for number, which in enumerate(chosen):
+        for number, (which, alpha) in enumerate(panels):
+            alike = [c for c, column in enumerate(columns) if column.alpha == alpha]
+            drawn = scores.reward[inside][:, alike]
+            low, high = drawn.min(), drawn.max()
+            margin = 0.05 * (high - low) or 0.01
             rows = scores.file == which
             times = scores.time_s[rows]
             # Some animations say nothing of time, or that none passes.
@@ -498,15 +512,16 @@ def draw_curves(
             x = times if timed else scores.frame[rows]
             bottom = top - (number + 1) * panel + 0.5
             axes = _axes(figure, 0.75, bottom, width - 1.1, panel - 0.85)
-            ends = _apart(scores.reward[rows][-1], 0.09 * (high - low))
-            for c, rewards in enumerate(scores.reward[rows].T):
+            ends = _apart(scores.reward[rows][-1, alike], 0.09 * (high - low))
+            for c, end in zip(alike, ends, strict=True):
+                rewards = scores.reward[rows, c]
                 marker = "o" if len(x) < 50 else ""
                 axes.plot(
                     x, rewards, lw=1.4, marker=marker, ms=3, color=_colour(c), zorder=3
                 )
                 axes.annotate(
                     str(c + 1),
-                    (x[-1], ends[c]),
+                    (x[-1], end),
                     (6, 0),
                     textcoords="offset points",
                     size=8,
@@ -519,7 +534,9 @@ def draw_curves(
             axes.tick_params(labelsize=8)
             axes.grid(alpha=0.3, lw=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-            name = _shorten(str(files[which].path), 110)
+            name = _shorten(str(files[which].path), 95)
+            if len(alphas) > 1:
+                name += f", alpha {alpha:g}"
             axes.set_title(name, size=9, loc="left", parse_math=False)
 
 

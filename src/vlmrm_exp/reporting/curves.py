@@ -85,6 +85,7 @@ class Success:
     rate: float
     low: float
     high: float
+    successes: int
     episodes: int
 
 
@@ -104,10 +105,13 @@ def pooled_success(trials: Sequence[tuple[float, int]]) -> Success | None:
     if not episodes:
         return None
     successes = sum(round(rate * count) for rate, count in trials)
+    # scipy's, and not rl.trial's: a report imports nothing that plays or renders.
     interval = stats.binomtest(successes, episodes).proportion_ci(
         CONFIDENCE, method="wilson"
     )
-    return Success(successes / episodes, interval.low, interval.high, episodes)
+    return Success(
+        successes / episodes, interval.low, interval.high, successes, episodes
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,17 @@ COLUMNS = {
     "algo.name": "algorithm",
 }
 """What usually tells runs apart, with the names that readers see."""
-IGNORED = ("seed", "name", "log.", "evaluation.", "clip.batch_size", "clip.download_gb")
-"""What does not change what is learned; so of compute all but the overlap."""
+IGNORED = (
+    "seed",
+    "name",
+    "log.",
+    "evaluation.final_episodes",
+    "evaluation.video_episodes",
+    "clip.batch_size",
+    "clip.download_gb",
+)
+"""What does not change which policy is kept; so of compute all but the overlap. The
+evaluations while training do: they choose it."""
 UNUSED_WITHOUT_CLIP = ("clip.", "alpha", "prompt", "baseline", "renormalise")
 
 
@@ -41,8 +50,8 @@ class Group:
 
     @property
     def finished(self) -> list[Run]:
-        """The runs that the group's numbers come from."""
-        return [run for run in self.runs if run.status == FINISHED]
+        """The runs that the group's numbers come from: of each seed one."""
+        return [r for r in self.runs if r.status == FINISHED and not r.repeats]
 
     @property
     def seeds(self) -> str:
@@ -58,7 +67,8 @@ class Group:
                 parts = [number(encoder.get(f"parameters_{part}"))
                          for part in ("image", "text")]  # fmt: skip
                 if None not in parts:
-                    return sum(part for part in parts if part is not None)
+                    # None for 0 too, which has no place on a logarithmic axis.
+                    return sum(part for part in parts if part is not None) or None
         return None
 
     @property
@@ -67,14 +77,20 @@ class Group:
         return self.settings.get("clip.model") == "embedded"
 
     def trials(self) -> list[tuple[Run, float, int]]:
-        """Finished runs that measured success, with its rate and episodes."""
+        """Finished runs that measured success, with its rate and episodes.
+
+        What is no share, or of no episode, is not counted.
+        """
         found = []
         for run in self.finished:
-            rate = number(run.summary.get("eval/success_rate"))
-            episodes = number(run.summary.get("eval/episodes"))
-            if rate is not None and episodes:
-                found.append((run, rate, int(episodes)))
+            if trial := _trial(run.summary):
+                found.append((run, *trial))
         return found
+
+    def random_success(self) -> Success | None:
+        """Success of random actions, where `evaluate` played them for these runs."""
+        played = [r.evaluations.get("evaluation-random", {}) for r in self.finished]
+        return pooled_success([trial for each in played if (trial := _trial(each))])
 
     def success(self) -> Success | None:
         """Success over the pooled episodes of the finished runs."""
@@ -96,18 +112,20 @@ class Group:
         total = [0.0] * 5
         episodes = 0
         for run, _, count in self.trials():
-            shares = run.summary.get("eval/buckets")
-            if isinstance(shares, list) and len(shares) == len(total):
+            listed = run.summary.get("eval/buckets")
+            listed = listed if isinstance(listed, list) else []
+            shares = [s for each in listed if (s := number(each)) is not None]
+            if len(shares) == len(listed) == len(total):
                 episodes += count
                 total = [t + count * s for t, s in zip(total, shares, strict=True)]
         return [t / episodes for t in total] if episodes else None
 
     def mixed(self) -> list[str]:
         """What its runs ought to share and do not: sources or weights."""
-        commits = {run.versions["commit"] for run in self.runs
+        commits = {str(run.versions["commit"]) for run in self.runs
                    if "commit" in run.versions}  # fmt: skip
         weights = {
-            encoder.get("weights_sha256")
+            str(encoder.get("weights_sha256"))
             for run in self.runs
             if isinstance(encoder := run.versions.get("encoder"), dict)
         }
@@ -116,7 +134,12 @@ class Group:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Pool runs; those whose settings could not be read are left out."""
+    """Pool runs; those whose settings could not be read are left out.
+
+    A run that is there twice, as a copy or in two sweeps, is no second piece of
+    evidence: of finished runs with the same settings and seed the newest counts, and
+    `Run.repeats` and a note of the others tell so.
+    """
     pooled: dict[str, list[Run]] = defaultdict(list)
     settings: dict[str, dict[str, Any]] = {}
     for run in runs:
@@ -125,11 +148,38 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             key = json.dumps(relevant, sort_keys=True, default=str)
             settings[key] = relevant
             pooled[key].append(run)
+    for members in pooled.values():
+        _mark_repeats(members)
     every = list(settings.values())
     groups = [
         Group(mine, pooled[key], _other(mine, every)) for key, mine in settings.items()
     ]
     return sorted(groups, key=_order)
+
+
+def _trial(values: Mapping[str, Any]) -> tuple[float, int] | None:
+    """Success rate and episodes; None: not measured, or no share of anything."""
+    rate = number(values.get("eval/success_rate"))
+    episodes = number(values.get("eval/episodes"))
+    if rate is None or episodes is None or not 0 <= rate <= 1 or episodes < 1:
+        return None
+    return rate, int(episodes)
+
+
+def _mark_repeats(members: Sequence[Run]) -> None:
+    """Let one finished run of each seed count: the newest, of equals the first."""
+    of_seed: dict[str, list[Run]] = defaultdict(list)
+    for run in members:
+        if run.status == FINISHED and "seed" in run.config:
+            of_seed[str(run.config["seed"])].append(run)
+    for alike in of_seed.values():
+        counted = max(alike, key=lambda run: run.written)
+        for run in alike:
+            if run is not counted and not run.repeats:
+                run.repeats = counted.name
+                run.notes.append(
+                    f"same settings and seed as {counted.name}: not counted"
+                )
 
 
 def _relevant(config: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +203,7 @@ def _other(mine: dict[str, Any], every: Sequence[dict[str, Any]]) -> dict[str, A
     for key, value in mine.items():
         peers = [s for s in every if s.get("task.name") == mine.get("task.name")]
         if key.startswith("clip."):
-            peers = [s for s in peers if s.get("clip.name") == mine["clip.name"]]
+            peers = [s for s in peers if s.get("clip.name") == mine.get("clip.name")]
         if key not in COLUMNS and any(key in s and s[key] != value for s in peers):
             found[key] = value
     return found

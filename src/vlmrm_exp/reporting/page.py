@@ -41,6 +41,7 @@ from vlmrm_exp.reporting.parts import (
     value_text,
 )
 from vlmrm_exp.reporting.plots import (
+    RUNS_FOR_BOOTSTRAP,
     draw_curves,
     draw_success,
     draw_success_over_alpha,
@@ -56,7 +57,10 @@ CURVES = {
 }
 """Metrics that are drawn over env steps: file name, and axis."""
 BUCKETS = "% of episodes with the goal in 0 / 25 / 50 / 75 / 100 % of steps"
-INTERVALS = "95 % Wilson intervals over the episodes of all seeds."
+INTERVALS = (
+    "95 % Wilson intervals over the episodes of all seeds; they are of these policies' "
+    "episodes and say nothing about other seeds. Each seed's rate stands beside them."
+)
 ERROR_CHARACTERS = 6000
 BASE64 = 4 / 3
 """How much longer a file is inside the page."""
@@ -89,7 +93,7 @@ def write_page(
         *result_sections(results, out),
     ]
     shown, left_out = ([], []) if max_mb is None else _videos(groups, max_mb)
-    embedded = {str(g.settings["clip.name"]) for g in groups if g.embedded}
+    embedded = {str(g.settings.get("clip.name", "?")) for g in groups if g.embedded}
     embedded |= embedded_models(results)
     if runs:
         _run_table(runs).to_csv(out / "runs.csv", index=False)
@@ -142,8 +146,7 @@ def _results_section(groups: Sequence[Group], out: Path) -> Section:
                 out / "success",
                 "Share of successful episodes of each group with its interval",
                 counted(
-                    "Dot: episodes of all seeds pooled, with the 95 % Wilson interval. "
-                    "Strokes: each seed.",
+                    f"Dot: all seeds pooled. Strokes: each seed. {INTERVALS}",
                     _judged(judged),
                     groups,
                 ),
@@ -152,8 +155,10 @@ def _results_section(groups: Sequence[Group], out: Path) -> Section:
         )
     else:
         section.note = "No finished run has measured success."
-    if over_tasks := _over_tasks(groups):
+    over_tasks, left_out = _over_tasks(groups)
+    if over_tasks:
         section.items.append(over_tasks)
+    section.note = " ".join(text for text in (section.note, left_out) if text)
     return section
 
 
@@ -168,7 +173,8 @@ def _group_table(groups: Sequence[Group], out: Path) -> Table:
         row["other settings"] = "\n".join(told(k, v) for k, v in group.other.items())
         row["runs"] = _finished_of(group)
         row["success (95 %)"] = _success(success)
-        row["of each seed"] = ", ".join(f"{rate:.2f}" for _, rate, _ in group.trials())
+        row["of each seed"] = _rates(group)
+        row["random actions"] = _success(group.random_success(), "")
         row["of the highest reward"] = f"{best[1]:.2f}" if best else "-"
         buckets = group.buckets()
         row[BUCKETS] = (
@@ -197,11 +203,11 @@ def _group_table(groups: Sequence[Group], out: Path) -> Table:
     ]
     note = f"The same in all: {', '.join(same)}. " if same else ""
     note += (
-        "Numbers are of finished runs, each judged on its kept policy. Success: "
-        "episodes of all seeds pooled, with the 95 % Wilson interval. Of the highest "
-        "reward: the one seed that the paper's Table 1 would show. Reward: mean over "
-        "seeds ± standard deviation; it cannot be compared between models, sentences "
-        "or alphas."
+        "Numbers are of finished runs, each judged on its kept policy; of runs with "
+        "the same settings and seed the newest counts. Success: "
+        f"{INTERVALS} Of the highest reward: the one seed that the paper's Table 1 "
+        "would show. Reward: mean over seeds ± standard deviation; it cannot be "
+        "compared between models, sentences or alphas."
     )
     return make_table(
         "Groups of runs, seeds pooled",
@@ -222,28 +228,47 @@ def _group_numbers(group: Group) -> dict[str, Any]:
         "success": success.rate if success else None,
         "success_low": success.low if success else None,
         "success_high": success.high if success else None,
+        "successes": success.successes if success else None,
         "episodes": success.episodes if success else None,
         "reward_mean": sum(rewards) / len(rewards) if rewards else None,
     }
 
 
-def _over_tasks(groups: Sequence[Group]) -> Table | None:
-    """Success over tasks, for each model, reward and alpha with a group per task."""
+def _over_tasks(groups: Sequence[Group]) -> tuple[Table | None, str]:
+    """Success over tasks, for each model, reward and alpha with a group per task.
+
+    Returns:
+        The table, None without a row; and what was left out of it, in words.
+    """
     columns = ("clip.name", "reward", "alpha", "task.textures", "task.camera")
     pooled: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         if group.trials():
             key = tuple(_setting(c, group.settings.get(c)) for c in columns)
             pooled.setdefault(key, []).append(group)
-    rows, used = [], []
+    rows, used, left_out = [], [], []
+    few = False
     for key, members in pooled.items():
         tasks = {group.task for group in members}
-        if len(members) != len(tasks) or len(tasks) < 2:
+        if len(tasks) < 2:
+            continue
+        if len(members) != len(tasks):
+            several = {
+                g.task for g in members if sum(m.task == g.task for m in members) > 1
+            }
+            named = ", ".join(
+                f"{COLUMNS[c]} {v}" for c, v in zip(columns, key, strict=True)
+            )
+            left_out.append(
+                f"Not in success over tasks: {named}; there are several groups of "
+                f"{', '.join(sorted(several))}."
+            )
             continue
         strata = [np.array([rate for _, rate, _ in g.trials()]) for g in members]
         middle = interquartile_mean(np.concatenate(strata))
         interval = "needs three runs of each task"
         if min(len(values) for values in strata) >= 3:
+            few |= min(len(values) for values in strata) < RUNS_FOR_BOOTSTRAP
             low, high = stratified_bootstrap(strata)
             interval = f"{low:.2f} to {high:.2f}"
         rows.append(
@@ -257,13 +282,17 @@ def _over_tasks(groups: Sequence[Group]) -> Table | None:
             }
         )
         used += _judged(members)
+    told_of = " ".join(left_out)
     if not rows:
-        return None
+        return None, told_of
     note = (
         "Success of each run's kept policy; the interval is a bootstrap over seeds, "
         "stratified by task."
     )
-    return make_table("Success over tasks", pd.DataFrame(rows), note, source_of(used))
+    if few:
+        note += " It is too narrow where a task has fewer than five runs."
+    table = make_table("Success over tasks", pd.DataFrame(rows), note, source_of(used))
+    return table, told_of
 
 
 # Curves and comparisons
@@ -279,7 +308,7 @@ def _curves_section(groups: Sequence[Group], out: Path) -> Section:
                 continue
             path = out / f"curves-{file_name(task)}-{short}"
             note = draw_curves(of_task, key, axis, path)
-            used = [run for run in runs if has_curve([run], key)]
+            used = [r for r in runs if not r.repeats and has_curve([r], key)]
             alt = f"{axis} over env steps"
             section.items.append(
                 make_figure(
@@ -329,7 +358,10 @@ def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
     )
     names = labels([each.groups[0] for each in series], known=looks)
     for each, name in zip(series, names, strict=True):
-        cells = {x: _success(g.success()) for x, g in zip(each.x, each.groups)}  # noqa: B905
+        cells = {
+            x: f"{_success(group.success())}\nseeds: {_rates(group)}"
+            for x, group in zip(each.x, each.groups, strict=True)
+        }
         cameras = sorted({camera for _, camera in each.x})
         rows = [
             {
@@ -342,7 +374,7 @@ def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
             make_table(
                 f"Textures and camera: {name}",
                 pd.DataFrame(rows),
-                "Success with its 95 % Wilson interval.",
+                f"Success. {INTERVALS}",
                 source_of(_judged(each.groups)),
             )
         )
@@ -363,7 +395,11 @@ def _videos(
     wanted = []
     for place, (group, label) in enumerate(zip(groups, labels(groups), strict=True)):
         runs = sorted(
-            group.runs, key=lambda run: (run.status != FINISHED, -_reward(run))
+            group.runs,
+            key=lambda run: (
+                run.status != FINISHED or run.repeats != "",
+                -_reward(run),
+            ),
         )
         for rank, run in enumerate(runs):
             for path in run.videos:
@@ -373,14 +409,20 @@ def _videos(
     room = max_mb * 1e6
     shown, left_out = [], []
     for rank, place, run, path, label in wanted:
-        size = path.stat().st_size * BASE64
-        if size > room:
-            left_out.append(f"{run.name}/videos/{path.name} ({size / 1e6:.1f} MB)")
+        name = f"{run.name}/videos/{path.name}"
+        try:
+            size = path.stat().st_size * BASE64
+            if size > room:
+                left_out.append(f"{name} ({size / 1e6:.1f} MB)")
+                continue
+            src = data_uri(path, "video/mp4")
+        except OSError as error:  # it vanished, or is a link to nothing
+            left_out.append(f"{name} (cannot be read: {error.strerror})")
             continue
         room -= size
         card = {
             "first": rank == 0,
-            "src": data_uri(path, "video/mp4"),
+            "src": src,
             "label": label,
             "run": run.name,
             "file": path.name,
@@ -400,7 +442,9 @@ def _reward(run: Run) -> float:
 
 
 def _numbers(run: Run, file: str) -> str:
-    values = run.evaluation if file == "evaluation.mp4" else run.summary
+    """What was measured in a video's own trial; empty when that is not known."""
+    stem = Path(file).stem
+    values = run.summary if stem == "eval" else run.evaluations.get(stem, {})
     reward = number(values.get("eval/reward_mean"))
     rate = number(values.get("eval/success_rate"))
     parts = [] if reward is None else [f"reward {reward:.4g} a step"]
@@ -418,9 +462,12 @@ def _run_list(runs: Sequence[Run]) -> Table:
     for run in sorted(runs, key=lambda run: run.status == FINISHED):
         rate = number(run.summary.get("eval/success_rate"))
         reward = number(run.summary.get("eval/reward_mean"))
-        again = number(run.evaluation.get("eval/success_rate"))
-        again_over = run.evaluation.get("eval/episodes")
-        again_of = run.evaluation.get("checkpoint")
+        again = [
+            f"{share:.2f} over {values.get('eval/episodes')} "
+            f"({values.get('checkpoint')})"
+            for values in run.evaluations.values()
+            if (share := number(values.get("eval/success_rate"))) is not None
+        ]
         rows.append(
             {
                 "run": run.name,
@@ -433,9 +480,7 @@ def _run_list(runs: Sequence[Run]) -> Table:
                 "env steps": f"{run.env_steps:,}",
                 "success": "-" if rate is None else f"{rate:.2f}",
                 "reward a step": "-" if reward is None else f"{reward:.4g}",
-                "evaluated again": ""
-                if again is None
-                else f"{again:.2f} over {again_over} ({again_of})",
+                "evaluated again": "\n".join(again),
             }
         )
     return make_table("Every run", frame_of(rows), "", source_of(runs))
@@ -449,6 +494,7 @@ def _run_table(runs: Sequence[Run]) -> pd.DataFrame:
             "run": run.name,
             "status": run.status,
             "reason": run.reason,
+            "notes": "; ".join(run.notes),
             **{COLUMNS.get(key, key): run.config.get(key) for key in settings},
             "env_steps": run.env_steps,
             **{k: v for k, v in run.summary.items() if k.startswith(measured)},
@@ -468,14 +514,22 @@ def _judged(groups: Sequence[Group]) -> list[Run]:
 
 
 def _finished_of(group: Group) -> str:
-    finished, every = len(group.finished), len(group.runs)
-    return str(every) if finished == every else f"{finished} of {every} finished"
+    counted, every = len(group.finished), len(group.runs)
+    repeated = sum(bool(run.repeats) for run in group.runs)
+    once = every - repeated
+    text = str(once) if counted == once else f"{counted} of {once} finished"
+    return f"{text}, and {repeated} not counted" if repeated else text
 
 
-def _success(success: Success | None) -> str:
+def _success(success: Success | None, none: str = "-") -> str:
     if success is None:
-        return "-"
-    return f"{success.rate:.2f} ({success.low:.2f} to {success.high:.2f})"
+        return none
+    interval = f"({success.low:.2f} to {success.high:.2f})"
+    return f"{success.rate:.2f} {interval}, {success.successes}/{success.episodes}"
+
+
+def _rates(group: Group) -> str:
+    return ", ".join(f"{rate:.2f}" for _, rate, _ in group.trials())
 
 
 def _range(values: Sequence[float], form: str) -> str:

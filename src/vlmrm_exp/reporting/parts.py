@@ -120,7 +120,11 @@ def counted(note: str, runs: Sequence[Run], groups: Sequence[Group]) -> str:
     inside = {run.folder for run in runs}
     left_out = [r for g in groups for r in g.runs if r.folder not in inside]
     note = f"{note} Runs in it: {count_statuses(runs)}".strip()
-    return note + (f"; not in it: {count_statuses(left_out)}." if left_out else ".")
+    if not left_out:
+        return f"{note}."
+    repeated = sum(bool(run.repeats) for run in left_out)
+    why = f" ({repeated} with settings and seed of another)" if repeated else ""
+    return f"{note}; not in it: {count_statuses(left_out)}{why}."
 
 
 def value_text(value: Any) -> str:

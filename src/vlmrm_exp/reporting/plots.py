@@ -1,6 +1,6 @@
 """The figures of a report: each function draws one and writes it as PNG and SVG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,18 @@ from vlmrm_exp.reporting.curves import (
     stratified_bootstrap,
 )
 from vlmrm_exp.reporting.groups import Group, Series, labels
-from vlmrm_exp.reporting.run_folders import FINISHED, Run
+from vlmrm_exp.reporting.run_folders import FINISHED, Run, number
 
 WIDTH = 4.6
 """Inches: a phone shows it at three quarters of its size, so letters stay readable."""
 FEW_POINTS = 12
 """Curves with at most so many points show them."""
+BOOTSTRAP, LOWEST_TO_HIGHEST = "95 % stratified bootstrap", "lowest to highest run"
+"""What a band shows."""
 RUNS_FOR_BAND = 3
+RUNS_FOR_BOOTSTRAP = 5
+"""With fewer, a bootstrap's 95 % reach from the lowest to the highest run, or nearly,
+and promise more than they hold; so the band says that it is just that."""
 
 
 def draw_success(groups: Sequence[Group], names: Sequence[str], path: Path) -> None:
@@ -65,7 +70,8 @@ def has_curve(runs: Sequence[Run], key: str) -> bool:
 def draw_curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
     """Draw a metric over env steps, one colour for each group.
 
-    Solid: interquartile mean over finished runs with a 95 % bootstrap band, or, where
+    Solid: interquartile mean over finished runs with a band, which is a 95 % bootstrap
+    interval or, of fewer than five runs, from the lowest to the highest; or, where
     there are too few for a band, the runs themselves. Dashed: every other run.
 
     Args:
@@ -81,21 +87,38 @@ def draw_curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str
     names = labels(groups, known=["task.name"])
     colors = _colors(groups)
     drawn_singly: list[str] = []
-    with_band = False
+    bands: set[str] = set()
+    cut: list[str] = []
     with figures.figure(WIDTH, 2.7 + 0.2 * len(groups)) as figure:
         axes = figure.add_subplot()
         for group, name, color in zip(groups, names, colors, strict=True):
-            finished = [c for r in group.finished if len((c := r.curve(key))[0])]
+            measured = [(run, curve) for run in group.finished
+                        if len((curve := run.curve(key))[0])]  # fmt: skip
+            finished = [curve for _, curve in measured]
             others = [c for r in group.runs if r.status != FINISHED
                       and len((c := r.curve(key))[0])]  # fmt: skip
             steps, values = align(finished)
             counted = f"{len(finished)} run{'' if len(finished) == 1 else 's'}"
+            enough = len(finished) >= RUNS_FOR_BOOTSTRAP
+            has_band = len(finished) >= RUNS_FOR_BAND and len(steps) > 0
+            if has_band:
+                bands.add(band := BOOTSTRAP if enough else LOWEST_TO_HIGHEST)
+                counted += f", band: {band}"
             if others:
                 counted += f" + {len(others)} not finished"
             label = _wrap(f"{name} ({counted})", 58)
-            if len(finished) >= RUNS_FOR_BAND and len(steps):
-                with_band = True
-                low, high = stratified_bootstrap([values])
+            if has_band:
+                low, high = (
+                    stratified_bootstrap([values])
+                    if enough
+                    else (values.min(axis=0), values.max(axis=0))
+                )
+                ends = {run.name: curve[0][-1] for run, curve in measured}
+                if min(ends.values()) < max(ends.values()):
+                    shortest = min(ends, key=lambda run: ends[run])
+                    cut.append(
+                        f"{name} ends where the shortest record ends: {shortest}"
+                    )
                 middle = interquartile_mean(values)
                 axes.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
                 marker = "." if len(steps) <= FEW_POINTS else ""
@@ -116,21 +139,30 @@ def draw_curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str
             axes.set_ylim(-0.03, 1.03)
         figure.legend(loc="outside lower left", fontsize=8)
         figures.save(figure, path)
-    return _curve_note(groups, drawn_singly, with_band, key)
+    return _curve_note(groups, drawn_singly, bands, cut, key)
 
 
 def _curve_note(
-    groups: Sequence[Group], singly: Sequence[str], with_band: bool, key: str
+    groups: Sequence[Group],
+    singly: Sequence[str],
+    bands: Collection[str],
+    cut: Sequence[str],
+    key: str,
 ) -> str:
     """Say how the curves of `draw_curves` are to be read."""
     sentences = []
-    if with_band:
+    if bands:
+        which = [BOOTSTRAP] * (BOOTSTRAP in bands)
+        which += [f"{LOWEST_TO_HIGHEST} where there are fewer than five"] * (
+            LOWEST_TO_HIGHEST in bands
+        )
         sentences.append(
             "Line: interquartile mean over the finished runs (of three, their mean). "
-            "Band: 95 % stratified bootstrap."
+            f"Band: {'; '.join(which)}."
         )
+        sentences += [f"{text}." for text in cut]
     if singly:
-        which = f" ({'; '.join(singly)})" if with_band else ""
+        which = f" ({'; '.join(singly)})" if bands else ""
         sentences.append(f"Fewer than three finished runs{which}: drawn as they are.")
     unfinished = [run for group in groups for run in group.runs
                   if run.status != FINISHED and len(run.curve(key)[0])]  # fmt: skip
@@ -161,7 +193,7 @@ def draw_success_over_alpha(series: Sequence[Series], path: Path) -> None:
 def draw_success_over_size(series: Sequence[Series], path: Path) -> None:
     """Draw success against the model's parameters, one line for each series."""
     sizes = {
-        str(group.settings["clip.name"]): float(x)
+        str(group.settings.get("clip.name", "?")): float(x)
         for each in series
         for group, x in zip(each.groups, each.x, strict=True)
     }
@@ -190,6 +222,11 @@ def _lines(
             clip_on=False,
             label=_wrap(name, 58),
         )
+        for place, group in zip(x, each.groups, strict=True):
+            rates = [rate for _, rate, _ in group.trials()]
+            axes.plot(
+                [place] * len(rates), rates, "_", color=colors[i], ms=9, alpha=0.6
+            )
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("share of successful episodes")
 
@@ -200,8 +237,8 @@ def draw_epic_over_size(
     """Draw EPIC distance against parameters with a log-linear fit for each alpha.
 
     Args:
-        rows: of one task, with parameters, epic, alpha, clip and, where known,
-            epic_low and epic_high.
+        rows: of one task, with parameters (above 0), epic, alpha, clip and, where
+            known, epic_low and epic_high.
         path: without suffix.
 
     Returns:
@@ -217,14 +254,10 @@ def draw_epic_over_size(
             chosen.sort(key=lambda row: row["parameters"])
             x = [float(row["parameters"]) for row in chosen]
             y = [float(row["epic"]) for row in chosen]
-            low = [y0 - float(row.get("epic_low") or y0)
-                   for y0, row in zip(y, chosen, strict=True)]  # fmt: skip
-            high = [float(row.get("epic_high") or y0) - y0
-                    for y0, row in zip(y, chosen, strict=True)]  # fmt: skip
             axes.errorbar(
                 x,
                 y,
-                yerr=[[max(v, 0) for v in low], [max(v, 0) for v in high]],
+                yerr=epic_errors(chosen),
                 fmt=figures.MARKERS[i % len(figures.MARKERS)],
                 color=colors[alpha],
                 markersize=5,
@@ -244,9 +277,21 @@ def draw_epic_over_size(
     return fits
 
 
+def epic_errors(rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Lengths of the bars below and above each row's epic; 0 where none is known."""
+    sides = []
+    for key, sign in (("epic_low", -1), ("epic_high", 1)):
+        ends = [number(row.get(key)) for row in rows]
+        sides.append(
+            [0.0 if end is None else max(sign * (end - float(row["epic"])), 0.0)
+             for end, row in zip(ends, rows, strict=True)]
+        )  # fmt: skip
+    return sides
+
+
 def _colors(groups: Sequence[Group]) -> list[Any]:
     """A colour for each group: from a ladder where they are many or ordered."""
-    alphas = [group.settings.get("alpha") for group in groups]
+    alphas = [number(group.settings.get("alpha")) for group in groups]
     if None not in alphas and len(set(alphas)) == len(groups) > 2:
         ladder = figures.ladder([float(alpha or 0) for alpha in alphas])
         return [ladder[float(alpha or 0)] for alpha in alphas]

@@ -44,11 +44,11 @@ def result_sections(paths: Sequence[Path], out: Path) -> list[Section]:
         tables = tables_in(data)
         source = _source(path, data)
         picture = path.with_suffix(".png")
-        if picture.is_file():
+        if image := _png(picture, notes):
             section.items.append(
                 Figure(
                     title=f"As drawn by {path.stem}",
-                    image=data_uri(picture, "image/png"),
+                    image=image,
                     alt=f"The figure that lies beside {path.name}",
                     note="",
                     file=os.path.relpath(picture, out),
@@ -67,6 +67,21 @@ def result_sections(paths: Sequence[Path], out: Path) -> list[Section]:
         section.note = "; ".join(notes)
         sections.append(section)
     return sections
+
+
+def _png(path: Path, notes: list[str]) -> str:
+    """A picture as a link; empty where there is none, with a note if it is damaged."""
+    from PIL import Image
+
+    if not path.is_file():
+        return ""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+        return data_uri(path, "image/png")
+    except (OSError, SyntaxError, ValueError) as error:
+        notes.append(f"{path.name} cannot be shown ({error})")
+        return ""
 
 
 def embedded_models(paths: Sequence[Path]) -> set[str]:
@@ -130,7 +145,13 @@ def _epic_over_size(
 ) -> list[Table | Figure]:
     """EPIC against parameters for each task with at least two models."""
     needed = ("alpha", "parameters", "epic")
-    usable = [r for r in rows if None not in [number(r.get(key)) for key in needed]]
+    usable = [
+        row
+        for row in rows
+        if None not in [number(row.get(key)) for key in needed]
+        and row["parameters"] > 0
+        and row.get("clip")
+    ]
     items: list[Table | Figure] = []
     fitted = []
     for task in sorted({str(row.get("task", "")) for row in usable}):

@@ -4,6 +4,7 @@ Nothing here refuses: a run that failed, was killed or is still being written is
 far as it goes, and what could not be read is told in its notes.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -52,14 +53,20 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     """Its settings, dotted: {"task.name": "kneeling", ...}; empty: unreadable."""
     summary: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    """evaluation.json, of `python -m vlmrm_exp.evaluate`."""
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What `python -m vlmrm_exp.evaluate` wrote, by file name without .json."""
     reports: list[dict[str, Any]] = field(default_factory=list)
     """Lines of metrics.jsonl."""
     versions: dict[str, Any] = field(default_factory=dict)
     command: str = ""
-    """Repeats this run alone; empty: not recorded."""
+    """Repeats this run alone; empty: not recorded. If a later start changed Hydra's
+    record, it is the command as typed, which may be a sweep's."""
     videos: list[Path] = field(default_factory=list)
+    written: float = 0.0
+    """When its summary was written, in seconds since 1970; 0: it has none."""
+    repeats: str = ""
+    """Name of a newer finished run with the same settings and seed, which counts in
+    its place; empty: none."""
 
     @functools.cached_property
     def env_steps(self) -> int:
@@ -85,8 +92,8 @@ class Run:
 def walk(top: Path) -> tuple[list[Run], list[Path]]:
     """Find all runs and other verbs' results in a folder and below.
 
-    A run is a folder with the settings of a training run, or with one of `TRACES`;
-    nothing is searched inside it.
+    A run is a folder with the settings of a training run, or with one of `TRACES`. It
+    is searched too: such a file may lie astray in a folder of runs.
 
     Returns:
         Runs, and the paths of the result files, each in the order of names.
@@ -97,7 +104,6 @@ def walk(top: Path) -> tuple[list[Run], list[Path]]:
         folder = Path(name)
         if run := read_run(folder, top):
             runs.append(run)
-            inner.clear()
         searched = (i for i in inner if i not in SKIPPED and i[0] != ".")
         inner[:] = sorted(searched, key=natural)
         results += [folder / result for result in sorted(set(files) & set(RESULTS))]
@@ -118,7 +124,7 @@ def read_run(folder: Path, top: Path) -> Run | None:
     for path in configs:
         if config := _read(path, yaml.safe_load, notes):
             break
-    has_traces = any((folder / name).exists() for name in TRACES)
+    has_traces = any((folder / name).is_file() for name in TRACES)
     if config and not isinstance(config.get("task"), dict):
         return None  # pretraining, or something that is not ours
     if not configs and not has_traces:
@@ -132,18 +138,26 @@ def read_run(folder: Path, top: Path) -> Run | None:
         notes=notes,
         config=dict(_flat(config)),
         summary=_read(folder / "summary.json", json.loads, notes),
-        evaluation=_read(folder / "evaluation.json", json.loads, notes),
+        evaluations={
+            path.stem: _read(path, json.loads, notes)
+            for path in sorted(folder.glob("evaluation*.json"), key=lambda p: p.stem)
+        },
         versions=_read(folder / "versions.json", json.loads, notes),
         reports=_read_lines(folder / "metrics.jsonl", notes),
         command=_command(folder, notes),
         videos=sorted((folder / "videos").glob("[!.]*.mp4")),
+        error=_text(folder / "error.txt", notes),
     )
-    error = folder / "error.txt"
-    if error.is_file():
-        run.error = error.read_text(encoding="utf-8", errors="replace")
+    if run.versions.get("command") and not _is_hydras(folder, run.config):
+        run.command = str(run.versions["command"])
+    rate = number(run.summary.get("eval/success_rate"))
+    if rate is not None and not 0 <= rate <= 1:
+        notes.append(f"its success rate is {rate:g}, which is no share: not counted")
     last_words = last_error(run.error)
     if run.summary and not run.summary.get("interrupted"):
         run.status = FINISHED
+        with contextlib.suppress(OSError):
+            run.written = (folder / "summary.json").stat().st_mtime
         if run.error:  # a later start in the same folder was refused, say
             run.notes.append(f"error.txt says: {last_words}")
     elif run.summary:
@@ -152,7 +166,7 @@ def read_run(folder: Path, top: Path) -> Run | None:
     elif run.error:
         run.status, run.reason = FAILED, last_words
     else:
-        latest = max(path.stat().st_mtime for path in folder.iterdir())
+        latest = max(path.lstat().st_mtime for path in folder.iterdir())
         when = datetime.fromtimestamp(latest).isoformat(" ", "minutes")
         run.reason = f"no summary: still running or killed; last written {when}"
     return run
@@ -200,15 +214,24 @@ def _read(path: Path, load: Callable[[str], Any], notes: list[str]) -> dict[str,
     return value
 
 
+def _text(path: Path, notes: list[str]) -> str:
+    """A file's text; empty when there is none, with a note when it is unreadable."""
+    if not path.is_file():
+        return ""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read ({_reason(error)})")
+        return ""
+
+
 def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
     reports, bad = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in _text(path, notes).splitlines():
         try:
             report = json.loads(line)
         except ValueError:
@@ -229,6 +252,16 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _is_hydras(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether Hydra's record is of the start that made this run.
+
+    Hydra writes it before a second start in the same folder is refused.
+    """
+    composed = dict(_flat(_read(folder / CONFIGS[1], yaml.safe_load, [])))
+    fixed = {key for key, value in composed.items() if "${" not in str(value)}
+    return bool(composed) and all(config.get(k) == composed[k] for k in fixed)
 
 
 def _command(folder: Path, notes: list[str]) -> str:

@@ -5,8 +5,10 @@ and how it is fed, the states, the world's look, and what draws and computes it.
 again with other sentences or another alpha draws nothing.
 """
 
+import contextlib
 import functools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ import numpy as np
 
 from vlmrm_exp.config import ClipConfig, ConfigError, TaskConfig
 from vlmrm_exp.study import cache
+from vlmrm_exp.study.pictures import to_rgb
 from vlmrm_exp.study.state_sets import StateSet
 
 if TYPE_CHECKING:
@@ -145,7 +148,8 @@ class Embedder:
         from vlmrm_exp import envs
 
         height = self._clip.frame_height or task.frame_height
-        return envs.make_renderer(task, height, self._clip.render_effects)
+        with _told_of_opengl(task.env):
+            return envs.make_renderer(task, height, self._clip.render_effects)
 
     def _see(
         self,
@@ -164,7 +168,8 @@ class Embedder:
     def _look(self, states: StateSet, task: TaskConfig) -> dict[str, Any]:
         """What decides the picture of a state row."""
         if states.files:
-            return {"drawn_by": None}
+            sources = cache.sources(("study/pictures.py",))
+            return {"drawn_by": None, "sources": sources}
         return {
             "env": task.env,
             "textures": task.textures,
@@ -210,23 +215,47 @@ def drawn_by(env: str) -> str:
 
     The driver says its name and version in a drawing context of one pixel, which costs
     a hundredth of a second once the driver is loaded.
+
+    Raises:
+        ConfigError: no such context can be had.
     """
     if env != "humanoid":
         from vlmrm_exp.envs.canvas import DRAWN_BY
 
         return DRAWN_BY
-    from vlmrm_exp.envs import humanoid  # sets what MuJoCo draws with
+    with _told_of_opengl(env):
+        from vlmrm_exp.envs import humanoid  # sets what MuJoCo draws with
 
-    context = humanoid.mujoco.GLContext(1, 1)
+        context = humanoid.mujoco.GLContext(1, 1)
+        try:
+            context.make_current()
+            from OpenGL import GL
+
+            names = (GL.glGetString(name) for name in (GL.GL_RENDERER, GL.GL_VERSION))
+            said = ["unknown" if name is None else name.decode() for name in names]
+        finally:
+            context.free()
+    return ", ".join((f"MuJoCo {humanoid.mujoco.__version__}", *said))
+
+
+@contextlib.contextmanager
+def _told_of_opengl(env: str) -> Iterator[None]:
+    """Say in one sentence that a world cannot be drawn here.
+
+    Raises:
+        ConfigError: opening the humanoid's drawing context fails.
+    """
     try:
-        context.make_current()
-        from OpenGL import GL
-
-        names = (GL.glGetString(name) for name in (GL.GL_RENDERER, GL.GL_VERSION))
-        said = ", ".join("unknown" if name is None else name.decode() for name in names)
-    finally:
-        context.free()
-    return f"MuJoCo {humanoid.mujoco.__version__}, {said}"
+        yield
+    except Exception as error:  # libraries raise nearly anything where one is missing
+        if env != "humanoid" or isinstance(error, (ConfigError, AssertionError)):
+            raise
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise ConfigError(
+            f"The humanoid cannot be drawn with MUJOCO_GL={os.environ['MUJOCO_GL']} "
+            f"({reason[0].rstrip('.')}): install that OpenGL library (make setup), or "
+            "set MUJOCO_GL to another of egl, osmesa, glfw."
+        ) from error
 
 
 def _frames(
@@ -244,10 +273,15 @@ def _frames(
 
 
 def _picture(file: Path) -> np.ndarray:
+    """As `score` reads it, upright and on white; of an animation, the first picture."""
     from PIL import Image
 
     try:
         with Image.open(file) as opened:
-            return np.asarray(opened.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read as a picture ({error}).") from error
+            return to_rgb(opened)
+    except Exception as error:  # a damaged file can raise nearly anything
+        reason = str(error).splitlines()[:1] or ["no reason given"]
+        raise ConfigError(
+            f"{file} cannot be read as a picture ({reason[0].rstrip('.')}): mend it, "
+            "or take it and its label out."
+        ) from error

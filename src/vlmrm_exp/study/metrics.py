@@ -17,22 +17,20 @@ def pearson(
     first: np.ndarray,
     second: np.ndarray,
     weights: np.ndarray | None = None,
-    axis: int = -1,
 ) -> np.ndarray:
-    """Correlation of two arrays along an axis; NaN where one of them is constant.
+    """Correlation of two arrays; NaN where one of them is constant.
 
     Args:
-        first: (..., B).
-        second: as first.
-        weights: (..., B), not negative; None: all alike.
-        axis: of the states.
+        first: (B,).
+        second: (B,).
+        weights: (..., B), not negative, of the states; None: all alike.
     """
+    w = np.ones(len(first)) if weights is None else weights
     x, y = (
-        values - np.average(values, axis, weights=weights, keepdims=True)
+        values - (w * values).sum(-1, keepdims=True) / w.sum(-1, keepdims=True)
         for values in (np.asarray(first, float), np.asarray(second, float))
     )
-    w = np.ones(1) if weights is None else weights
-    product, xx, yy = ((w * z).sum(axis) for z in (x * y, x * x, y * y))
+    product, xx, yy = ((w * z).sum(-1) for z in (x * y, x * x, y * y))
     with np.errstate(invalid="ignore", divide="ignore"):
         return product / np.sqrt(xx * yy)
 
@@ -41,71 +39,36 @@ def epic(correlation: np.ndarray | float) -> np.ndarray:
     """EPIC distance of rewards of the state, from their correlation (paper Lemma 1).
 
     0: the same but for scale and shift; 0.71: unrelated; 1: opposite. Canonicalisation
-    would only shift such rewards, so it is left out; `epic_canonical` does it.
+    would only shift such rewards, so it is left out; a test compares with it.
     """
     return np.sqrt(np.clip(1 - np.asarray(correlation), 0, None) / 2)
 
 
-def epic_canonical(
-    first: np.ndarray,
-    second: np.ndarray,
-    transitions: np.ndarray,
-    states: np.ndarray,
-    actions: np.ndarray,
-    gamma: float,
-) -> float:
-    """EPIC distance by its definition (paper Definition 2), of any rewards.
-
-    Args:
-        first: rewards R(s, a, s'), (S, A, S).
-        second: as first.
-        transitions: how often (s, a, s') is seen, (S, A, S); sums to 1.
-        states: distribution (S,) of the state S and of the next one S'.
-        actions: distribution (A,).
-        gamma: discount.
-    """
-    x, y = (canonical(r, states, actions, gamma).ravel() for r in (first, second))
-    return float(epic(pearson(x, y, weights=transitions.ravel())))
-
-
-def canonical(
-    reward: np.ndarray, states: np.ndarray, actions: np.ndarray, gamma: float
+def auroc(
+    reward: np.ndarray,
+    goal: np.ndarray,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """C(R)(s, a, s') of paper equation 4, which forgets potential shaping.
-
-    R(s, a, s') + E[gamma R(s', A, S') - R(s, a, S') - gamma R(S, A, S')]. Gleave et
-    al. (2021) average the middle term over actions too; both agree on rewards of the
-    next state.
-
-    Args:
-        reward: (S, A, S), and so the result.
-        states: as for `epic_canonical`, and so the others.
-        actions: see there.
-        gamma: see there.
-    """
-    to_next = reward @ states  # E R(s, a, S'), (S, A)
-    onward = to_next @ actions  # E R(s, A, S'), (S,)
-    return reward + gamma * onward - to_next[..., None] - gamma * (states @ onward)
-
-
-def auroc(reward: np.ndarray, goal: np.ndarray, axis: int = -1) -> np.ndarray:
     """Share of pairs of a goal and another state that the reward ranks rightly.
 
     A tie counts half (the Mann-Whitney statistic, scaled). NaN without such a pair.
 
     Args:
-        reward: (..., B).
-        goal: (..., B) bool.
-        axis: of the states.
+        reward: (B,).
+        goal: (B,) bool.
+        weights: (..., B), not negative, of the states; None: all alike.
     """
-    from scipy.stats import rankdata
-
-    ranks = rankdata(reward, axis=axis)
-    goals = np.sum(goal, axis, dtype=float)
-    others = np.shape(goal)[axis] - goals
-    below = (ranks * goal).sum(axis) - goals * (goals + 1) / 2
+    reward, goal = np.asarray(reward), np.asarray(goal, bool)
+    order = np.argsort(reward)
+    w = np.ones(len(reward)) if weights is None else np.asarray(weights, float)
+    w, of_goals = w[..., order], goal[order]
+    # Sums over equal rewards, from the lowest up: (..., U).
+    _, starts = np.unique(reward[order], return_index=True)
+    goals = np.add.reduceat(w * of_goals, starts, axis=-1)
+    others = np.add.reduceat(w * ~of_goals, starts, axis=-1)
+    below = others.cumsum(-1) - others / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        return below / (goals * others)
+        return (goals * below).sum(-1) / (goals.sum(-1) * others.sum(-1))
 
 
 def interval(
@@ -114,11 +77,14 @@ def interval(
     truth: np.ndarray,
     resamples: int,
     seed: int,
+    group: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """95 % bootstrap interval of a statistic over states (percentiles).
 
-    States are drawn again with their truth. Resamples on which the statistic is not
-    defined, because they hold no goal state, are left out.
+    States are drawn again with their truth, and all states of a group together (the
+    cluster bootstrap): those of one episode resemble each other, so they tell less
+    than as many independent ones. Resamples on which the statistic is not defined,
+    because they hold no goal state, are left out.
 
     Args:
         statistic: `pearson` or `auroc`.
@@ -126,18 +92,30 @@ def interval(
         truth: (B,).
         resamples: how many.
         seed: of the draws.
+        group: (B,) int; None: each state is a group.
     """
     from scipy.stats import DegenerateDataWarning, bootstrap
+
+    group = np.arange(len(reward)) if group is None else group
+    names, group = np.unique(group, return_inverse=True)
+
+    def of_drawn(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        """The statistic with each state as often as its group is drawn, (..., G)."""
+        assert axis in (-1, drawn.ndim - 1)
+        flat = drawn.reshape(-1, len(names))
+        place = np.arange(len(flat))[:, None] * len(names) + flat
+        counts = np.bincount(place.ravel(), minlength=flat.size).reshape(flat.shape)
+        values = statistic(reward, truth, weights=counts[:, group].astype(float))
+        return values.reshape(drawn.shape[:-1])
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)  # of NaN
         drawn = bootstrap(
-            (reward, truth),
-            statistic,
+            (np.arange(len(names)),),
+            of_drawn,
             n_resamples=resamples,
             batch=max(1, 2_000_000 // len(reward)),  # 16 MB an array
             vectorized=True,
-            paired=True,
             method="percentile",
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution
@@ -151,6 +129,7 @@ def agreement(
     graded: np.ndarray | None,
     resamples: int = 0,
     seed: int = 0,
+    group: np.ndarray | None = None,
 ) -> dict[str, float]:
     """All measures of one reward.
 
@@ -160,6 +139,7 @@ def agreement(
         graded: (B,) float, what the reward should order states by, if that is known.
         resamples: of the bootstrap; 0: no intervals.
         seed: of the bootstrap.
+        group: (B,) int, of states that are resampled together; None: each alone.
 
     Returns:
         pearson, epic and auroc against the goal, and pearson_graded and epic_graded,
@@ -179,7 +159,7 @@ def agreement(
         measured[f"pearson{suffix}"] = correlation
         measured[f"epic{suffix}"] = float(epic(correlation))
         if resamples:
-            low, high = interval(pearson, reward, truth, resamples, seed)
+            low, high = interval(pearson, reward, truth, resamples, seed, group)
             measured |= {
                 f"pearson{suffix}_low": low,
                 f"pearson{suffix}_high": high,
@@ -189,7 +169,7 @@ def agreement(
             }
     measured["auroc"] = float(auroc(reward, goal))
     if resamples:
-        low, high = interval(auroc, reward, goal, resamples, seed)
+        low, high = interval(auroc, reward, goal, resamples, seed, group)
         measured |= {"auroc_low": low, "auroc_high": high}
     return measured
 

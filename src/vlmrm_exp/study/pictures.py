@@ -3,6 +3,7 @@
 Images are put upright (EXIF), transparency is laid on white, 16 bits of grey become 8.
 """
 
+import os
 import re
 import subprocess
 import tempfile
@@ -102,15 +103,17 @@ def to_rgb(image: "Image.Image") -> np.ndarray:
     """An image of any mode, upright and on white: (H, W, 3) uint8.
 
     Raises:
-        ValueError: 32 bits a pixel, which have no known black and white.
+        ValueError: 32 bits a pixel, which have no known black and white. (Pillow gives
+            the 16 of a PGM as 32.)
     """
     from PIL import Image, ImageOps
 
+    has_16_bits = image.mode.startswith("I;16") or image.format == "PPM"
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
+        if not has_16_bits:
+            raise ValueError("its pixels are numbers of 32 bits, save it with 8")
         grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("its numbers go beyond 16 bits, save it with 8")
         return np.repeat((grey / 257).round().astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode == "F":
         raise ValueError("its pixels are floating point numbers, save it with 8 bits")
@@ -192,28 +195,35 @@ def _read_video(path: Path, every: int) -> Generator[Picture, None, None]:
     ):
         pipe = ffmpeg.stdout
         assert pipe is not None
-        frames, rate = 0, None
+        frames, rate, cut = 0, None, False
         try:
             for frame in count(step=every):
                 if not pipe.readline():
                     break
                 width, height = map(int, pipe.readline().split())
                 pipe.readline()  # the brightest value, 255
-                pixels = np.frombuffer(pipe.read(3 * width * height), np.uint8)
+                read = pipe.read(3 * width * height)
+                if cut := len(read) < 3 * width * height:
+                    break
+                pixels = np.frombuffer(read, np.uint8)
                 if frames == 0:
-                    said.seek(0)
-                    rate = re.search(rb"Video: .* ([\d.]+) fps", said.read())
+                    # ffmpeg writes where this file's offset is: leave it there.
+                    header = os.pread(said.fileno(), 1 << 20, 0)
+                    rate = re.search(rb"Video: .* ([\d.]+) fps", header)
                 time_s = frame / float(rate[1]) if rate and float(rate[1]) else None
                 yield Picture(frame, time_s, pixels.reshape(height, width, 3))
                 frames += 1
             ffmpeg.wait()
         finally:
             ffmpeg.kill()
-        if frames == 0 or ffmpeg.returncode != 0:
+        if frames == 0 or cut or ffmpeg.returncode != 0:
             said.seek(0)
             last = said.read().decode(errors="replace").strip().splitlines()[-1:]
             reason = "".join(last).rstrip(".") or "no reason given"
+            if cut:
+                reason = f"the next one is cut short; {reason}"
             raise ConfigError(
-                f"The video {path} cannot be read after {frames} frames ({reason}): "
+                f"The video {path} cannot be read after {frames} "
+                f"frame{'' if frames == 1 else 's'} ({reason}): "
                 "mend it, or leave it out."
             )

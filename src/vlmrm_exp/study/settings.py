@@ -33,11 +33,14 @@ STATES_HELP = """\
   textures=null     plain or realistic; null: the task's own
   camera=null       fixed or track; null: the task's own
   states=2000       how many: a grid for cartpole and mountaincar, a mixture of poses,
-                    falls and random actions for the humanoid
+                    falls and random actions for the humanoid; embedded models were
+                    trained on the same kinds of poses and falls, in other draws
   seed=0            of the humanoid's states, and of the bootstrap
-  runs=[]           folders of humanoid runs: half of the states are their policies'
+  runs=[]           folders of humanoid runs: half of the states are visited by their
+                    best and last policies
   state_set=null    states-WORLD.npz of an earlier study, instead
-  frames=null       a folder of pictures, instead; needs labels
+  frames=null       a folder of pictures, instead; needs labels. They may show anything:
+                    any task's name will do then, with prompt and baseline of your own
   labels=null       CSV file by people: columns label (0 or 1) and file (of frames) or
                     index (in state_set); null: by the task's predicate
 """
@@ -83,6 +86,7 @@ class Examined:
         """For the record."""
         sources, counts = np.unique(self.states.source, return_counts=True)
         goals = int(self.truth.goal.sum())
+        group = self.states.group
         return {
             "prompt": self.config.prompts,
             "baseline": self.config.baselines,
@@ -90,6 +94,7 @@ class Examined:
             "camera": None if self.states.files else self.config.task.camera,
             "world": self.states.world,
             "states": len(self.states),
+            "independent_groups": None if group is None else len(np.unique(group)),
             "goal_states": goals,
             "goal_share": goals / len(self.states),
             "labelled_by": self.truth.labelled_by,
@@ -153,6 +158,9 @@ def resolve_models(asked: ModelsConfig) -> list[ClipConfig]:
     Raises:
         ConfigError: there is no such model or folder, or two have the same name.
     """
+    for name in ("cache", "out"):
+        if getattr(asked, name) == "":
+            raise ConfigError(f"{name} is empty: give a folder, or leave it out.")
     check_list("clip", asked.clip)
     models = []
     for entry in asked.clip:
@@ -176,6 +184,11 @@ def resolve_tasks(tasks: Sequence[str], asked: StatesConfig) -> list[Config]:
         ConfigError: there is no such task, or it has no such look.
     """
     check_list("task", tasks)
+    if "gym" in tasks:
+        raise ConfigError(
+            "task=gym has no states to draw: for pictures of another environment give "
+            "any other task's name, with frames, labels, prompt and baseline."
+        )
     look = [
         f"task.{key}={value}"
         for key in ("textures", "camera")
@@ -184,20 +197,19 @@ def resolve_tasks(tasks: Sequence[str], asked: StatesConfig) -> list[Config]:
     return [cli.composed(f"task={task}", *look) for task in tasks]
 
 
-def examine(configs: Sequence[Config], asked: StatesConfig) -> list[Examined]:
-    """Draw or read states for each task, and label them.
+def check_states(configs: Sequence[Config], asked: StatesConfig) -> None:
+    """Refuse what `examine` could not do, as far as that is known without drawing.
 
     Raises:
-        ConfigError: they cannot be had, do not fit the labels, or are of one class.
+        ConfigError: settings that exclude each other, or lack or hold the impossible.
     """
-    from vlmrm_exp.study.state_sets import (
-        draw_states,
-        labels_of,
-        picture_states,
-        stored_states,
-        truth_of,
-    )
+    from vlmrm_exp.study.state_sets import check_drawing
 
+    for name in ("state_set", "frames", "labels"):
+        if getattr(asked, name) == "":
+            raise ConfigError(f"{name} is empty: give a path, or leave it out.")
+    if asked.seed < 0:
+        raise ConfigError(f"seed is {asked.seed}: give a whole number from 0 up.")
     if asked.frames and asked.state_set:
         raise ConfigError("frames and state_set are both given: choose one of them.")
     if asked.frames and not asked.labels:
@@ -219,8 +231,35 @@ def examine(configs: Sequence[Config], asked: StatesConfig) -> list[Examined]:
             "runs adds to drawn states, but frames or state_set gives others: leave "
             "one of them out."
         )
-    kept = Path(asked.cache) / "states"
-    runs = [Path(run).expanduser() for run in asked.runs]
+    if asked.frames or asked.state_set:
+        return
+    for config in configs:
+        check_drawing(config.task, asked.states, _run_folders(asked))
+
+
+def examine(configs: Sequence[Config], asked: StatesConfig) -> list[Examined]:
+    """Draw or read states for each task, and label them.
+
+    Args:
+        configs: of the tasks.
+        asked: has passed `check_states`.
+
+    Raises:
+        ConfigError: they cannot be had, do not fit the labels, or are of one class.
+    """
+    from vlmrm_exp.study.embeddings import drawn_by
+    from vlmrm_exp.study.state_sets import (
+        draw_states,
+        labels_of,
+        picture_states,
+        stored_states,
+        truth_of,
+    )
+
+    kept = Path(asked.cache).expanduser() / "states"
+    if not asked.frames:
+        for config in configs:
+            drawn_by(config.task.env)  # nobody should wait to hear that it cannot draw
     examined = []
     for config in configs:
         if asked.frames:
@@ -229,7 +268,9 @@ def examine(configs: Sequence[Config], asked: StatesConfig) -> list[Examined]:
             file = Path(asked.state_set).expanduser()
             states = stored_states(file, config.task)
         else:
-            states = draw_states(config.task, asked.states, asked.seed, runs, kept)
+            states = draw_states(
+                config.task, asked.states, asked.seed, _run_folders(asked), kept
+            )
         if asked.labels:
             truth = labels_of(Path(asked.labels).expanduser(), states)
         else:
@@ -242,6 +283,9 @@ def embedders(
     models: Sequence[ClipConfig], asked: ModelsConfig, sentences: Sequence[str]
 ) -> "Iterator[Embedder]":
     """Load one model after another; what can be refused is refused before the first.
+
+    Whoever takes them must forget one before asking for the next (`del`), or two are
+    in memory at once.
 
     Args:
         models: which.
@@ -258,7 +302,7 @@ def embedders(
     device = choose_device(cli.composed(f"compute={asked.compute}").compute.device)
     for clip in models:
         check_prompts(clip, sentences)
-    kept = Path(asked.cache) / "embeddings"
+    kept = Path(asked.cache).expanduser() / "embeddings"
     return (Embedder(clip, device, kept) for clip in models)
 
 
@@ -303,10 +347,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def short_count(number: int) -> str:
     """A number of parameters, for people: 950 k, 1.6 M, 2.54 G."""
+    rounded = float(f"{number:.3g}")  # first, or 999,999 would be 1e+03 k
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
+        if rounded >= size:
+            return f"{rounded / size:.3g} {letter}"
     return str(number)
+
+
+def _run_folders(asked: StatesConfig) -> list[Path]:
+    return [Path(run).expanduser() for run in asked.runs]
 
 
 def _as_typed(value: Any) -> str:

@@ -2,8 +2,10 @@
 
 CartPole and MountainCar: a uniform grid, as in the paper (section 3). The humanoid: a
 seeded mixture of poses, falls, random actions and, where runs are given, what their
-policies visit (the paper pools the states of all checkpoints of one run). States are
-kept as rows and drawn when they are needed. Or any folder of pictures.
+policies visit. The paper pools the states of all checkpoints of one run, early ones
+too; a run here keeps its best and its last policy, and the mixture stands in for the
+early ones. States are kept as rows and drawn when they are needed. Or any folder of
+pictures.
 
 A label says whether a state is the task's goal: by the task's predicate, or by people,
 from a file.
@@ -11,7 +13,7 @@ from a file.
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +22,16 @@ import numpy as np
 from vlmrm_exp.config import Config, ConfigError, TaskConfig
 from vlmrm_exp.study import cache
 from vlmrm_exp.study.metrics import check_classes
+from vlmrm_exp.study.pictures import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
+    from vlmrm_exp.envs import VectorEnv
     from vlmrm_exp.envs.poses import Legs, PoseLibrary
+    from vlmrm_exp.rl.policy import Policy
+    from vlmrm_exp.rl.rollout import Act
 
-PICTURES = (".png", ".jpg", ".jpeg")
 POSITIONS = 9  # of the cart in CartPole's grid
-EPISODES = 4  # of each checkpoint of a run
-STEPS_KEPT = 25  # of an episode of random actions
+STEPS_KEPT = 25  # of an episode, on average
 # Shares of the humanoid's states by where they come from; half of each makes room for
 # `policies` where runs are given.
 SHARES = {"tasks": 0.4, "poses": 0.3, "falls": 0.1, "random": 0.2}
@@ -44,6 +48,9 @@ class StateSet:
     rows: np.ndarray | None = None
     """(B, S) float64."""
     files: tuple[Path, ...] = ()
+    group: np.ndarray | None = None
+    """(B,) int: states of one episode have one number, as they are not independent;
+    every other state has its own. None: a grid, which is no sample of anything."""
 
     def __len__(self) -> int:
         """B."""
@@ -79,20 +86,9 @@ def draw_states(
         kept: folder in which the humanoid's rows are kept for the next time.
 
     Raises:
-        ConfigError: a task without a recipe, too few states, or no such run.
+        ConfigError: as `check_drawing`, or a checkpoint is damaged.
     """
-    if task.env == "gym":
-        raise ConfigError(
-            f"task={task.name} has no recipe for states: give pictures of it with "
-            "their labels, as frames=FOLDER labels=FILE.csv."
-        )
-    if count < 100:
-        raise ConfigError(f"states is {count}: give at least 100.")
-    if runs and task.env != "humanoid":
-        raise ConfigError(
-            f"runs adds states of policies to a humanoid task's, but {task.name}'s are "
-            "a uniform grid: leave runs out."
-        )
+    check_drawing(task, count, runs)
     match task.env:
         case "cartpole":
             rows = _cart_pole_grid(count)
@@ -101,6 +97,25 @@ def draw_states(
         case _:
             return _humanoid_states(task, count, seed, runs, kept)
     return StateSet(task.env, np.full(len(rows), "grid"), rows)
+
+
+def check_drawing(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> None:
+    """Refuse what `draw_states` could not draw; reads no checkpoint.
+
+    Raises:
+        ConfigError: too few states, or a run that is not of a humanoid task, is not
+            there, or has no checkpoint.
+    """
+    if count < 100:
+        raise ConfigError(f"states is {count}: give at least 100.")
+    if runs and task.env != "humanoid":
+        raise ConfigError(
+            f"runs adds states of policies to a humanoid task's, but {task.name}'s are "
+            "a uniform grid: leave runs out."
+        )
+    for run in runs:
+        _run_task(run)
+        _checkpoints(run)
 
 
 def truth_of(config: Config, states: StateSet) -> Truth:
@@ -154,7 +169,8 @@ def labels_of(path: Path, states: StateSet) -> Truth:
         names = [file.name for file in states.files]
     else:
         names = [str(i) for i in range(len(states))]
-    unknown = [name for name in named if name not in set(names)]
+    known = set(names)
+    unknown = [name for name in named if name not in known]
     missing = [name for name in names if name not in named]
     if unknown:
         raise ConfigError(
@@ -185,7 +201,8 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
-            lines = list(reader)
+            # With the number of the line that each ends on, as editors count.
+            lines = [(reader.line_num, line) for line in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is no CSV file: {error}.") from error
     if not {column, "label"} <= set(columns):
@@ -194,7 +211,7 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
             f"{', '.join(columns) or 'none'}."
         )
     named: dict[str, bool] = {}
-    for number, line in enumerate(lines, start=2):
+    for number, line in lines:
         name, label = ((line[key] or "").strip() for key in (column, "label"))
         if label not in ("0", "1"):
             raise ConfigError(
@@ -210,7 +227,10 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
 
 
 def picture_states(folder: Path) -> StateSet:
-    """The pictures in a folder, by name.
+    """The pictures in a folder, by name; hidden files are left out.
+
+    Each counts as drawn on its own: where pictures follow each other in a film,
+    intervals are too narrow.
 
     Raises:
         ConfigError: there is no such folder, or no picture in it.
@@ -218,18 +238,29 @@ def picture_states(folder: Path) -> StateSet:
     files = ()
     if folder.is_dir():
         files = tuple(
-            sorted(f for f in folder.iterdir() if f.suffix.lower() in PICTURES)
+            sorted(
+                file
+                for file in folder.iterdir()
+                if file.suffix.lower() in IMAGE_SUFFIXES
+                and not file.name.startswith(".")
+                and file.is_file()
+            )
         )
     if not files:
         raise ConfigError(
-            f"There are no pictures ({', '.join(PICTURES)}) in {folder}: give a "
+            f"There are no pictures ({', '.join(IMAGE_SUFFIXES)}) in {folder}: give a "
             "folder, as frames=FOLDER."
         )
-    return StateSet(str(folder), np.full(len(files), "pictures"), files=files)
+    return StateSet(
+        str(folder),
+        np.full(len(files), "pictures"),
+        files=files,
+        group=np.arange(len(files)),
+    )
 
 
 def save_states(path: Path, states: StateSet, goals: dict[str, np.ndarray]) -> None:
-    """Write rows, sources and, for each task, labels into an .npz file.
+    """Write rows, sources, groups and, for each task, labels into an .npz file.
 
     Args:
         path: of the file.
@@ -237,9 +268,11 @@ def save_states(path: Path, states: StateSet, goals: dict[str, np.ndarray]) -> N
         goals: labels (B,) bool by task.
     """
     assert states.rows is not None
-    labels = {f"goal_{task}": goal for task, goal in goals.items()}
+    more = {f"goal_{task}": goal for task, goal in goals.items()}
+    if states.group is not None:
+        more["group"] = states.group
     cache.store(
-        path, world=states.world, rows=states.rows, source=states.source, **labels
+        path, world=states.world, rows=states.rows, source=states.source, **more
     )
 
 
@@ -263,22 +296,26 @@ def stored_states(path: Path, task: TaskConfig) -> StateSet:
             f"{path} holds states of {world}, but task={task.name} is of {task.env}: "
             "give a task of that world, or another file."
         )
-    return StateSet(world, held["source"], held["rows"])
+    return StateSet(world, held["source"], held["rows"], group=held.get("group"))
 
 
 def _cart_pole_grid(count: int) -> np.ndarray:
     """All pairs of angles, all the way round, and positions: cell centres, at rest."""
+    from vlmrm_exp.envs.cartpole import WALL
+
     angles = (np.arange(count // POSITIONS) + 0.5) / (count // POSITIONS) * 2 - 1
     positions = (np.arange(POSITIONS) + 0.5) / POSITIONS * 2 - 1
     rows = np.zeros((len(angles) * POSITIONS, 4))
-    rows[:, 0] = np.tile(positions * 2.4, len(angles))  # the walls (Gymnasium)
+    rows[:, 0] = np.tile(positions * WALL, len(angles))
     rows[:, 2] = np.repeat(angles * np.pi, POSITIONS)
     return rows
 
 
 def _mountain_car_grid(count: int) -> np.ndarray:
+    from vlmrm_exp.envs.mountain_car import LEFT, RIGHT
+
     rows = np.zeros((count, 2))
-    rows[:, 0] = np.linspace(-1.2, 0.6, count)  # the track (Gymnasium)
+    rows[:, 0] = np.linspace(LEFT, RIGHT, count)
     return rows
 
 
@@ -291,32 +328,44 @@ def _humanoid_states(
             "count": count,
             "seed": seed,
             "version": task.version,
+            "episode_length": task.episode_length,
+            "runs": [asdict(_run_task(run)) for run in runs],
             "libraries": cache.libraries(("gymnasium", "mujoco", "numpy")),
             "sources": cache.sources(
-                ("study/state_sets.py", "envs/humanoid.py", "envs/poses.py")
+                (
+                    "study/state_sets.py",
+                    "envs/humanoid.py",
+                    "envs/poses.py",
+                    "rl/rollout.py",
+                    *(("rl/policy.py", "rl/sac.py") if runs else ()),
+                )
             ),
         },
         *(file.read_bytes() for file in checkpoints),
     )
     path = None if kept is None else kept / f"{key}.npz"
     if path and (held := cache.load(path)):
-        return StateSet(task.env, held["source"], held["rows"])
-    share = 0.5 if runs else 1.0
-    parts = {name: round(share * part * count) for name, part in SHARES.items()}
+        return StateSet(task.env, held["source"], held["rows"], group=held["group"])
+    # First of all, as a damaged checkpoint is to be refused before anything is drawn.
+    policies = [(_run_task(run), policy) for run in runs for policy in _policies(run)]
+    mixed = round(count / 2) if runs else count
+    # Differences of a rounded running sum, so that they add up.
+    ends = np.round(np.cumsum([0, *SHARES.values()]) * mixed).astype(int)
+    parts = dict(zip(SHARES, np.diff(ends).tolist(), strict=True))
     drawn = _drawn_states(task, parts, np.random.default_rng([seed, len(SHARES)]))
     if runs:
-        drawn["policies"] = _policy_states(runs, count - sum(parts.values()), seed)
-    rows = np.concatenate(list(drawn.values()))
-    source = np.repeat(list(drawn), [len(part) for part in drawn.values()])
+        drawn["policies"] = _policy_states(policies, count - mixed, seed)
+    rows, group = _joined(list(drawn.values()))
+    source = np.repeat(list(drawn), [len(part) for part, _ in drawn.values()])
     if path:
-        cache.store(path, rows=rows, source=source)
-    return StateSet(task.env, source, rows)
+        cache.store(path, rows=rows, source=source, group=group)
+    return StateSet(task.env, source, rows, group=group)
 
 
 def _drawn_states(
     task: TaskConfig, parts: dict[str, int], rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Rows by source: `parts` says how many of each."""
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Rows and their groups by source: `parts` says how many of each."""
     from tqdm import tqdm
 
     from vlmrm_exp.envs.poses import PoseLibrary
@@ -335,7 +384,7 @@ def _drawn_states(
             for i in range(parts[name]):
                 rows.append(one(i))
                 progress.update()
-            drawn[name] = np.stack(rows)
+            drawn[name] = np.stack(rows), np.arange(len(rows))
     drawn["random"] = _random_states(task, parts["random"], rng)
     return drawn
 
@@ -409,14 +458,11 @@ def _goal_poses() -> "dict[str, tuple[Legs, ...]]":
 
 def _random_states(
     task: TaskConfig, count: int, rng: np.random.Generator
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """States of episodes of uniformly random actions, from the standing start."""
     import gymnasium as gym
 
-    from vlmrm_exp.envs import make_envs
-    from vlmrm_exp.rl.rollout import collect
-
-    envs = make_envs(replace(task, goal=""), -(-count // STEPS_KEPT))
+    envs = _envs_for(task, count)
     space = envs.action_space
     assert isinstance(space, gym.spaces.Box)
     low, high = space.low, space.high
@@ -425,39 +471,39 @@ def _random_states(
         size = (len(observation), *low.shape)
         return rng.uniform(low, high, size).astype(np.float32)
 
-    rollout = collect(envs, act, seed=int(rng.integers(2**31)))
-    envs.close()
-    return _some(rollout.rows, count, rng)
+    return _visited(envs, act, count, rng)
 
 
-def _policy_states(runs: Sequence[Path], count: int, seed: int) -> np.ndarray:
-    """States that the policies in all checkpoints of some runs visit, pooled."""
-    from vlmrm_exp.cli import load_run_config
-    from vlmrm_exp.envs import make_envs
-    from vlmrm_exp.rl.policy import load_policy
-    from vlmrm_exp.rl.rollout import collect
-
+def _policy_states(
+    policies: "Sequence[tuple[TaskConfig, Policy]]", count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """States that policies visit, each from starts of its own, pooled."""
     rng = np.random.default_rng([seed, 1])
-    visited = []
-    for run in runs:
-        task = load_run_config(run).task
-        if task.env != "humanoid":
-            raise ConfigError(
-                f"The run {run} is of {task.name}, which is no humanoid task: give "
-                "runs of humanoid tasks."
-            )
-        envs = make_envs(replace(task, goal=""), EPISODES)
-        for file in _checkpoints(run):
-            policy = load_policy(file)
-            visited.append(collect(envs, policy.act, seed=seed).rows)
-        envs.close()
-    sizes = [len(part) for part in np.array_split(np.arange(count), len(visited))]
-    parts = [_some(r, size, rng) for r, size in zip(visited, sizes, strict=True)]
-    return np.concatenate(parts)
+    sizes = [len(part) for part in np.array_split(np.arange(count), len(policies))]
+    return _joined(
+        [
+            _visited(_envs_for(task, size), policy.act, size, rng)
+            for (task, policy), size in zip(policies, sizes, strict=True)
+        ]
+    )
+
+
+def _run_task(run: Path) -> TaskConfig:
+    from vlmrm_exp.cli import load_run_config
+
+    task = load_run_config(run).task
+    if task.env != "humanoid":
+        raise ConfigError(
+            f"The run {run} is of {task.name}, which is no humanoid task: give runs of "
+            "humanoid tasks."
+        )
+    return task
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    files = sorted((run / "checkpoints").glob("*.pt"))
+    """The files of a run's best and last policy, or of the one that there is."""
+    files = [run / "checkpoints" / f"{name}.pt" for name in ("best", "last")]
+    files = [file for file in files if file.is_file()]
     if not files:
         raise ConfigError(
             f"There is no checkpoint in {run / 'checkpoints'}: give folders of "
@@ -466,13 +512,47 @@ def _checkpoints(run: Path) -> list[Path]:
     return files
 
 
-def _some(rows: np.ndarray | None, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Some of a rollout's rows (T, N, S), each at most once: (count, S)."""
+def _policies(run: Path) -> "list[Policy]":
+    """A run's best and last policy; one where it ended at its best."""
+    from vlmrm_exp.rl.policy import load_policy
+
+    policies = [load_policy(file) for file in _checkpoints(run)]
+    return list({policy.env_steps: policy for policy in policies}.values())
+
+
+def _envs_for(task: TaskConfig, count: int) -> "VectorEnv":
+    """As many environments as one episode of each needs for `count` states."""
+    from vlmrm_exp.envs import make_envs
+
+    assert task.episode_length is not None
+    steps = min(STEPS_KEPT, task.episode_length)
+    return make_envs(replace(task, goal=""), max(1, -(-count // steps)))
+
+
+def _visited(
+    envs: "VectorEnv", act: "Act", count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some states of one episode of each environment, each at most once.
+
+    Returns:
+        Rows (count, S), and the number of each one's episode, (count,) int.
+    """
+    from vlmrm_exp.rl.rollout import collect
+
+    rows = collect(envs, act, seed=int(rng.integers(2**31))).rows
+    envs.close()
     assert rows is not None
     flat = rows.reshape(-1, rows.shape[-1])
-    if count > len(flat):
-        raise ConfigError(
-            f"{count} states are asked of rollouts that have {len(flat)}: give more "
-            "runs, or fewer states."
-        )
-    return flat[rng.choice(len(flat), count, replace=False)]
+    chosen = rng.choice(len(flat), count, replace=False)
+    return flat[chosen], chosen % rows.shape[1]
+
+
+def _joined(
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and groups of all parts; groups of different parts stay different."""
+    groups, first = [], 0
+    for _, group in parts:
+        groups.append(group + first)
+        first += int(group.max(initial=-1)) + 1
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate(groups)
