@@ -547,7 +547,7 @@ def test_real_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on PATH")
 @pytest.mark.parametrize("width", [375, 1440])
 def test_browser_shows_the_page_within_its_width(tmp_path, width):
     long = "a humanoid robot " + "very" * 60

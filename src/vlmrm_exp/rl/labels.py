@@ -7,30 +7,20 @@ import numpy as np
 
 from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv, make_renderer
+from vlmrm_exp.vlm.scorer import InPlaceScorer, make_scorer
 
 if TYPE_CHECKING:
     from vlmrm_exp.envs.goals import HumanoidGoal
     from vlmrm_exp.vlm.scorer import Scorer
 
 
-class GoalScorer:
+class GoalScorer(InPlaceScorer):
     """Rewards states that meet a predicate with 1, others with 0; draws nothing."""
 
     def __init__(self, goal: "HumanoidGoal", name: str) -> None:
+        super().__init__()
         self._goal = goal
         self._name = name
-        self._results: dict[int, np.ndarray] = {}
-        self._tickets = 0
-
-    def submit(self, rows: np.ndarray) -> int:
-        """Judge rows (B, S) now; returns a ticket."""
-        self._tickets += 1
-        self._results[self._tickets] = self.score(rows)
-        return self._tickets
-
-    def result(self, ticket: int) -> np.ndarray:
-        """The rewards of a ticket: (B,) float32."""
-        return self._results.pop(ticket)
 
     def score(self, rows: np.ndarray) -> np.ndarray:
         """Rewards of rows: (B,) float32."""
@@ -58,8 +48,6 @@ def make_labeller(config: Config, envs: VectorEnv) -> "Scorer | None":
     Raises:
         ConfigError: prompts that do not fit, weights that cannot be had, no GPU.
     """
-    from vlmrm_exp.vlm.scorer import make_scorer
-
     task = config.task
     if config.reward == "ground_truth":
         if not task.goal:

@@ -101,10 +101,33 @@ def choose_device(name: str) -> torch.device:
     )
 
 
-class LocalScorer:
-    """Scores in the calling process, at once."""
+class InPlaceScorer:
+    """Scores in the calling process, as soon as states are submitted."""
+
+    def __init__(self) -> None:
+        self._results: dict[int, np.ndarray] = {}
+        self._tickets = 0
+
+    def submit(self, rows: np.ndarray) -> int:
+        """Score rows now; returns a ticket."""
+        self._tickets += 1
+        self._results[self._tickets] = self.score(rows)
+        return self._tickets
+
+    def result(self, ticket: int) -> np.ndarray:
+        """The rewards of a ticket: (B,) float32."""
+        return self._results.pop(ticket)
+
+    def score(self, rows: np.ndarray) -> np.ndarray:
+        """Rewards of rows: (B,) float32."""
+        raise NotImplementedError
+
+
+class LocalScorer(InPlaceScorer):
+    """Draws, embeds and rewards in the calling process."""
 
     def __init__(self, config: Config, make_renderer: MakeRenderer) -> None:
+        super().__init__()
         from vlmrm_exp.vlm.encoder import check_prompts, load_encoder
         from vlmrm_exp.vlm.reward import goal_baseline_reward, mean_embedding
 
@@ -122,18 +145,6 @@ class LocalScorer:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         self._renderer = make_renderer()
-        self._results: dict[int, np.ndarray] = {}
-        self._tickets = 0
-
-    def submit(self, rows: np.ndarray) -> int:
-        """Score rows now; returns a ticket."""
-        self._tickets += 1
-        self._results[self._tickets] = self.score(rows)
-        return self._tickets
-
-    def result(self, ticket: int) -> np.ndarray:
-        """The rewards of a ticket: (B,) float32."""
-        return self._results.pop(ticket)
 
     def score(self, rows: np.ndarray) -> np.ndarray:
         """Rewards of rows: (B,) float32."""
