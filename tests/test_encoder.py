@@ -155,6 +155,21 @@ def test_embeddings_agree_with_open_clip(folder, encoder):
     assert torch.allclose(encoder.embed_prompts(["the ant", "a hat"]), text, atol=1e-6)
 
 
+def test_batch_norms_are_folded_away_without_a_change():
+    clip = composed("clip=nano").clip
+    ours = load_encoder(clip, CPU)
+    kinds = {type(module) for module in ours._model.visual.modules()}
+    assert torch.nn.BatchNorm2d not in kinds
+    source = find(clip)
+    assert source.folder
+    theirs = open_clip.create_model(f"local-dir:{source.folder}").eval()
+    frames = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        wanted = theirs.encode_image((pixels - 0.5) / 0.25, normalize=True)
+    torch.testing.assert_close(ours.embed_frames(frames), wanted, atol=1e-5, rtol=0)
+
+
 def test_embedding_does_not_depend_on_its_batch(encoder):
     batch = frames(9, 40, 60)
     together = encoder.embed_frames(batch)  # in chunks of 4, 4 and 1

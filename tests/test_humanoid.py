@@ -7,7 +7,12 @@ import pytest
 
 from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import make_envs, make_renderer
-from vlmrm_exp.envs.humanoid import NUM_QPOS, fixed_camera, humanoid_spec
+from vlmrm_exp.envs.humanoid import (
+    FLOOR_SQUARE,
+    NUM_QPOS,
+    fixed_camera,
+    humanoid_spec,
+)
 from vlmrm_exp.envs.poses import ARM_NAMES, ARMS, LEG_NAMES, LEGS, PoseLibrary
 
 
@@ -62,6 +67,7 @@ def test_frame_from_state_row_equals_frame_in_place(camera):
     spec.visual.quality.offsamples = 0
     spec.visual.quality.numslices = 16
     spec.visual.quality.numstacks, spec.visual.quality.numquads = 8, 1
+    spec.geom("floor").size[2] = FLOOR_SQUARE
     model = spec.compile()
     data = mujoco.MjData(model)
     data.qpos[:], data.qvel[:] = np.split(envs.state_rows()[0], [NUM_QPOS])
@@ -74,7 +80,7 @@ def test_frame_from_state_row_equals_frame_in_place(camera):
         np.testing.assert_array_equal(frame, direct.render())
 
 
-def test_coarse_capsules_look_the_same():
+def test_coarse_capsules_and_floor_look_the_same():
     """What drawing without effects saves is not seen: 1 of 255 on average at most."""
     rows = make_envs(task(), 1).state_rows()
     renderer = make_renderer(task(), 96, effects=False)

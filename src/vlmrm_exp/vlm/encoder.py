@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.vlm.hub import blob, brief, hub_file
@@ -76,6 +77,8 @@ class Encoder:
             "preprocess": clip.preprocess,
             "precision": precision,
         }
+        if device.type == "cpu" and self._dtype == torch.float32:
+            _fold_batch_norms(self._model.visual)
 
     @torch.no_grad()
     def embed_frames(self, frames: np.ndarray) -> torch.Tensor:
@@ -254,6 +257,29 @@ def _build(
             "choose a smaller clip, clip.precision=bf16, or compute=cpu."
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def _fold_batch_norms(visual: torch.nn.Module) -> None:
+    """Merge each batch normalisation of a ResNet into its convolution, in place.
+
+    With frozen statistics both are linear, so the embeddings are the same but for
+    rounding; on a CPU, with the channels last besides, they take half of the time.
+    """
+    if not isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
+        return
+    for module in visual.modules():
+        layers = module._modules
+        pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
+        if isinstance(module, torch.nn.Sequential) and "-1" in layers:
+            pairs = [("0", "1")]  # a shortcut: pooling, convolution, normalisation
+        for conv, norm in pairs:
+            first, second = layers.get(conv), layers.get(norm)
+            if isinstance(first, torch.nn.Conv2d) and isinstance(
+                second, torch.nn.BatchNorm2d
+            ):
+                layers[conv] = fuse_conv_bn_eval(first, second)
+                layers[norm] = torch.nn.Identity()
+    visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def _read_weights(clip: ClipConfig, file: Path, model: Any) -> None:
