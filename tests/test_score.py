@@ -17,13 +17,9 @@ from PIL import Image
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.figures import COLORS
 from vlmrm_exp.score import (
-    Column,
     ScoreConfig,
-    Scores,
     choose_shown,
     columns_of,
-    draw_curves,
-    draw_strip,
     main,
     parse,
     read_again,
@@ -32,6 +28,7 @@ from vlmrm_exp.score import (
     table,
 )
 from vlmrm_exp.study.pictures import PictureFile, find_files
+from vlmrm_exp.study.strip import Column, Scores, draw_curves, draw_strip
 
 KNEELING, STANDING = "a humanoid robot kneeling", "a humanoid robot standing up"
 ROBOT = "a humanoid robot"
