@@ -20,10 +20,11 @@ import mujoco  # after vlmrm_exp.envs, which chooses how it draws
 
 from goal_states import FOR
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
-from vlmrm_exp.envs.humanoid import FRAME_SKIP, NUM_QPOS, RESET_NOISE, STATE_ROW
+from vlmrm_exp.envs.humanoid import NUM_QPOS, RESET_NOISE, STATE_ROW
 from vlmrm_exp.envs.poses import PoseLibrary, quaternion
 
-STEPS = 100  # env steps of an episode
+STEPS = 100  # env steps of an episode, as in the paper
+FRAME_SKIP = 5  # physics steps of 3 ms per env step
 TORQUE = 0.4  # limit of every action
 TRIES = 150  # candidates of the search, each on TRAIN_STARTS starts
 TRAIN_STARTS, TEST_STARTS, ROLLOUTS = 4, 20, 200

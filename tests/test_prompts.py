@@ -57,7 +57,7 @@ def drawn(world: str, count: int) -> list[str]:
     rng = np.random.default_rng(0)
     match world:
         case "humanoid":
-            kinds = len(captions.LEG_NAMES), len(captions.ARM_NAMES)
+            kinds = len(captions.LEG_FACTS), len(captions.ARM_FACTS)
             say = captions.humanoid_caption
         case "cartpole":
             kinds = len(captions._POLE_FACTS), len(captions._CART_FACTS)

@@ -8,11 +8,15 @@ T, N = 4, 3
 CPU = torch.device("cpu")
 
 
-def make_buffer(capacity: int = 3, seed: int = 0, discrete: bool = False):
+def make_buffer(
+    capacity: int = 3, seed: int = 0, discrete: bool = False, normalise: bool = False
+):
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     box = gym.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gym.spaces.Discrete(9) if discrete else box
-    return ReplayBuffer(capacity, T, N, observation_space, action_space, seed, CPU)
+    return ReplayBuffer(
+        capacity, T, N, observation_space, action_space, seed, CPU, normalise
+    )
 
 
 def rollout(number: int):
@@ -54,6 +58,30 @@ def test_replay_forgets_the_oldest_rollout():
     drawn = (buffer.sample(500).observation[:, 0] // N).unique()
     assert drawn.tolist() == [3, 4]
     assert buffer.size == 2 * T * N
+
+
+def test_rewards_are_normalised_over_what_is_stored():
+    """Of the two newest rollouts: the first one of three is forgotten, its scale too."""
+    buffer = make_buffer(capacity=2, normalise=True)
+    rewards = []
+    for number in (7, 1, 2):
+        observation, action, reward = rollout(number)
+        buffer.add(observation, action, reward)
+        rewards.append(reward)
+    stored = np.stack(rewards[1:])
+    batch = buffer.sample(500)
+    expected = (batch.action[:, 0].numpy() - stored.mean()) / stored.std()
+    np.testing.assert_allclose(batch.reward, expected, atol=1e-5)
+    again = make_buffer(capacity=2, seed=5, normalise=True)
+    again.load_state_dict(buffer.state_dict())
+    assert torch.equal(again.sample(99).reward, buffer.sample(99).reward)
+
+
+def test_equal_rewards_are_only_centred():
+    buffer = make_buffer(normalise=True)
+    observation, action, reward = rollout(0)
+    buffer.add(observation, action, np.full_like(reward, 0.3))
+    assert buffer.sample(9).reward.abs().max() < 1e-6
 
 
 def test_replay_holds_discrete_actions():

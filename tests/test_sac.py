@@ -58,8 +58,9 @@ def test_squashed_gaussian_stays_finite_where_tanh_saturates():
     assert mean.grad.item() == pytest.approx(2)
 
 
-def test_critics_equal_two_separate_networks():
-    critics = sac.TwinCritics(3, 2, [8, 5])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_critics_equal_two_separate_networks(layer_norm):
+    critics = sac.TwinCritics(3, 2, [8, 5], layer_norm)
     observation, action = torch.randn(7, 3), torch.randn(7, 2)
     for k in range(2):
         x = torch.cat([observation, action], dim=1)
@@ -68,6 +69,9 @@ def test_critics_equal_two_separate_networks():
         for layer, (matrix, bias) in enumerate(
             zip(matrices, critics.biases, strict=True)
         ):
+            if layer > 0 and layer_norm:
+                mean, variance = x.mean(1, True), x.var(1, correction=0, keepdim=True)
+                x = (x - mean) / (variance + 1e-5).sqrt()
             x = (x if layer == 0 else x.clamp(min=0)) @ matrix + bias[k, 0]
         torch.testing.assert_close(critics(observation, action)[k], x[:, 0])
 

@@ -91,6 +91,10 @@ _ROBOT = (
     "a robotic figure",
 )
 
+NO_POSE = "none"
+LEG_FACTS, ARM_FACTS = (*LEG_NAMES, NO_POSE), (*ARM_NAMES, NO_POSE)
+"""What can be said of legs and arms: a pose of the library, or that it is none."""
+
 _STANDING = (
     "standing",
     "standing up straight",
@@ -219,6 +223,13 @@ _LEG_PHRASES: dict[str, tuple[str, ...]] = {
     "falling_back": ("falling backwards", "toppling over backwards", "falling over"),
     "falling_front": ("falling forwards", "tipping over forwards", "falling over"),
     "falling_side": ("falling sideways", "tipping over to the side", "falling over"),
+    NO_POSE: (
+        "in no particular pose",
+        "in an odd posture",
+        "between two poses",
+        "with its legs anyhow",
+        "moving awkwardly",
+    ),
 }
 _ARM_PHRASES: dict[str, tuple[str, ...]] = {
     "resting": ("with arms slightly bent", "with relaxed arms", "with its arms low"),
@@ -267,6 +278,11 @@ _ARM_PHRASES: dict[str, tuple[str, ...]] = {
         "with one arm raised",
         "raising a hand",
         "waving, one arm up",
+    ),
+    NO_POSE: (
+        "with its arms anyhow",
+        "with uneven arms",
+        "flailing its arms",
     ),
 }
 _UPRIGHT = ("standing", "legs_apart", "one_leg", "stepping", "half_squat")
@@ -345,12 +361,13 @@ class Caption:
 
 
 def humanoid_facts(leg_distances: np.ndarray, arm_distances: np.ndarray) -> Facts:
-    """Facts of states from squared distances to leg poses (B, L), arm poses (B, A)."""
-    return (
-        _soft(leg_distances, np.ones(len(LEG_NAMES))),
-        # Half of the squared unit: arms are told apart more finely than legs.
-        _soft(2 * arm_distances, np.ones(len(ARM_NAMES))),
-    )
+    """Facts of states from squared distances to leg poses (B, L), arm poses (B, A).
+
+    Returns:
+        Probabilities of LEG_FACTS (B, L + 1) and of ARM_FACTS (B, A + 1).
+    """
+    # Half of the squared unit: arms are told apart more finely than legs.
+    return _poses(leg_distances), _poses(2 * arm_distances)
 
 
 def cartpole_facts(rows: np.ndarray) -> Facts:
@@ -366,19 +383,19 @@ def mountain_car_facts(rows: np.ndarray) -> Facts:
 
 def humanoid_caption(legs: int, arms: int, rng: np.random.Generator) -> Caption:
     """Say something of a body with this leg pose and this arm pose."""
-    who, name = _pick(rng, _ROBOT), LEG_NAMES[legs]
+    who, name = _pick(rng, _ROBOT), LEG_FACTS[legs]
     level = rng.random()
     if level < 0.05:
         return Caption(who, (None, None))
-    arm_phrase = _pick(rng, _ARM_PHRASES[ARM_NAMES[arms]])
+    arm_phrase = _pick(rng, _ARM_PHRASES[ARM_FACTS[arms]])
     arm_facts = {arms: 1.0}
     if level < 0.12 and (groups := _groups_of(name)):
         group = _pick(rng, groups)
         # A pose of two groups is told of by each half as often.
-        members = {LEG_NAMES.index(n): 1 / len(_groups_of(n)) for n in _GROUPS[group]}
+        members = {LEG_FACTS.index(n): 1 / len(_groups_of(n)) for n in _GROUPS[group]}
         return Caption(f"{who} {group}", (members, None))
     leg_phrase = _pick(rng, _LEG_PHRASES[name])
-    leg_facts = _tellers(leg_phrase, [_LEG_PHRASES[n] for n in LEG_NAMES])
+    leg_facts = _tellers(leg_phrase, [_LEG_PHRASES[n] for n in LEG_FACTS])
     if level < 0.45:
         return Caption(f"{who} {leg_phrase}", (leg_facts, None))
     if level < 0.58:
@@ -492,6 +509,24 @@ def _places(
     """Probabilities (B, K) of places that lie at a value with a width each."""
     squared = np.stack([((values - c) / w) ** 2 for c, w, _ in places], axis=1)
     return _soft(squared, np.array([w for _, w, _ in places]))
+
+
+def _poses(squared: np.ndarray) -> np.ndarray:
+    """Squared distances (B, K) to poses -> probabilities (B, K + 1); the last: none.
+
+    Without "none", the nearest pose would be told of every state around it alike, and
+    the reward would be flat there: its peak would lie anywhere. Three bells are mixed,
+    each a few times wider than the one before: the narrow one makes the peak, the wide
+    one a slope far from it.
+    """
+    total = np.zeros((len(squared), squared.shape[1] + 1))
+    for stretch in (0.5, 1.0, 3.0):
+        # A pose is as probable as none at twice the bell's width.
+        none = np.full((len(squared), 1), 2.0**2)
+        logits = np.concatenate((squared / stretch**2, none), axis=1) / -2
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        total += weights / weights.sum(axis=1, keepdims=True)
+    return total / 3
 
 
 def _soft(squared: np.ndarray, widths: np.ndarray) -> np.ndarray:

@@ -59,6 +59,8 @@ class TaskConfig:
     """Gymnasium's Humanoid version whose observation is given: v5 or v4."""
     observation: str = "full"
     """Humanoid: full (Gymnasium's), or joints: positions and velocities alone."""
+    frame_skip: int = 5
+    """Humanoid: physics steps of 3 ms for which an action is held, one env step."""
     goal: str = ""
     """Humanoid: the predicate of success, one of `GOALS`; empty: none."""
     episode_length: int | None = None
@@ -118,8 +120,12 @@ class AlgoConfig:
     gamma: float = 0.99
     tau: float = 0.005
     hidden: list[int] = field(default_factory=lambda: [256, 256])
+    layer_norm: bool = False
+    """SAC: normalise the critics' hidden layers."""
     bootstrap_at_time_limit: bool = True
     """Whether the value after an episode's last step counts (it is a truncation)."""
+    normalise_rewards: bool = False
+    """Learn from rewards with mean 0 and standard deviation 1 over the replay buffer."""
     squash_observations: bool = False
     """sign(o) log(1 + |o|) on every observation, for ones of mixed magnitude."""
     temperature: float = 0.2
@@ -301,6 +307,7 @@ def _check_task(task: TaskConfig) -> None:
                 f"task.goal is {task.goal!r}, but {task.env} has no such predicate: "
                 "leave it out."
             )
+    _at_least("task.frame_skip", task.frame_skip, 1)
     _at_least("task.frame_height", task.frame_height, 16)
     if task.env == "gym" and not task.env_id:
         raise ConfigError(

@@ -79,7 +79,10 @@ def _draw_part(job: tuple[str, int, np.random.SeedSequence, int, int]) -> World:
     name, count, seed, frame_height, image_size = job
     rng = np.random.default_rng(seed)
     rows = draw_rows(name, count, rng)
-    looks = rng.integers(len(LOOKS[name]), size=count)
+    # Half of the pictures have the look that runs have by default, the first one.
+    share = np.full(len(LOOKS[name]), 0.5 / max(len(LOOKS[name]) - 1, 1))
+    share[0] = 1 - share[1:].sum()
+    looks = rng.choice(len(LOOKS[name]), count, p=share)
     frames = np.empty((count, image_size, image_size, 3), np.uint8)
     for look, task in enumerate(LOOKS[name]):
         renderer = make_renderer(task, frame_height, effects=False)

@@ -18,7 +18,6 @@ from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import Step
 from vlmrm_exp.envs.looks import dress
 
-FRAME_SKIP = 5  # physics steps of 3 ms per env step (Gymnasium)
 RESET_NOISE = 0.01  # uniform, on every coordinate and velocity (Gymnasium)
 NUM_QPOS, NUM_QVEL = 24, 23
 STATE_ROW = NUM_QPOS + NUM_QVEL  # (qpos, qvel)
@@ -41,6 +40,7 @@ class HumanoidEnvs:
         self.num_envs = num_envs
         self.episode_length = task.episode_length
         self._version = task.version
+        self._frame_skip = task.frame_skip
         self._joints_alone = task.observation == "joints"
         self._goal = HumanoidGoal(task.goal) if task.goal else None
         self._model = humanoid_spec().compile()
@@ -68,17 +68,17 @@ class HumanoidEnvs:
         return self._observations()
 
     def step(self, action: np.ndarray) -> Step:
-        """Advance 15 ms: action (N, 17), torques in -0.4..0.4 times the gear."""
+        """Advance by `frame_skip`: action (N, 17), -0.4..0.4 times the gear, torques."""
         rewards = np.empty(self.num_envs, np.float32)
         for i, data in enumerate(self._datas):
             before = self._centers_x[i]
             data.ctrl[:] = action[i]
-            mujoco.mj_step(self._model, data, nstep=FRAME_SKIP)
+            mujoco.mj_step(self._model, data, nstep=self._frame_skip)
             # External forces (cfrc_ext) are not part of mj_step.
             mujoco.mj_rnePostConstraint(self._model, data)
             self._centers_x[i] = self._mass_center_x(data)
             velocity = (self._centers_x[i] - before) / (
-                FRAME_SKIP * self._model.opt.timestep
+                self._frame_skip * self._model.opt.timestep
             )
             rewards[i] = self._reward(data, velocity)
         goal = None if self._goal is None else self._goal(self.state_rows())

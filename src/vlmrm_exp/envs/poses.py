@@ -13,11 +13,12 @@ import mujoco
 import numpy as np
 
 from vlmrm_exp.envs.humanoid import (
-    FRAME_SKIP,
     NUM_QPOS,
     STATE_ROW,
     humanoid_spec,
 )
+
+MOMENT = 5  # physics steps of 3 ms
 
 # Degrees. A plain name means both sides alike; left and right mirror each other.
 Angles = dict[str, float]
@@ -158,6 +159,8 @@ class PoseLibrary:
     def __init__(self) -> None:
         self.model = humanoid_spec().compile()
         self._data = mujoco.MjData(self.model)
+        names = [self.model.joint(i).name for i in range(1, self.model.njnt)]
+        self._right = np.array([name.startswith("right_") for name in names])
         self._leg_features = self._prototypes(LEGS)
         self._arm_features = self._prototypes(ARMS)
 
@@ -191,12 +194,12 @@ class PoseLibrary:
         row[2] = -self._lowest()
         return row
 
-    def settle(self, row: np.ndarray, torque: np.ndarray, env_steps: int) -> np.ndarray:
-        """The state after env_steps of physics under constant torque (17,)."""
+    def settle(self, row: np.ndarray, torque: np.ndarray, moments: int) -> np.ndarray:
+        """The state after as many moments of 15 ms under constant torque (17,)."""
         mujoco.mj_resetData(self.model, self._data)
         self._data.qpos[:], self._data.qvel[:] = row[:NUM_QPOS], row[NUM_QPOS:]
         self._data.ctrl[:] = torque
-        mujoco.mj_step(self.model, self._data, nstep=env_steps * FRAME_SKIP)
+        mujoco.mj_step(self.model, self._data, nstep=moments * MOMENT)
         return np.concatenate((self._data.qpos, self._data.qvel))
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
@@ -214,6 +217,11 @@ class PoseLibrary:
         legs = LEGS[0 if rng.random() < 0.25 else rng.integers(len(LEGS))]
         arms = ARMS[rng.integers(len(ARMS))]
         angles = self.angles(legs) + self.angles(arms)
+        # An agent moves its sides apart: a third of legs and of arms are of two poses.
+        for pose, poses in ((legs, LEGS), (arms, ARMS)):
+            if rng.random() < 1 / 3:
+                other = self.angles(poses[rng.integers(len(poses))])
+                angles += self._right * (other - self.angles(pose))
         pitch, roll = legs.pitch, legs.roll
         if kind < 0.40:
             other, share = LEGS[rng.integers(len(LEGS))], rng.random()

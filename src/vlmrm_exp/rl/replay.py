@@ -39,6 +39,7 @@ class ReplayBuffer:
         action_space: gym.spaces.Box | gym.spaces.Discrete,
         seed: int,
         device: torch.device,
+        normalise_rewards: bool = False,
     ) -> None:
         """Set memory aside; on the CPU the system hands it out as it is filled.
 
@@ -50,11 +51,16 @@ class ReplayBuffer:
             action_space: of one environment, (A,) or discrete.
             seed: of the draws.
             device: where the transitions lie and are drawn.
+            normalise_rewards: give rewards out with mean 0 and standard deviation 1
+                over all that is stored.
         """
         self.capacity = capacity
         self.generator = torch.Generator(device).manual_seed(seed)
         self._transitions = episode_length * num_envs
         self._num_envs = num_envs
+        self._normalise = normalise_rewards
+        self._reward_mean = torch.zeros((), device=device)
+        self._reward_std = torch.ones((), device=device)
         self._filled = 0  # rollouts
         self._next = 0  # the slot that is written next
         if isinstance(action_space, gym.spaces.Discrete):
@@ -95,6 +101,7 @@ class ReplayBuffer:
         self._reward[self._next].copy_(torch.from_numpy(reward))
         self._next = (self._next + 1) % self.capacity
         self._filled = min(self._filled + 1, self.capacity)
+        self._measure_rewards()
 
     def sample(self, batch_size: int) -> Batch:
         """Draw transitions; nothing is copied to or from the CPU."""
@@ -110,7 +117,8 @@ class ReplayBuffer:
         return Batch(
             observation=self._observation_rows.index_select(0, observation_row),
             action=self._action_rows.index_select(0, row),
-            reward=self._reward_rows.index_select(0, row),
+            reward=(self._reward_rows.index_select(0, row) - self._reward_mean)
+            / self._reward_std,
             next_observation=self._observation_rows.index_select(
                 0, observation_row + self._num_envs
             ),
@@ -135,3 +143,12 @@ class ReplayBuffer:
         self._action[: self._filled].copy_(state["action"])
         self._reward[: self._filled].copy_(state["reward"])
         self.generator.set_state(state["generator"])
+        self._measure_rewards()
+
+    def _measure_rewards(self) -> None:
+        if self._normalise:
+            stored = self._reward[: self._filled]
+            self._reward_mean = stored.mean()
+            # All rewards alike, as of a predicate that is not met yet: leave the scale.
+            std = stored.std(correction=0)
+            self._reward_std = torch.where(std > 1e-6, std, torch.ones_like(std))

@@ -93,6 +93,7 @@ class Run:
             envs.action_space,
             self.seeds.replay,
             self.device,
+            config.algo.normalise_rewards,
         )
         self.state = State(envs, agent, replay, next_evaluation=config.evaluation.every)
         self._progress = Progress(config.env_steps)

@@ -48,10 +48,22 @@ class Actor(nn.Module):
 
 
 class TwinCritics(nn.Module):
-    """Two Q-functions, evaluated at once as batched matrix products."""
+    """Two Q-functions, evaluated at once as batched matrix products.
 
-    def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int]):
+    With `layer_norm`, the inputs of each ReLU are normalised: critics then cannot
+    extrapolate without bounds to actions that were never tried (Ball et al. 2023,
+    arXiv 2302.02948, section 4.2).
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        layer_norm: bool = False,
+    ):
         super().__init__()
+        self.layer_norm = layer_norm
         sizes = [observation_dim + action_dim, *hidden, 1]
         weights, biases = [], []
         for width_in, width_out in itertools.pairwise(sizes):
@@ -71,6 +83,8 @@ class TwinCritics(nn.Module):
         x = torch.baddbmm(self.biases[0], x, self.weights[0])
         x = torch.baddbmm(x, action.expand(2, *action.shape), self.action_weight)
         for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
+            if self.layer_norm:
+                x = F.layer_norm(x, x.shape[-1:])
             x = torch.baddbmm(bias, x.relu_(), weight)
         return x.squeeze(-1)  # (2, B, 1) -> (2, B)
 
@@ -152,7 +166,7 @@ class SAC:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.actor = Actor(*dims).to(device)
-            self.critics = TwinCritics(*dims).to(device)
+            self.critics = TwinCritics(*dims, algo.layer_norm).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = torch.tensor(
             math.log(algo.temperature), device=device, requires_grad=True

@@ -329,6 +329,7 @@ def _humanoid_states(
             "seed": seed,
             "version": task.version,
             "episode_length": task.episode_length,
+            "frame_skip": task.frame_skip,
             "runs": [asdict(_run_task(run)) for run in runs],
             "libraries": cache.libraries(("gymnasium", "mujoco", "numpy")),
             "sources": cache.sources(
