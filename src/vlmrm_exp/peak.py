@@ -1,0 +1,319 @@
+"""Find what a reward wants: python -m vlmrm_exp.peak task=... clip=...
+
+An agent goes where the reward is highest, and that is rarely among the states that a
+correlation is measured on. So humanoid poses of highest reward are looked for directly,
+by the cross-entropy method (Rubinstein 1999), and judged by the task's predicate.
+Nothing is trained.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmrm_exp import cli, figures
+from vlmrm_exp.config import ClipConfig, Config, ConfigError
+from vlmrm_exp.study.settings import (
+    MODELS_HELP,
+    TEXT,
+    ModelsConfig,
+    check_alphas,
+    check_list,
+    resolve_models,
+    result_folder,
+    table,
+    with_settings_files,
+)
+
+POPULATION, ELITE = 96, 12  # poses a round, and how many the next one is drawn around
+KEPT = 0.3  # share of the former mean and spread that stays, against settling too soon
+FREE = 20  # 17 joint angles (rad), then pitch, roll and yaw (degrees)
+TURNS = (60.0, 60.0, 30.0)
+"""Degrees by which the body may be turned; the camera is in front."""
+SHOWN = 3  # pictures of either kind
+PICTURE_HEIGHT = 160  # px
+
+HELP = f"""\
+Searches for the humanoid poses of highest reward, and says whether they meet the task.
+
+  python -m vlmrm_exp.peak task=kneeling clip=nano,tiny,base
+  python -m vlmrm_exp.peak task=kneeling,splits clip=bigG alpha=[0,0.5]
+
+Settings:
+  task=kneeling     one or more humanoid tasks
+  alpha=[0]
+  textures=null     plain or realistic; null: the task's own
+  camera=null       fixed or track; null: the task's own
+  searches=3        independent ones; the best of each counts
+  rounds=30         of {POPULATION} poses
+  seed=0
+{MODELS_HELP}
+Poses rest on the floor by their lowest point; they need not be balanced. "Meets" is
+the share of the last round's {ELITE} best that meet the predicate. Beside it stands the
+highest reward among 2,000 states of the kind that epic draws that do meet it: where the
+peak is higher and does not meet the task, an agent that can hold it learns something
+else. Prints a table; writes peak.json, peak.png and peak.svg.
+"""
+
+
+@dataclass
+class PeakConfig(ModelsConfig):
+    """What to search for; see HELP."""
+
+    task: list[str] = field(default_factory=lambda: ["kneeling"])
+    alpha: list[float] = field(default_factory=lambda: [0.0])
+    textures: str | None = None
+    camera: str | None = None
+    searches: int = 3
+    rounds: int = 30
+    seed: int = 0
+
+
+Reward = Callable[[np.ndarray], np.ndarray]
+"""State rows (B, 47) -> rewards (B,)."""
+
+
+def parse(arguments: Sequence[str]) -> PeakConfig:
+    """Turn key=value arguments and settings files into checked values.
+
+    Raises:
+        ConfigError: one sentence says what is wrong.
+    """
+    asked = cli.parse(PeakConfig, with_settings_files(arguments), text=TEXT)
+    check_alphas(asked.alpha)
+    for name in ("searches", "rounds"):
+        if getattr(asked, name) < 1:
+            raise ConfigError(f"{name} is {getattr(asked, name)}: give at least 1.")
+    if asked.seed < 0:
+        raise ConfigError(f"seed is {asked.seed}: give a whole number from 0 up.")
+    return asked
+
+
+def resolve(asked: PeakConfig) -> list[Config]:
+    """The tasks asked for, with their look.
+
+    Raises:
+        ConfigError: there is no such task or look, or it is not the humanoid's.
+    """
+    check_list("task", asked.task)
+    look = [
+        f"task.{key}={value}"
+        for key in ("textures", "camera")
+        if (value := getattr(asked, key)) is not None
+    ]
+    configs = [cli.composed(f"task={task}", *look) for task in asked.task]
+    for config in configs:
+        if not config.task.goal:
+            raise ConfigError(
+                f"task={config.task.name} has no poses to search: give humanoid tasks, "
+                "or see vlmrm_exp.landscape for cartpole and mountaincar."
+            )
+    return configs
+
+
+def search(
+    reward: Reward, rounds: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find poses of high reward by the cross-entropy method.
+
+    Args:
+        reward: to be maximised.
+        rounds: each of POPULATION poses.
+        rng: of the draws.
+
+    Returns:
+        The last round's ELITE best state rows (ELITE, 47), best first, and their
+        rewards (ELITE,).
+    """
+    from vlmrm_exp.envs.poses import PoseLibrary, quaternion
+
+    library = PoseLibrary()
+    low, high = library.model.jnt_range[1:].T
+    low = np.concatenate((low, np.negative(TURNS)))
+    high = np.concatenate((high, TURNS))
+    mean, spread = np.zeros(FREE), (high - low) / 4
+    rows, rewards = np.empty((0, 0)), np.empty(0)
+    for _ in range(rounds):
+        poses = np.clip(mean + spread * rng.normal(size=(POPULATION, FREE)), low, high)
+        rows = np.stack(
+            [library.place(p[:-3], quaternion(p[-1], p[-3], p[-2])) for p in poses]
+        )
+        rewards = reward(rows)
+        best = np.argsort(-rewards)[:ELITE]
+        mean = KEPT * mean + (1 - KEPT) * poses[best].mean(axis=0)
+        spread = KEPT * spread + (1 - KEPT) * poses[best].std(axis=0)
+        rows, rewards = rows[best], rewards[best]
+    return rows, rewards
+
+
+def look_for(asked: PeakConfig) -> dict[str, Any]:
+    """Search, print, draw, write and return what peak.json holds.
+
+    Raises:
+        ConfigError: a model cannot be had, or nothing can be drawn.
+    """
+    configs, models = resolve(asked), resolve_models(asked)
+    device = cli.composed(f"compute={asked.compute}").compute.device
+
+    # Imported here so that --help and refusals are immediate.
+    from tqdm import tqdm
+
+    from vlmrm_exp.log import versions, write_json
+    from vlmrm_exp.study.embeddings import drawn_by
+    from vlmrm_exp.vlm.encoder import check_prompts, load_encoder
+    from vlmrm_exp.vlm.scorer import choose_device
+
+    driver = drawn_by("humanoid")  # says in one sentence where nothing can be drawn
+    for clip in models:
+        check_prompts(clip, [s for c in configs for s in (*c.prompts, *c.baselines)])
+    known = {c.task.name: _goal_states(c, asked) for c in configs}
+    found, facts = [], {}
+    jobs = len(models) * len(configs) * len(asked.alpha) * asked.searches
+    with tqdm(total=jobs, desc="searches", leave=False, disable=None) as progress:
+        for clip in models:
+            encoder = load_encoder(clip, choose_device(device))
+            facts[clip.name] = encoder.facts
+            for config in configs:
+                for alpha in asked.alpha:
+                    one = _search_task(
+                        config, clip, encoder, alpha, known[config.task.name], asked,
+                        progress.update,
+                    )  # fmt: skip
+                    found.append(one)
+            del encoder
+    rows = [{k: v for k, v in one.items() if k != "pictures"} for one in found]
+    result = {
+        "settings": asdict(asked),
+        "models": facts,
+        "rows": rows,
+        "versions": versions({"drawn_by": driver}),
+    }
+    folder = result_folder(asked, "peak")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "peak.json", result)
+    draw(found, folder / "peak")
+    print(report(rows))
+    print(f"\nsaved {folder}/peak.json, peak.png, peak.svg")
+    return result
+
+
+def _goal_states(config: Config, asked: PeakConfig) -> np.ndarray:
+    """States of the study's own recipe that meet the task: (G, 47)."""
+    from vlmrm_exp.study.state_sets import draw_states, truth_of
+
+    kept = Path(asked.cache).expanduser() / "states"
+    states = draw_states(config.task, 2000, asked.seed, (), kept)
+    assert states.rows is not None
+    return states.rows[truth_of(config, states).goal]
+
+
+def _search_task(
+    config: Config,
+    clip: ClipConfig,
+    encoder: Any,
+    alpha: float,
+    known: np.ndarray,
+    asked: PeakConfig,
+    done: Callable[[], object],
+) -> dict[str, Any]:
+    """One model's searches for one task and alpha, as a row, with its pictures."""
+    from vlmrm_exp.envs import make_renderer
+    from vlmrm_exp.envs.goals import HumanoidGoal
+    from vlmrm_exp.vlm.reward import goal_baseline_reward, mean_embedding
+
+    goal, baseline = (
+        mean_embedding(encoder.embed_prompts(said), config.renormalise)
+        for said in (config.prompts, config.baselines)
+    )
+    height = clip.frame_height or config.task.frame_height
+    renderer = make_renderer(config.task, height, clip.render_effects)
+
+    def reward(rows: np.ndarray) -> np.ndarray:
+        embeddings = encoder.embed_frames(renderer.render(rows))
+        return goal_baseline_reward(embeddings, goal, baseline, alpha).cpu().numpy()
+
+    meets = HumanoidGoal(config.task.goal)
+    try:
+        searched = []
+        for number in range(asked.searches):
+            rng = np.random.default_rng([asked.seed, number])
+            searched.append(search(reward, asked.rounds, rng))
+            done()
+        of_known = reward(known)
+    finally:
+        renderer.close()
+    rows, rewards = max(searched, key=lambda found: found[1][0])
+    best_known = known[np.argsort(-of_known)[:SHOWN]]
+    shown = make_renderer(config.task, PICTURE_HEIGHT, effects=False)
+    pictures = shown.render(np.concatenate((rows[:SHOWN], best_known)))
+    shown.close()
+    return {
+        "task": config.task.name,
+        "clip": clip.name,
+        "alpha": alpha,
+        "reward_peak": float(rewards[0]),
+        "meets": float(meets(rows).mean()),
+        "meets_each_search": [float(meets(found).mean()) for found, _ in searched],
+        "reward_goal_states": float(of_known.max()),
+        "goal_states": len(known),
+        "rows": rows.tolist(),
+        "pictures": pictures,
+    }
+
+
+def report(rows: Sequence[dict[str, Any]]) -> str:
+    """A table for people."""
+    head = ["task", "model", "alpha", "highest reward", "meets the task",
+            "each search", "highest of goal states"]  # fmt: skip
+    return table(
+        head,
+        [
+            [
+                row["task"],
+                row["clip"],
+                f"{row['alpha']:g}",
+                f"{row['reward_peak']:.3f}",
+                f"{row['meets']:.2f}",
+                " ".join(f"{share:.2f}" for share in row["meets_each_search"]),
+                f"{row['reward_goal_states']:.3f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw a line for each search: poses of highest reward, then goal states."""
+    with figures.figure(1.25 * 2 * SHOWN + 1.6, 0.4 + 1.35 * len(found)) as made:
+        axes = made.subplots(len(found), 2 * SHOWN, squeeze=False)
+        for line, one in zip(axes, found, strict=True):
+            for ax, picture in zip(line, one["pictures"], strict=False):
+                # Sky above and floor beside the body say nothing.
+                edge = len(picture) // 6
+                ax.imshow(picture[edge:, edge // 2 : -edge // 2])
+            for ax in line:
+                ax.set_xticks([])
+                ax.set_yticks([])
+            alpha = f", alpha {one['alpha']:g}" if one["alpha"] else ""
+            line[0].set_ylabel(f"{one['task']}\n{one['clip']}{alpha}", fontsize=8)
+            line[SHOWN - 1].set_xlabel(
+                f"reward {one['reward_peak']:.2f}, {one['meets']:.0%} meet the task",
+                fontsize=7, loc="right",
+            )  # fmt: skip
+            line[-1].set_xlabel(
+                f"reward {one['reward_goal_states']:.2f}", fontsize=7, loc="right"
+            )
+        axes[0, 0].set_title("highest reward", loc="left")
+        axes[0, SHOWN].set_title("states that meet the task", loc="left")
+        figures.save(made, path)
+
+
+def main() -> None:
+    """Search as the command line says; bad input ends in one sentence."""
+    cli.run_verb("peak", HELP, lambda arguments: look_for(parse(arguments)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""`python -m vlmrm_exp.peak`: the search, against a peak that is known."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.envs.goals import HumanoidGoal
+from vlmrm_exp.envs.humanoid import NUM_QPOS
+from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
+from vlmrm_exp.peak import look_for, parse, resolve, search
+
+
+def test_search_finds_the_pose_that_is_rewarded():
+    """Of 17 angles; the reward falls with the squared distance to a kneeling pose."""
+    legs = next(pose for pose in LEGS if pose.name == "kneeling")
+    arms = next(pose for pose in ARMS if pose.name == "raised")
+    wanted = PoseLibrary().row(legs, arms)
+
+    def reward(rows: np.ndarray) -> np.ndarray:
+        turned = 1 - (rows[:, 3:7] @ wanted[3:7]) ** 2
+        apart = rows[:, 7:NUM_QPOS] - wanted[7:NUM_QPOS]
+        return -(apart**2).sum(axis=1) - 10 * turned
+
+    rows, rewards = search(reward, 40, np.random.default_rng(0))
+    assert (np.diff(rewards) <= 0).all()
+    np.testing.assert_allclose(rewards, reward(rows))
+    assert rewards[0] > -0.1  # all 17 angles within 4 degrees, on average
+    assert HumanoidGoal("kneeling")(rows).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["searches=0"], "searches is 0"),
+        (["rounds=-1"], "rounds is -1"),
+        (["seed=-1"], "seed is -1"),
+        (["alpha=2"], "alpha is 2"),
+        (["task=cartpole"], "task=cartpole has no poses"),
+        (["task=kneeling,kneeling"], "twice"),
+    ],
+)
+def test_impossible_search_is_one_sentence(arguments, says):
+    with pytest.raises(ConfigError, match=says):
+        resolve(parse(arguments))
+
+
+@pytest.mark.slow
+def test_what_is_written_is_what_was_found(tmp_path, capsys):
+    asked = ["task=kneeling,lotus", "clip=nano", "rounds=2", "searches=2"]
+    folders = [f"cache={tmp_path}/cache", f"out={tmp_path}/out"]
+    result = look_for(parse([*asked, *folders]))
+    written = json.loads((tmp_path / "out" / "peak.json").read_text())
+    assert written == result
+    assert [row["task"] for row in written["rows"]] == ["kneeling", "lotus"]
+    for row in written["rows"]:
+        meets = HumanoidGoal(row["task"])(np.array(row["rows"]))
+        assert row["meets"] == pytest.approx(meets.mean())
+        assert row["meets"] in row["meets_each_search"]
+        assert row["goal_states"] > 10
+        assert row["reward_goal_states"] < 1
+    assert "highest of goal states" in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "peak.png") as picture:
+        assert picture.width > 800
