@@ -61,7 +61,7 @@ def test_replay_forgets_the_oldest_rollout():
 
 
 def test_rewards_are_normalised_over_what_is_stored():
-    """Of the two newest rollouts: the first one of three is forgotten, its scale too."""
+    """Of the two newest rollouts: the first of three is forgotten, its scale too."""
     buffer = make_buffer(capacity=2, normalise=True)
     rewards = []
     for number in (7, 1, 2):

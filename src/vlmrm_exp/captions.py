@@ -306,8 +306,17 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 
 # Pole angles in degrees (0 upright, positive to the right) with their vagueness.
 _POLE = (
-    (0, 5, ("upright", "vertical", "standing vertically", "standing straight up",
-            "perfectly balanced")),
+    (
+        0,
+        5,
+        (
+            "upright",
+            "vertical",
+            "standing vertically",
+            "standing straight up",
+            "perfectly balanced",
+        ),
+    ),
     (0, 14, ("balanced", "standing up", "nearly vertical", "upright")),
     (12, 7, ("leaning slightly to the {side}", "tilted a little to the {side}")),
     (30, 14, ("leaning to the {side}", "tilted to the {side}", "falling {side}")),

@@ -125,7 +125,7 @@ class AlgoConfig:
     bootstrap_at_time_limit: bool = True
     """Whether the value after an episode's last step counts (it is a truncation)."""
     normalise_rewards: bool = False
-    """Learn from rewards with mean 0 and standard deviation 1 over the replay buffer."""
+    """Learn from rewards of mean 0 and standard deviation 1 over the replay buffer."""
     squash_observations: bool = False
     """sign(o) log(1 + |o|) on every observation, for ones of mixed magnitude."""
     temperature: float = 0.2

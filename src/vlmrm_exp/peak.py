@@ -7,16 +7,16 @@ Nothing is trained.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlmrm_exp import cli, figures
-from vlmrm_exp.config import ClipConfig, Config, ConfigError
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.study.settings import (
-    MODELS_HELP,
     TEXT,
     ModelsConfig,
     check_alphas,
@@ -29,9 +29,9 @@ from vlmrm_exp.study.settings import (
 
 POPULATION, ELITE = 96, 12  # poses a round, and how many the next one is drawn around
 KEPT = 0.3  # share of the former mean and spread that stays, against settling too soon
-FREE = 20  # 17 joint angles (rad), then pitch, roll and yaw (degrees)
-TURNS = (60.0, 60.0, 30.0)
-"""Degrees by which the body may be turned; the camera is in front."""
+TURNS = (100.0, 100.0, 30.0)
+"""Degrees by which the body may pitch, roll and yaw; the camera is in front."""
+GOAL_STATES = 2000  # drawn as epic does, of which those count that meet the task
 SHOWN = 3  # pictures of either kind
 PICTURE_HEIGHT = 160  # px
 
@@ -46,15 +46,21 @@ Settings:
   alpha=[0]
   textures=null     plain or realistic; null: the task's own
   camera=null       fixed or track; null: the task's own
-  searches=3        independent ones; the best of each counts
+  searches=3        the first from a standing body, the others from any pose; the best
+                    one counts
   rounds=30         of {POPULATION} poses
   seed=0
-{MODELS_HELP}
-Poses rest on the floor by their lowest point; they need not be balanced. "Meets" is
-the share of the last round's {ELITE} best that meet the predicate. Beside it stands the
-highest reward among 2,000 states of the kind that epic draws that do meet it: where the
-peak is higher and does not meet the task, an agent that can hold it learns something
-else. Prints a table; writes peak.json, peak.png and peak.svg.
+  clip=base         models: names in conf/clip, or local-dir:/folder (drawn as for base)
+  compute=auto      auto, cpu or gpu
+  cache=outputs/cache   where the states that meet the tasks are kept
+  out=null          folder of the results; null: outputs/peak/TIME
+
+Poses rest on the floor by their lowest point, pitched and rolled by {TURNS[0]:.0f}
+degrees at most, and need not be balanced. "Meets" is the share of the best search's
+{ELITE} best that meet the predicate. Beside it stands the highest reward among states
+of the kind that epic draws that do meet it: where the peak is higher and does not
+meet the task, an agent that can hold it learns something else. Prints a table; writes
+peak.json, peak.png and peak.svg.
 """
 
 
@@ -114,7 +120,7 @@ def resolve(asked: PeakConfig) -> list[Config]:
 
 
 def search(
-    reward: Reward, rounds: int, rng: np.random.Generator
+    reward: Reward, rounds: int, rng: np.random.Generator, upright: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find poses of high reward by the cross-entropy method.
 
@@ -122,29 +128,35 @@ def search(
         reward: to be maximised.
         rounds: each of POPULATION poses.
         rng: of the draws.
+        upright: begin around a standing body, else around any pose.
 
     Returns:
-        The last round's ELITE best state rows (ELITE, 47), best first, and their
-        rewards (ELITE,).
+        The ELITE best state rows (ELITE, 47), best first, and their rewards (ELITE,).
     """
     from vlmrm_exp.envs.poses import PoseLibrary, quaternion
 
     library = PoseLibrary()
+    # 17 joint angles in radians, then pitch, roll and yaw in degrees.
     low, high = library.model.jnt_range[1:].T
     low = np.concatenate((low, np.negative(TURNS)))
     high = np.concatenate((high, TURNS))
-    mean, spread = np.zeros(FREE), (high - low) / 4
-    rows, rewards = np.empty((0, 0)), np.empty(0)
+    spread = (high - low) / 4
+    mean = np.zeros(len(low)) if upright else rng.uniform(low, high)
+    poses, rows, rewards = np.empty((0, len(low))), np.empty((0, 47)), np.empty(0)
     for _ in range(rounds):
-        poses = np.clip(mean + spread * rng.normal(size=(POPULATION, FREE)), low, high)
-        rows = np.stack(
-            [library.place(p[:-3], quaternion(p[-1], p[-3], p[-2])) for p in poses]
+        drawn = np.clip(
+            mean + spread * rng.normal(size=(POPULATION, len(low))), low, high
         )
-        rewards = reward(rows)
+        placed = np.stack(
+            [library.place(p[:-3], quaternion(p[-1], p[-3], p[-2])) for p in drawn]
+        )
+        # The best so far stay among the candidates.
+        poses, rows = np.concatenate((poses, drawn)), np.concatenate((rows, placed))
+        rewards = np.concatenate((rewards, reward(placed)))
         best = np.argsort(-rewards)[:ELITE]
-        mean = KEPT * mean + (1 - KEPT) * poses[best].mean(axis=0)
-        spread = KEPT * spread + (1 - KEPT) * poses[best].std(axis=0)
-        rows, rewards = rows[best], rewards[best]
+        poses, rows, rewards = poses[best], rows[best], rewards[best]
+        mean = KEPT * mean + (1 - KEPT) * poses.mean(axis=0)
+        spread = KEPT * spread + (1 - KEPT) * poses.std(axis=0)
     return rows, rewards
 
 
@@ -155,43 +167,38 @@ def look_for(asked: PeakConfig) -> dict[str, Any]:
         ConfigError: a model cannot be had, or nothing can be drawn.
     """
     configs, models = resolve(asked), resolve_models(asked)
-    device = cli.composed(f"compute={asked.compute}").compute.device
 
     # Imported here so that --help and refusals are immediate.
     from tqdm import tqdm
 
     from vlmrm_exp.log import versions, write_json
     from vlmrm_exp.study.embeddings import drawn_by
-    from vlmrm_exp.vlm.encoder import check_prompts, load_encoder
-    from vlmrm_exp.vlm.scorer import choose_device
+    from vlmrm_exp.vlm.encoder import check_prompts
 
     driver = drawn_by("humanoid")  # says in one sentence where nothing can be drawn
     for clip in models:
         check_prompts(clip, [s for c in configs for s in (*c.prompts, *c.baselines)])
+    folder = result_folder(asked, "peak")
+    folder.mkdir(parents=True, exist_ok=True)
     known = {c.task.name: _goal_states(c, asked) for c in configs}
-    found, facts = [], {}
-    jobs = len(models) * len(configs) * len(asked.alpha) * asked.searches
-    with tqdm(total=jobs, desc="searches", leave=False, disable=None) as progress:
-        for clip in models:
-            encoder = load_encoder(clip, choose_device(device))
-            facts[clip.name] = encoder.facts
-            for config in configs:
-                for alpha in asked.alpha:
-                    one = _search_task(
-                        config, clip, encoder, alpha, known[config.task.name], asked,
-                        progress.update,
-                    )  # fmt: skip
-                    found.append(one)
-            del encoder
+    jobs = [
+        replace(config, clip=clip, alpha=alpha)
+        for clip in models
+        for config in configs
+        for alpha in asked.alpha
+    ]
+    found = []
+    total = len(jobs) * asked.searches
+    with tqdm(total=total, desc="searches", leave=False, disable=None) as progress:
+        for config in jobs:
+            goal_states = known[config.task.name]
+            found.append(_search_one(config, goal_states, asked, progress.update))
     rows = [{k: v for k, v in one.items() if k != "pictures"} for one in found]
     result = {
         "settings": asdict(asked),
-        "models": facts,
         "rows": rows,
         "versions": versions({"drawn_by": driver}),
     }
-    folder = result_folder(asked, "peak")
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "peak.json", result)
     draw(found, folder / "peak")
     print(report(rows))
@@ -200,65 +207,66 @@ def look_for(asked: PeakConfig) -> dict[str, Any]:
 
 
 def _goal_states(config: Config, asked: PeakConfig) -> np.ndarray:
-    """States of the study's own recipe that meet the task: (G, 47)."""
+    """States of the studies' own recipe that meet the task: (G, 47)."""
     from vlmrm_exp.study.state_sets import draw_states, truth_of
 
     kept = Path(asked.cache).expanduser() / "states"
-    states = draw_states(config.task, 2000, asked.seed, (), kept)
+    states = draw_states(config.task, GOAL_STATES, asked.seed, (), kept)
     assert states.rows is not None
     return states.rows[truth_of(config, states).goal]
 
 
-def _search_task(
-    config: Config,
-    clip: ClipConfig,
-    encoder: Any,
-    alpha: float,
-    known: np.ndarray,
-    asked: PeakConfig,
-    done: Callable[[], object],
+def _search_one(
+    config: Config, known: np.ndarray, asked: PeakConfig, done: Callable[[], object]
 ) -> dict[str, Any]:
-    """One model's searches for one task and alpha, as a row, with its pictures."""
+    """Search as one run would be rewarded: a row of the table, with its pictures.
+
+    Args:
+        config: with its model and alpha.
+        known: states that meet the task, (G, 47).
+        asked: how to search.
+        done: called after each search.
+    """
     from vlmrm_exp.envs import make_renderer
     from vlmrm_exp.envs.goals import HumanoidGoal
-    from vlmrm_exp.vlm.reward import goal_baseline_reward, mean_embedding
+    from vlmrm_exp.vlm.scorer import LocalScorer
 
-    goal, baseline = (
-        mean_embedding(encoder.embed_prompts(said), config.renormalise)
-        for said in (config.prompts, config.baselines)
+    clip, task = config.clip, config.task
+    config = replace(config, compute=cli.composed(f"compute={asked.compute}").compute)
+    height = config.frame_height
+    scorer = LocalScorer(
+        config, partial(make_renderer, task, height, clip.render_effects)
     )
-    height = clip.frame_height or config.task.frame_height
-    renderer = make_renderer(config.task, height, clip.render_effects)
-
-    def reward(rows: np.ndarray) -> np.ndarray:
-        embeddings = encoder.embed_frames(renderer.render(rows))
-        return goal_baseline_reward(embeddings, goal, baseline, alpha).cpu().numpy()
-
-    meets = HumanoidGoal(config.task.goal)
     try:
         searched = []
         for number in range(asked.searches):
             rng = np.random.default_rng([asked.seed, number])
-            searched.append(search(reward, asked.rounds, rng))
+            searched.append(search(scorer.score, asked.rounds, rng, number == 0))
             done()
-        of_known = reward(known)
+        of_known = scorer.score(known)
+        facts = scorer.facts()["encoder"]
     finally:
-        renderer.close()
+        scorer.close()
+    meets = HumanoidGoal(task.goal)
     rows, rewards = max(searched, key=lambda found: found[1][0])
     best_known = known[np.argsort(-of_known)[:SHOWN]]
-    shown = make_renderer(config.task, PICTURE_HEIGHT, effects=False)
-    pictures = shown.render(np.concatenate((rows[:SHOWN], best_known)))
-    shown.close()
+    renderer = make_renderer(task, PICTURE_HEIGHT, effects=False)
+    try:
+        pictures = renderer.render(np.concatenate((rows[:SHOWN], best_known)))
+    finally:
+        renderer.close()
     return {
-        "task": config.task.name,
+        "task": task.name,
         "clip": clip.name,
-        "alpha": alpha,
+        "alpha": config.alpha,
         "reward_peak": float(rewards[0]),
         "meets": float(meets(rows).mean()),
         "meets_each_search": [float(meets(found).mean()) for found, _ in searched],
         "reward_goal_states": float(of_known.max()),
         "goal_states": len(known),
+        "rewards": rewards.tolist(),
         "rows": rows.tolist(),
+        "model": facts,
         "pictures": pictures,
     }
 

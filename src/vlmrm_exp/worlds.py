@@ -19,6 +19,7 @@ from vlmrm_exp.envs.poses import PoseLibrary
 
 WORLDS = ("humanoid", "cartpole", "mountaincar")
 PARTS = 8  # a world is drawn in as many parts, whatever the number of processes
+DEFAULT_LOOK_SHARE = 0.5  # of the pictures; the other looks share the rest
 
 
 @dataclass
@@ -79,8 +80,9 @@ def _draw_part(job: tuple[str, int, np.random.SeedSequence, int, int]) -> World:
     name, count, seed, frame_height, image_size = job
     rng = np.random.default_rng(seed)
     rows = draw_rows(name, count, rng)
-    # Half of the pictures have the look that runs have by default, the first one.
-    share = np.full(len(LOOKS[name]), 0.5 / max(len(LOOKS[name]) - 1, 1))
+    # The first look is the one that runs have by default.
+    others = len(LOOKS[name]) - 1
+    share = np.full(others + 1, (1 - DEFAULT_LOOK_SHARE) / max(others, 1))
     share[0] = 1 - share[1:].sum()
     looks = rng.choice(len(LOOKS[name]), count, p=share)
     frames = np.empty((count, image_size, image_size, 3), np.uint8)
@@ -166,7 +168,8 @@ def drawn_before(
     # A change of poses, colours, libraries or driver shows in a sample drawn anew.
     rows = draw_rows(name, 200, np.random.default_rng(0))
     few = _draw_part((name, 16, np.random.SeedSequence(0), frame_height, image_size))
-    what = repr((name, count, seed, frame_height, image_size)).encode()
+    drawn = (name, count, seed, frame_height, image_size, PARTS, DEFAULT_LOOK_SHARE)
+    what = repr(drawn).encode()
     sample = what + rows.tobytes() + few.frames.tobytes()
     sample += b"".join(distances.tobytes() for distances in few.poses or ())
     key = hashlib.sha256(sample).hexdigest()[:12]

@@ -1,8 +1,8 @@
 """Gymnasium's Humanoid without termination, and its pictures from state rows.
 
 Physics, observation and reward are those of Gymnasium's Humanoid-v5 (or v4) with
-`terminate_when_unhealthy=False`; a test compares them step by step. The model is
-Gymnasium's own `humanoid.xml`; only its looks are changed, in memory.
+`terminate_when_unhealthy=False` and the same `frame_skip`; a test compares them step by
+step. The model is Gymnasium's own `humanoid.xml`; only its looks are changed, in memory.
 """
 
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ class HumanoidEnvs:
         return self._observations()
 
     def step(self, action: np.ndarray) -> Step:
-        """Advance by `frame_skip`: action (N, 17), -0.4..0.4 times the gear, torques."""
+        """Advance `frame_skip` physics steps: action (N, 17), torque by gear, ±0.4."""
         rewards = np.empty(self.num_envs, np.float32)
         for i, data in enumerate(self._datas):
             before = self._centers_x[i]

@@ -205,8 +205,8 @@ class PoseLibrary:
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """A varied state row: a pose, something between two, or a fall.
 
-        Half of the varied poses are caught while physics settles them, so that the
-        states an agent passes through are covered and not only those a person would set.
+        Half of the varied poses are caught while physics settles them, so that states
+        which an agent passes through are covered and not only those a person would set.
         """
         kind = rng.random()
         if kind < 0.20:
@@ -217,7 +217,8 @@ class PoseLibrary:
         legs = LEGS[0 if rng.random() < 0.25 else rng.integers(len(LEGS))]
         arms = ARMS[rng.integers(len(ARMS))]
         angles = self.angles(legs) + self.angles(arms)
-        # An agent moves its sides apart: a third of legs and of arms are of two poses.
+        # An agent moves its sides apart: a third of the right legs, and of the right
+        # arms, are of another pose (and go beyond it where the pose is a mixture).
         for pose, poses in ((legs, LEGS), (arms, ARMS)):
             if rng.random() < 1 / 3:
                 other = self.angles(poses[rng.integers(len(poses))])
@@ -344,9 +345,7 @@ _LEG_JOINTS = tuple(
 )
 
 
-def _of_name(
-    poses: Sequence[Pose], name: str, rng: np.random.Generator
-) -> Pose:
+def _of_name(poses: Sequence[Pose], name: str, rng: np.random.Generator) -> Pose:
     """One of the poses of that name."""
     same = [pose for pose in poses if pose.name == name]
     return same[rng.integers(len(same))]

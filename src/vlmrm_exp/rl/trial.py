@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vlmrm_exp.vlm.scorer import Scorer
 
 VIDEO_FPS = 30
-"""Frames per second, one per env step: a humanoid's of 30 ms at nearly its own speed."""
+"""Frames per second, one per env step: a humanoid's 30 ms at nearly its own speed."""
 
 EVAL_KEYS = (
     "eval/success_rate",
