@@ -51,7 +51,7 @@ def test_task_brings_its_algorithm_prompt_and_numbers(compose):
     assert (cartpole.algo.name, kneeling.algo.name) == ("dqn", "sac")
     assert kneeling.prompt == "a humanoid robot kneeling"
     assert kneeling.baseline == "a humanoid robot"
-    assert (kneeling.algo.gamma, kneeling.task.episode_length) == (0.95, 100)
+    assert (kneeling.algo.gamma, kneeling.task.episode_length) == (0.95, 50)
 
 
 def test_command_line_wins_over_experiment_and_experiment_over_task(compose):
@@ -60,6 +60,13 @@ def test_command_line_wins_over_experiment_and_experiment_over_task(compose):
     assert not paper.algo.bootstrap_at_time_limit
     assert not paper.renormalise
     assert paper.clip.preprocess == "squash"
+    # 100 steps of 15 ms, all scored, Gymnasium's observation, plain SAC (C.2).
+    task, algo = paper.task, paper.algo
+    assert (task.episode_length, task.frame_skip, task.observation) == (100, 5, "full")
+    assert (paper.reward_every, algo.batch_size, algo.num_envs) == (1, 512, 32)
+    assert not algo.normalise_rewards
+    assert not algo.layer_norm
+    assert not algo.squash_observations
     changed = compose(
         "task=kneeling", "experiment=paper", "env_steps=90000", "alpha=0.5"
     )

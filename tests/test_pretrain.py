@@ -11,7 +11,13 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from vlmrm_exp.captions import HELD_OUT, Caption, joint_mean, likelihood_ratios
+from vlmrm_exp.captions import (
+    HELD_OUT,
+    Caption,
+    humanoid_facts,
+    joint_mean,
+    likelihood_ratios,
+)
 from vlmrm_exp.config import ConfigError, conf_dir
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.envs.poses import (
@@ -94,10 +100,35 @@ def near_pair(name: str) -> World:
     return world
 
 
-@pytest.mark.parametrize("name", WORLDS)
-def test_captions_are_drawn_as_often_as_their_ratio_says(name):
+def far_pair() -> World:
+    """Two bodies that are in no pose of the library, one of them nearly in one."""
+    world = world_of("humanoid", 2)
+    legs, arms = np.full((2, len(LEG_NAMES)), 60.0), np.full((2, len(ARM_NAMES)), 30.0)
+    legs[1, 0], arms[1, 0] = 2.0, 1.0
+    world.poses = legs, arms
+    return world
+
+
+def test_a_pose_is_told_of_where_it_is_and_none_where_no_pose_is():
+    squared = np.array([[0.0, 50, 50], [4, 50, 50], [16, 50, 50], [900, 900, 900]])
+    told = humanoid_facts(squared, squared)[0]
+    np.testing.assert_allclose(told.sum(axis=1), 1)
+    assert (np.diff(told[:, 0]) < 0).all()  # a peak, not a plateau
+    assert told[0, 0] > 0.6
+    assert told[-1, -1] > 0.95
+    # At twice the width of a bell alone, the pose is as probable as none: 2 for the
+    # middle one, where the narrow one says none and the wide one hardly does.
+    narrow, middle = (np.exp([-d / 2, -2.0]) for d in (4 / 0.5**2, 4.0))
+    wide = np.exp([-4 / 9 / 2, -2.0, -50 / 9 / 2, -50 / 9 / 2])
+    expected = sum(bell[0] / bell.sum() for bell in (narrow, middle, wide)) / 3
+    assert told[1, 0] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("world", [near_pair(name) for name in WORLDS] + [far_pair()],
+                         ids=[*WORLDS, "no_pose"])  # fmt: skip
+def test_captions_are_drawn_as_often_as_their_ratio_says(world):
     """Of two states, the one with twice the ratio is captioned so twice as often."""
-    captioner, rng = Captioner(near_pair(name)), np.random.default_rng(0)
+    captioner, rng = Captioner(world), np.random.default_rng(0)
     counts: Counter[tuple[int, str]] = Counter()
     seen: dict[str, np.ndarray] = {}
     for _ in range(9000):
@@ -107,14 +138,16 @@ def test_captions_are_drawn_as_often_as_their_ratio_says(name):
             words = " ".join(w for w in sentence.split() if w not in FORM)
             counts[state, words] += 1
             seen[words] = ratios[:, state]
-    compared = 0
+    compared = set()
     for sentence, ratio in seen.items():
         both = counts[0, sentence], counts[1, sentence]
         if min(both) > 150:
             expected = ratio[0] / ratio[1]
             assert both[0] / both[1] == pytest.approx(expected, rel=0.25), sentence
-            compared += 1
-    assert compared >= 3
+            compared.add(sentence)
+    assert len(compared) >= 3
+    if world.poses is not None and world.poses[0].min() > 1:
+        assert "moving awkwardly" in compared  # in no pose
 
 
 def test_poses_that_captions_name_meet_the_tasks_predicates():

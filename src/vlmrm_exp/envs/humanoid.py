@@ -1,8 +1,9 @@
 """Gymnasium's Humanoid without termination, and its pictures from state rows.
 
 Physics, observation and reward are those of Gymnasium's Humanoid-v5 (or v4) with
-`terminate_when_unhealthy=False` and the same `frame_skip`; a test compares them step by
-step. The model is Gymnasium's own `humanoid.xml`; only its looks are changed, in memory.
+`terminate_when_unhealthy=False` and the same `frame_skip`; a test compares them step
+by step. The model is Gymnasium's own `humanoid.xml`; only its looks are changed, in
+memory.
 """
 
 from collections.abc import Mapping
