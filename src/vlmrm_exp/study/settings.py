@@ -1,7 +1,7 @@
 """What the verbs that study rewards without training share.
 
-The settings of `epic`, `landscape` and `prompts`, how the tasks and models in them are
-resolved, and which states are looked at.
+The settings of `epic`, `peak`, `landscape` and `prompts`, how the tasks and models in
+them are resolved, and which states are looked at.
 """
 
 import json

@@ -265,7 +265,7 @@ def _fold_batch_norms(visual: torch.nn.Module) -> None:
     With frozen statistics both are linear, so the embeddings are the same but for
     rounding; on a CPU, with the channels last besides, they take half of the time.
     """
-    if not isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
+    if not isinstance(visual, open_clip.model.ModifiedResNet):
         return
     for module in visual.modules():
         layers = module._modules
