@@ -1,9 +1,10 @@
-"""Draw stills of a sweep's evaluation videos: docs/images/NAME.png.
+"""Draw runs for docs/results.md: docs/images/NAME.png and NAME_curves.png.
 
     python scripts/result_sheet.py NAME FOLDER [FOLDER ...]
 
-Each folder is a run; a line shows the first episode of its kept policy, from its
-beginning to its end, as the run itself drew it (videos/eval.mp4).
+Each folder is a run; a line of the first picture shows the first episode of its kept
+policy, from beginning to end, as the run itself drew it (videos/eval.mp4). The second
+has a panel for each task with the training curves of all its runs.
 """
 
 import json
@@ -11,12 +12,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from goal_sheet import INK, save
+from goal_sheet import IMAGES, INK, save
 from PIL import Image, ImageDraw, ImageFont
 
+from vlmrm_exp import figures
 from vlmrm_exp.study.pictures import find_files, read_pictures
 
 STILLS = 6
+SMOOTH = 5  # rollouts that a point of a curve averages
 SIZE = 150  # px
 LEFT = 130  # px, for what is written beside a line
 BARS = (41, 521)  # rows of the video that the picture takes, between title and curve
@@ -45,14 +48,46 @@ def line(folder: Path) -> Image.Image:
     return out
 
 
+def curves(folders: list[Path], path: Path) -> None:
+    """Draw reward and success of training episodes against env steps."""
+    runs: dict[str, list[list[dict]]] = {}
+    for folder in folders:
+        task = json.loads((folder / "summary.json").read_text())["task"]
+        text = (folder / "metrics.jsonl").read_text()
+        rows = [json.loads(row) for row in text.splitlines()]
+        runs.setdefault(task, []).append(rows)
+    with figures.figure(9, 1.9 * -(-len(runs) // 4)) as made:
+        axes = made.subplots(-(-len(runs) // 4), 4, squeeze=False, sharex=True)
+        for ax, (task, of_task) in zip(axes.flat, runs.items(), strict=False):
+            for rows in of_task:
+                steps = np.array([row["env_steps"] for row in rows]) / 1000
+                for key, color in (
+                    ("train/reward_mean", figures.COLORS[0]),
+                    ("train/success_rate", figures.COLORS[1]),
+                ):
+                    values = np.array([row[key] for row in rows])
+                    smooth = np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid")
+                    ax.plot(steps[SMOOTH - 1 :], smooth, color=color)
+            ax.set_title(task, loc="left")
+            ax.set_ylim(-0.03, 1.03)
+        for ax in axes[-1]:
+            ax.set_xlabel("env steps, thousands")
+        for name, color in zip(("reward", "success"), figures.COLORS, strict=False):
+            axes[-1, -1].plot([], [], color=color, label=name)
+        axes[-1, -1].legend(loc="upper left")
+        figures.save(made, path)
+    path.with_name(f"{path.name}.svg").unlink()
+
+
 def main() -> None:
-    """Draw the sheet."""
+    """Draw both pictures."""
     name, *folders = sys.argv[1:]
     lines = [line(Path(folder)) for folder in folders]
     sheet = Image.new("RGB", (lines[0].width, SIZE * len(lines)), "white")
     for number, one in enumerate(lines):
         sheet.paste(one, (0, number * SIZE))
     save(sheet, f"{name}.png")
+    curves([Path(folder) for folder in folders], IMAGES / f"{name}_curves")
 
 
 if __name__ == "__main__":
