@@ -269,7 +269,7 @@ def test_labels_by_people_replace_the_predicate_of_a_stored_set(tmp_path, folder
     given = [f"state_set={tmp_path}/s.npz", f"labels={tmp_path}/l.csv"]
     result = measure(parse([*MOUNTAIN, "alpha=0", *given, *folders]))
     assert result["tasks"]["mountaincar"]["goal_states"] == left.sum()
-    assert result["rows"][0]["auroc"] < 0.2  # people meant the other hill
+    assert result["rows"][0]["auroc"] < 0.4  # people meant the other hill
 
 
 @pytest.mark.slow
