@@ -12,7 +12,7 @@ from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid import NUM_QPOS
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
-from vlmrm_exp.peak import look_for, parse, resolve, search
+from vlmrm_exp.peak import look_for, parse, report, resolve, search
 from vlmrm_exp.study.embeddings import Embedder
 from vlmrm_exp.study.state_sets import StateSet
 
@@ -50,6 +50,13 @@ def test_search_finds_the_pose_that_is_rewarded(upright):
 def test_impossible_search_is_one_sentence(arguments, says):
     with pytest.raises(ConfigError, match=says):
         resolve(parse(arguments))
+
+
+def test_search_that_fell_short_is_said():
+    row = {"task": "lotus", "clip": "nano", "alpha": 0.0, "meets": 0.0,
+           "meets_each_search": [0.0], "reward_goal_states": 0.5}  # fmt: skip
+    assert "says nothing there: lotus" in report([{**row, "reward_peak": 0.4}])
+    assert "says nothing" not in report([{**row, "reward_peak": 0.6}])
 
 
 @pytest.mark.slow

@@ -174,7 +174,9 @@ def look_for(asked: PeakConfig) -> dict[str, Any]:
     from vlmrm_exp.log import versions, write_json
     from vlmrm_exp.study.embeddings import drawn_by
     from vlmrm_exp.vlm.encoder import check_prompts
+    from vlmrm_exp.vlm.scorer import choose_device
 
+    choose_device(cli.composed(f"compute={asked.compute}").compute.device)
     driver = drawn_by("humanoid")  # says in one sentence where nothing can be drawn
     for clip in models:
         check_prompts(clip, [s for c in configs for s in (*c.prompts, *c.baselines)])
@@ -275,7 +277,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     """A table for people."""
     head = ["task", "model", "alpha", "highest reward", "meets the task",
             "each search", "highest of goal states"]  # fmt: skip
-    return table(
+    text = table(
         head,
         [
             [
@@ -290,6 +292,17 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
             for row in rows
         ],
     )
+    short = [
+        f"{row['task']} ({row['clip']}, alpha {row['alpha']:g})"
+        for row in rows
+        if row["reward_peak"] < row["reward_goal_states"]
+    ]
+    if short:
+        text += (
+            "\n\nThe search did not even reach the goal states' reward, and says "
+            f"nothing there: {', '.join(short)}; give more searches or rounds."
+        )
+    return text
 
 
 def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
