@@ -303,7 +303,7 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
     result = measure(parse([*MOUNTAIN, "alpha=0", clips, *folders]))
     assert list(result["models"]) == ["tiny", "one", "two"]
     assert len({row["epic"] for row in result["rows"]}) == 1
-    with pytest.raises(ConfigError, match="names tiny twice"):
+    with pytest.raises(ConfigError, match="Two models would be called tiny"):
         measure(parse([*MOUNTAIN, f"clip=[tiny,local-dir:{EMBEDDED}/tiny]", *folders]))
 
 

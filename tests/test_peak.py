@@ -44,6 +44,10 @@ def test_search_finds_the_pose_that_is_rewarded(upright):
         (["seed=-1"], "seed is -1"),
         (["alpha=2"], "alpha is 2"),
         (["task=cartpole"], "task=cartpole has no poses"),
+        (["task=gym"], "task=gym has no poses"),
+        (["task=kneel"], "Did you mean kneeling"),
+        (["task=kneeling,lotus", "prompt=a robot"], "prompt is of one task"),
+        (["prompt="], "prompt is empty"),
         (["task=kneeling,kneeling"], "twice"),
     ],
 )
@@ -61,16 +65,24 @@ def test_search_that_fell_short_is_said():
 
 @pytest.mark.slow
 def test_peak_is_the_reward_that_a_run_would_give(tmp_path, capsys):
+    base = "a robot that is small"
     asked = ["task=kneeling,lotus", "clip=nano", "alpha=0.5", "camera=track"]
+    asked.append(f"baseline={base}")
     small = ["rounds=2", "searches=2", f"cache={tmp_path}/cache", f"out={tmp_path}/out"]
     look_for(parse([*asked, *small]))
-    rows = json.loads((tmp_path / "out" / "peak.json").read_text())["rows"]
+    written = json.loads((tmp_path / "out" / "peak.json").read_text())
+    rows = written["rows"]
+    assert written["models"]["nano"]["model"] == "embedded"
     assert [row["task"] for row in rows] == ["kneeling", "lotus"]
     for row in rows:
         found = np.array(row["rows"])
         assert row["meets"] == HumanoidGoal(row["task"])(found).mean()
         config = composed(
-            f"task={row['task']}", "clip=nano", "task.camera=track", "alpha=0.5"
+            f"task={row['task']}",
+            "clip=nano",
+            "task.camera=track",
+            "alpha=0.5",
+            f"baseline={base}",
         )
         embedder = Embedder(config.clip, torch.device("cpu"), tmp_path / "kept")
         states = StateSet("humanoid", np.full(len(found), "found"), found)

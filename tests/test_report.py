@@ -312,8 +312,12 @@ def test_epic_is_shown_with_its_picture_and_fit(tmp_path):
     (folder / "epic.json").write_text(json.dumps(result))
     Image.new("RGB", (40, 30), "red").save(folder / "epic.png")
     (tmp_path / "prompts.json").write_text("[]")
+    poses = {"task": "lotus", "reward_peak": 0.62, "meets": 0.25, "rows": [[0.0] * 47]}
+    (tmp_path / "peak.json").write_text(json.dumps({"rows": [poses]}))
     page = make(tmp_path)
-    assert "0 runs; 2 results" in page.text
+    assert "0 runs; 3 results" in page.text
+    (peak,) = page.rows("reward_peak")
+    assert peak == {"task": "lotus", "reward_peak": "0.62", "meets": "0.25"}
     assert len(page.rows("auroc")) == len(rows)
     fits = page.rows("slope")
     assert [(f["alpha"], f["sizes"], f["slope"]) for f in fits] == [
@@ -322,7 +326,7 @@ def test_epic_is_shown_with_its_picture_and_fit(tmp_path):
     ]
     assert {f["R²"] for f in fits} == {"1.00"}
     assert sum(link.startswith("data:image/png") for link in page.links) == 1
-    assert (tmp_path / "report" / "epic-2-size-kneeling.png").is_file()
+    assert (tmp_path / "report" / "epic-3-size-kneeling.png").is_file()
     assert versions["command"] in page.text
     assert "prompts.json holds no rows that could be shown" in page.text
     assert "per_state" not in page.text

@@ -180,6 +180,21 @@ class LogConfig:
     tags: list[str] = field(default_factory=list)
 
 
+OF_HUMANOID = ("version", "observation", "frame_skip")
+"""Settings in `TaskConfig` that other worlds do not read."""
+UNREAD = {
+    "sac": ("exploration_start", "exploration_end", "exploration_steps"),
+    "dqn": (
+        "random_action_repeat",
+        "layer_norm",
+        "temperature",
+        "learn_temperature",
+        "target_entropy",
+    ),
+}
+"""Settings in `AlgoConfig` that an algorithm does not read."""
+
+
 @dataclass
 class Config:
     """One training run."""
@@ -280,6 +295,7 @@ def check(config: Config) -> None:
     _check_task(config.task)
     _check_clip(config.clip)
     _check_algo(config.algo, config.task, config.env_steps)
+    _check_effect(config)
     _one_of("compute.device", config.compute.device, ("auto", "cpu", "gpu"))
     _at_least("compute.scorer_workers", config.compute.scorer_workers, 0)
     _at_least("compute.torch_threads", config.compute.torch_threads, 1)
@@ -380,6 +396,22 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
             f"({algo.num_envs} episodes of {task.episode_length} steps = {rollout} "
             "transitions): give a larger buffer or fewer environments."
         )
+
+
+def _check_effect(config: Config) -> None:
+    """Refuse settings that nothing would read: a study of them would compare noise."""
+    task, algo = config.task, config.algo
+    unread = {f"algo.{n}": f"algo={algo.name}" for n in UNREAD.get(algo.name, ())}
+    if task.env != "humanoid":
+        unread |= {f"task.{n}": f"task={task.name}" for n in OF_HUMANOID}
+    defaults = Config()
+    for key, reader in unread.items():
+        group, name = key.split(".")
+        value = getattr(getattr(config, group), name)
+        if value != getattr(getattr(defaults, group), name):
+            raise ConfigError(
+                f"{key} is {value}, but has no effect with {reader}: leave it out."
+            )
 
 
 def _check_prompts(name: str, value: Any) -> None:

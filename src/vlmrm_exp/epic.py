@@ -5,14 +5,14 @@ AUROC, for each task, model and alpha. Nothing is trained.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlmrm_exp import cli, figures
-from vlmrm_exp.config import ConfigError, check
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.study.settings import (
     MODELS_HELP,
     STATES_HELP,
@@ -20,6 +20,7 @@ from vlmrm_exp.study.settings import (
     Examined,
     StatesConfig,
     check_alphas,
+    check_one_task,
     check_states,
     embedders,
     examine,
@@ -31,6 +32,7 @@ from vlmrm_exp.study.settings import (
     short_count,
     table,
     with_settings_files,
+    worded,
 )
 
 if TYPE_CHECKING:
@@ -92,10 +94,7 @@ def parse(arguments: Sequence[str]) -> EpicConfig:
         text=(*TEXT, "prompt", "baseline"),
     )
     check_alphas(asked.alpha)
-    if asked.prompt is not None and len(asked.task) > 1:
-        raise ConfigError(
-            f"prompt is of one task, but {len(asked.task)} are asked: give one task."
-        )
+    check_one_task(asked)
     if asked.resamples < 0:
         raise ConfigError(f"resamples is {asked.resamples}: give 0 or more.")
     return asked
@@ -108,11 +107,7 @@ def measure(asked: EpicConfig) -> dict[str, Any]:
         ConfigError: a model, states or labels cannot be had, or mean nothing.
     """
     models = resolve_models(asked)
-    given = {"prompt": asked.prompt, "baseline": asked.baseline}
-    given = {name: texts for name, texts in given.items() if texts is not None}
-    configs = [replace(c, **given) for c in resolve_tasks(asked.task, asked)]
-    for config in configs:
-        check(config)
+    configs = worded(resolve_tasks(asked.task, asked), asked)
     check_states(configs, asked)
     said = [s for c in configs for s in (*c.prompts, *c.baselines)]
     loading = embedders(models, asked, said)

@@ -20,11 +20,13 @@ from vlmrm_exp.study.settings import (
     TEXT,
     ModelsConfig,
     check_alphas,
-    check_list,
+    check_one_task,
     resolve_models,
+    resolve_tasks,
     result_folder,
     table,
     with_settings_files,
+    worded,
 )
 
 POPULATION, ELITE = 96, 12  # poses a round, and how many the next one is drawn around
@@ -40,10 +42,13 @@ Searches for the humanoid poses of highest reward, and says whether they meet th
 
   python -m vlmrm_exp.peak task=kneeling clip=nano,tiny,base
   python -m vlmrm_exp.peak task=kneeling,splits clip=bigG alpha=[0,0.5]
+  python -m vlmrm_exp.peak task=kneeling prompt="a robot on its knees"
 
 Settings:
   task=kneeling     one or more humanoid tasks
   alpha=[0]
+  prompt=null       of the goal; null: the task's own; several are averaged: [...]
+  baseline=null     null: the task's own
   textures=null     plain or realistic; null: the task's own
   camera=null       fixed or track; null: the task's own
   searches=3        the first from a standing body, the others from any pose; the best
@@ -70,6 +75,8 @@ class PeakConfig(ModelsConfig):
 
     task: list[str] = field(default_factory=lambda: ["kneeling"])
     alpha: list[float] = field(default_factory=lambda: [0.0])
+    prompt: list[str] | None = None
+    baseline: list[str] | None = None
     textures: str | None = None
     camera: str | None = None
     searches: int = 3
@@ -87,8 +94,13 @@ def parse(arguments: Sequence[str]) -> PeakConfig:
     Raises:
         ConfigError: one sentence says what is wrong.
     """
-    asked = cli.parse(PeakConfig, with_settings_files(arguments), text=TEXT)
+    asked = cli.parse(
+        PeakConfig,
+        with_settings_files(arguments),
+        text=(*TEXT, "prompt", "baseline"),
+    )
     check_alphas(asked.alpha)
+    check_one_task(asked)
     for name in ("searches", "rounds"):
         if getattr(asked, name) < 1:
             raise ConfigError(f"{name} is {getattr(asked, name)}: give at least 1.")
@@ -98,25 +110,18 @@ def parse(arguments: Sequence[str]) -> PeakConfig:
 
 
 def resolve(asked: PeakConfig) -> list[Config]:
-    """The tasks asked for, with their look.
+    """The tasks asked for, with their look and sentences.
 
     Raises:
         ConfigError: there is no such task or look, or it is not the humanoid's.
     """
-    check_list("task", asked.task)
-    look = [
-        f"task.{key}={value}"
-        for key in ("textures", "camera")
-        if (value := getattr(asked, key)) is not None
-    ]
-    configs = [cli.composed(f"task={task}", *look) for task in asked.task]
-    for config in configs:
-        if not config.task.goal:
+    for name in asked.task:
+        if name == "gym" or not cli.composed(f"task={name}").task.goal:
             raise ConfigError(
-                f"task={config.task.name} has no poses to search: give humanoid tasks, "
-                "or see vlmrm_exp.landscape for cartpole and mountaincar."
+                f"task={name} has no poses to search: give humanoid tasks, or see "
+                "vlmrm_exp.landscape for cartpole and mountaincar."
             )
-    return configs
+    return worded(resolve_tasks(asked.task, asked), asked)
 
 
 def search(
@@ -189,15 +194,18 @@ def look_for(asked: PeakConfig) -> dict[str, Any]:
         for config in configs
         for alpha in asked.alpha
     ]
-    found = []
+    found, facts = [], {}
     total = len(jobs) * asked.searches
     with tqdm(total=total, desc="searches", leave=False, disable=None) as progress:
         for config in jobs:
             goal_states = known[config.task.name]
-            found.append(_search_one(config, goal_states, asked, progress.update))
+            row, encoder = _search_one(config, goal_states, asked, progress.update)
+            found.append(row)
+            facts[config.clip.name] = encoder
     rows = [{k: v for k, v in one.items() if k != "pictures"} for one in found]
     result = {
         "settings": asdict(asked),
+        "models": facts,
         "rows": rows,
         "versions": versions({"drawn_by": driver}),
     }
@@ -220,14 +228,17 @@ def _goal_states(config: Config, asked: PeakConfig) -> np.ndarray:
 
 def _search_one(
     config: Config, known: np.ndarray, asked: PeakConfig, done: Callable[[], object]
-) -> dict[str, Any]:
-    """Search as one run would be rewarded: a row of the table, with its pictures.
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Search as one run would be rewarded.
 
     Args:
         config: with its model and alpha.
         known: states that meet the task, (G, 47).
         asked: how to search.
         done: called after each search.
+
+    Returns:
+        A row of the table with its pictures, and facts about the model.
     """
     from vlmrm_exp.envs import make_renderer
     from vlmrm_exp.envs.goals import HumanoidGoal
@@ -257,10 +268,12 @@ def _search_one(
         pictures = renderer.render(np.concatenate((rows[:SHOWN], best_known)))
     finally:
         renderer.close()
-    return {
+    row = {
         "task": task.name,
         "clip": clip.name,
         "alpha": config.alpha,
+        "prompt": config.prompts,
+        "baseline": config.baselines,
         "reward_peak": float(rewards[0]),
         "meets": float(meets(rows).mean()),
         "meets_each_search": [float(meets(found).mean()) for found, _ in searched],
@@ -268,9 +281,9 @@ def _search_one(
         "goal_states": len(known),
         "rewards": rewards.tolist(),
         "rows": rows.tolist(),
-        "model": facts,
         "pictures": pictures,
     }
+    return row, facts
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:

@@ -21,7 +21,7 @@ Makes one page of runs and results, with figures, tables and videos.
 
 Settings:
   FOLDER ...        searched, with all folders inside, for runs and for epic.json,
-                    landscape.json and prompts.json
+                    landscape.json, peak.json and prompts.json
   out=null          folder to write into; null: report/ in the first FOLDER
   videos=true       put the runs' videos into the page
   max_mb=60         of videos in the page, in MB; what is left out is listed

@@ -1,4 +1,4 @@
-"""What other verbs wrote, for a report: epic.json, landscape.json, prompts.json."""
+"""What other verbs wrote, for a report: epic.json, landscape.json, peak.json, ..."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def result_sections(paths: Sequence[Path], out: Path) -> list[Section]:
     """A section for each file: the picture beside it, and what it holds as tables.
 
     Args:
-        paths: of epic.json, landscape.json and prompts.json files.
+        paths: of such files.
         out: where figures are written.
     """
     sections = []

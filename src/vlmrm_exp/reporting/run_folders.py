@@ -27,7 +27,7 @@ FINISHED, INTERRUPTED, FAILED, UNFINISHED = (
 )
 STATUSES = (FINISHED, INTERRUPTED, FAILED, UNFINISHED)
 
-RESULTS = ("epic.json", "landscape.json", "prompts.json")
+RESULTS = ("epic.json", "landscape.json", "peak.json", "prompts.json")
 """What other verbs write, each with a picture of the same name beside it."""
 CONFIGS = ("config.yaml", ".hydra/config.yaml")
 """A run's settings: resolved, or, if it failed early, as Hydra composed them."""

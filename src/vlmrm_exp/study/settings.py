@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import yaml
 
 from vlmrm_exp import cli
-from vlmrm_exp.config import ClipConfig, Config, ConfigError
+from vlmrm_exp.config import ClipConfig, Config, ConfigError, check
 
 if TYPE_CHECKING:
     from vlmrm_exp.study.embeddings import Embedder
@@ -54,6 +54,21 @@ class ModelsConfig:
     compute: str = "auto"
     cache: str = "outputs/cache"
     out: str | None = None
+
+
+class Look(Protocol):
+    """Settings of how worlds are drawn; None: as the task says."""
+
+    textures: str | None
+    camera: str | None
+
+
+class Worded(Protocol):
+    """Settings of tasks and their sentences; None: the task's own."""
+
+    task: list[str]
+    prompt: list[str] | None
+    baseline: list[str] | None
 
 
 @dataclass
@@ -152,6 +167,18 @@ def check_list(name: str, values: Sequence[Any]) -> None:
             raise ConfigError(f"{name} names {value} twice: give each once.")
 
 
+def check_one_task(asked: Worded) -> None:
+    """Refuse one prompt for several tasks.
+
+    Raises:
+        ConfigError: that.
+    """
+    if asked.prompt is not None and len(asked.task) > 1:
+        raise ConfigError(
+            f"prompt is of one task, but {len(asked.task)} are asked: give one task."
+        )
+
+
 def resolve_models(asked: ModelsConfig) -> list[ClipConfig]:
     """The models asked for, each with a name of its own.
 
@@ -173,11 +200,31 @@ def resolve_models(asked: ModelsConfig) -> list[ClipConfig]:
         clip = cli.composed("clip=base").clip
         model = f"{LOCAL}{folder}"
         models.append(replace(clip, name=folder.resolve().name, model=model))
-    check_list("clip", [clip.name for clip in models])
+    names = [clip.name for clip in models]
+    for name, entry in zip(names, asked.clip, strict=True):
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"Two models would be called {name}, {entry} is one: rename a folder, "
+                "as results are told apart by its last part."
+            )
     return models
 
 
-def resolve_tasks(tasks: Sequence[str], asked: StatesConfig) -> list[Config]:
+def worded(configs: Sequence[Config], asked: Worded) -> list[Config]:
+    """Tasks with the prompt and baseline that are asked for in place of their own.
+
+    Raises:
+        ConfigError: a sentence is empty.
+    """
+    given = {"prompt": asked.prompt, "baseline": asked.baseline}
+    given = {name: texts for name, texts in given.items() if texts is not None}
+    configs = [replace(config, **given) for config in configs]
+    for config in configs:
+        check(config)
+    return configs
+
+
+def resolve_tasks(tasks: Sequence[str], asked: Look) -> list[Config]:
     """The tasks asked for, with their look.
 
     Raises:
