@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vlmrm_exp.config import ConfigError
 from vlmrm_exp.epic import main, measure, parse
 from vlmrm_exp.study import embeddings
 from vlmrm_exp.study.embeddings import Embedder
+from vlmrm_exp.study.folder import result_folder
 from vlmrm_exp.study.settings import short_count, with_settings_files
 from vlmrm_exp.study.state_sets import (
     StateSet,
@@ -36,13 +38,28 @@ def no_drawing(*arguments):
     raise AssertionError("a picture was drawn")
 
 
+class Folders:
+    """One cache, and for each use another folder of results: out, out-2, ..."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.uses = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.uses += 1
+        name = "out" if self.uses == 1 else f"out-{self.uses}"
+        yield from (f"cache={self.path}/cache", f"out={self.path}/{name}")
+
+
 @pytest.fixture
-def folders(tmp_path) -> list[str]:
-    return [f"cache={tmp_path}/cache", f"out={tmp_path}/out"]
+def folders(tmp_path) -> Folders:
+    return Folders(tmp_path)
 
 
 def rows_of(folder: Path) -> list[dict]:
-    return json.loads((folder / "out" / "epic.json").read_text())["rows"]
+    """Of the latest results."""
+    files = sorted(folder.glob("out*/epic.json"), key=lambda f: f.stat().st_mtime_ns)
+    return json.loads(files[-1].read_text())["rows"]
 
 
 def test_epic_measures_every_alpha_and_writes_all_of_it(tmp_path, folders, capsys):
@@ -320,6 +337,12 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
         (["camera=above"], "camera"),
         (["state=3"], "no setting state.*Did you mean states"),
         (["resamples=-1"], "resamples is -1"),
+        (["resamples=1"], "20 at least"),
+        (["alpha=0.5,,1"], "has an empty element"),
+        (["task=[kneeling"], r"a list is written task=\[a,b\]"),
+        (["kneeling"], "write task=kneeling"),
+        (["clip=_embedded"], "is no model"),
+        ([str(Path(__file__).parents[1] / "sweeps/alpha.yaml")], "--config-name alpha"),
         (["task=kneeling,lotus", "prompt=a robot"], "prompt is of one task"),
         (["frames=/nowhere"], "frames needs labels"),
         (["frames=/nowhere", "labels=/no.csv"], "no pictures"),
@@ -349,12 +372,56 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, arguments, words
     assert not (tmp_path / "out").exists()
 
 
+def test_older_results_stay_and_two_commands_do_not_share_a_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    asked = parse([*MOUNTAIN, f"cache={tmp_path}/cache", f"out={tmp_path}/out"])
+    with (
+        result_folder(asked, "epic", "epic.json") as folder,
+        pytest.raises(ConfigError, match="Another command is writing into"),
+    ):
+        measure(asked)
+    assert not folder.exists()  # as nothing was written
+    folder.mkdir()
+    (folder / "epic.json").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds epic\.json already"):
+        measure(asked)
+    assert (folder / "epic.json").read_text() == "mine"
+
+
+def test_folders_of_one_second_have_different_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with (
+        result_folder(parse([]), "epic", "epic.json") as one,
+        result_folder(parse([]), "epic", "epic.json") as other,
+    ):
+        assert one != other
+        (other / "epic.json").touch()
+    assert (one.exists(), other.exists()) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"rows": np.zeros((20, 3))}, "have 2 numbers each"),
+        ({"source": np.full(7, "x")}, "not as many sources"),
+        ({"group": np.arange(19)}, "not as many sources"),
+        ({"rows": np.full((20, 2), np.nan)}, "not finite"),
+    ],
+)
+def test_damaged_states_are_refused_at_once(tmp_path, folders, damage, words):
+    whole = {"rows": np.zeros((20, 2)), "source": np.full(20, "x")}
+    np.savez(tmp_path / "s.npz", world="mountain_car", **(whole | damage))
+    with pytest.raises(ConfigError, match=words):
+        measure(parse([*MOUNTAIN, f"state_set={tmp_path}/s.npz", *folders]))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sentence_too_long_and_a_baseline_that_says_the_same_are_refused(folders):
     long = "prompt=" + "a car on the mountain " * 20
     with pytest.raises(ConfigError, match="reads 30 and would not see its end"):
         measure(parse([*MOUNTAIN, long, *folders]))
     same = ["prompt=a car", "baseline=a car", "alpha=0.5"]
-    with pytest.raises(ConfigError, match="have the same embedding"):
+    with pytest.raises(ConfigError, match="prompt and baseline are both 'a car'"):
         measure(parse([*MOUNTAIN, *same, *folders]))
 
 
@@ -404,6 +471,18 @@ def test_the_program_prints_help_at_once_and_refuses_with_its_name():
     assert refused.returncode == 2
     assert refused.stderr.startswith("vlmrm_exp.epic: alpha is 9.0")
     assert refused.stderr.count("\n") == 1
+
+
+def test_a_reader_that_stops_early_is_no_error(folders):
+    command = [sys.executable, "-u", "-m", "vlmrm_exp.epic", *MOUNTAIN, *folders]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 0
 
 
 def test_main_reads_the_command_line(monkeypatch, folders, capsys):

@@ -112,6 +112,7 @@ def test_random_actions_stand_beside_a_policy(tmp_path: Path, cartpole) -> None:
     saved = json.loads((folder / "evaluation.json").read_text())
     assert min(saved["per_episode"]["return"]) > max(returns[0])
     assert (folder / "evaluation-random.json").is_file()
+    assert (folder / "evaluation-random-2.json").is_file()  # the first is not lost
 
 
 def test_evaluate_tells_when_the_weights_are_others(
@@ -175,7 +176,7 @@ def test_evaluate_scores_with_the_embedded_model(tmp_path: Path, compose) -> Non
         (["outputs/a"], "write run=outputs/a"),
         (["run=a", "episode=3"], "Did you mean episodes?"),
         (["run=a", "episodes=many"], "could not be converted to Integer"),
-        (["run=a", "episodes=[1"], "episodes=[1 is not possible"),
+        (["run=a", "episodes=[1"], "episodes=[1 cannot be read"),
         (["run=a", "episodes=0"], "at least 1"),
         (["run=a", "seed=-1"], "from 0 up"),
         (["run=a", "checkpoint=newest"], "must be one of best, last, random"),

@@ -58,9 +58,10 @@ def test_impossible_search_is_one_sentence(arguments, says):
 
 def test_search_that_fell_short_is_said():
     row = {"task": "lotus", "clip": "nano", "alpha": 0.0, "meets": 0.0,
-           "meets_each_search": [0.0], "reward_goal_states": 0.5}  # fmt: skip
-    assert "says nothing there: lotus" in report([{**row, "reward_peak": 0.4}])
-    assert "says nothing" not in report([{**row, "reward_peak": 0.6}])
+           "meets_each_search": [0.0], "reward_goal_states": 0.5,
+           "reward_peak": 0.4}  # fmt: skip
+    assert "says nothing there: lotus" in report([{**row, "fell_short": True}])
+    assert "says nothing" not in report([{**row, "fell_short": False}])
 
 
 @pytest.mark.slow
@@ -91,6 +92,7 @@ def test_peak_is_the_reward_that_a_run_would_give(tmp_path, capsys):
         )
         np.testing.assert_allclose(row["rewards"], reward, atol=1e-5)
         assert row["reward_peak"] == max(row["rewards"])
+        assert row["fell_short"] == (row["reward_peak"] < row["reward_goal_states"])
         assert row["goal_states"] > 10
     assert "highest of goal states" in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "peak.png") as picture:

@@ -363,7 +363,7 @@ def test_a_damaged_picture_leaves_nothing(tmp_path: Path, folder) -> None:
 
 def test_older_scores_are_not_lost(tmp_path: Path, folder) -> None:
     (tmp_path / "scores.csv").write_text("mine")
-    with pytest.raises(ConfigError, match="holds scores already"):
+    with pytest.raises(ConfigError, match=r"holds scores\.csv already"):
         run(tmp_path, folder, f"prompt={KNEELING}")
     assert (tmp_path / "scores.csv").read_text() == "mine"
 

@@ -68,7 +68,8 @@ def parse(
             collected.append(argument)
             continue
         if not equals:
-            raise ConfigError(f"{argument} is no setting: write {names[0]}={argument}?")
+            likely = "task" if "task" in names else names[0]
+            raise ConfigError(f"{argument} is no setting: write {likely}={argument}?")
         if key not in names:
             raise ConfigError(
                 f"There is no setting {key}: there are {', '.join(names)}."
@@ -84,11 +85,17 @@ def parse(
             continue
         if not value:
             raise ConfigError(f"{key} is empty: give a value, as {key}=...")
+        listed = is_list and not value.startswith("[")
+        if listed and not all(part.strip() for part in value.split(",")):
+            raise ConfigError(f"{argument} has an empty element: leave a comma out.")
         try:
             cfg[key] = _value(value, is_list)
             if OmegaConf.is_config(cfg[key]):  # which also resolved a single value
                 OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True)
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
+        except yaml.YAMLError as error:
+            how = f"a list is written {key}=[a,b]" if is_list else "give one value"
+            raise ConfigError(f"{argument} cannot be read: {how}.") from error
+        except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{argument} is not possible: {reason}.") from error
     if positional and collected:
@@ -170,10 +177,14 @@ def run_verb(verb: str, help_text: str, act: Callable[[list[str]], object]) -> N
         act(arguments)
     except (ConfigError, FloatingPointError) as error:
         refuse(str(error), verb)
+    except BrokenPipeError:  # whoever read along has stopped, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None:
             raise
         refuse(f"{error.filename} cannot be used: {error.strerror}.", verb)
+    except MemoryError as error:
+        refuse(f"There is not enough memory for this: {error}.", verb)
     except KeyboardInterrupt:
         print("\nInterrupted: nothing is saved of this.", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -208,8 +219,9 @@ def one_sentence(error: BaseException) -> str:
         )
     if text.startswith("Ambiguous value for argument"):
         argument = text.splitlines()[0].split("'")[1]
-        return (
-            f"{argument} holds a comma: add -m to sweep over it, or put it in quotes."
+        group = (conf_dir() / argument.partition("=")[0]).is_dir()
+        return f"{argument} holds a comma: add -m to sweep over it" + (
+            "." if group else ", or put it in quotes."
         )
     lines = [line.strip() for line in text.splitlines()]
     dropped = ("full_key:", "object_type=", "reference_type=", "See https", "")

@@ -288,6 +288,11 @@ def check(config: Config) -> None:
             f"name is {config.name!r}, but it becomes a folder in outputs/<task>/: "
             "leave out the slashes."
         )
+    if config.alpha > 0 and config.prompts == config.baselines:
+        raise ConfigError(
+            f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
+            "they must differ."
+        )
     _one_of("reward", config.reward, ("clip", "ground_truth"))
     _at_least("reward_every", config.reward_every, 1)
     _at_least("seed", config.seed, 0)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmrm_exp import cli, figures
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import ClipConfig, Config, ConfigError
+from vlmrm_exp.study.folder import result_folder
 from vlmrm_exp.study.settings import (
     MODELS_HELP,
     STATES_HELP,
@@ -27,10 +28,10 @@ from vlmrm_exp.study.settings import (
     parameters,
     resolve_models,
     resolve_tasks,
-    result_folder,
     save_state_sets,
     short_count,
     table,
+    tell_embedded,
     with_settings_files,
     worded,
 )
@@ -65,7 +66,7 @@ Settings:
   prompt=null       of the goal; null: the task's own; several are averaged: [...]
   baseline=null     null: the task's own
 {MODELS_HELP}{STATES_HELP}\
-  resamples=1000    of the bootstrap; 0: no intervals
+  resamples=1000    of the bootstrap, 20 at least; 0: no intervals
 
 Prints a table; writes epic.json, epic.png, epic.svg and the states into a folder.
 """
@@ -95,8 +96,10 @@ def parse(arguments: Sequence[str]) -> EpicConfig:
     )
     check_alphas(asked.alpha)
     check_one_task(asked)
-    if asked.resamples < 0:
-        raise ConfigError(f"resamples is {asked.resamples}: give 0 or more.")
+    if asked.resamples < 0 or 0 < asked.resamples < 20:
+        raise ConfigError(
+            f"resamples is {asked.resamples}: give 20 at least, or 0 for no intervals."
+        )
     return asked
 
 
@@ -109,6 +112,19 @@ def measure(asked: EpicConfig) -> dict[str, Any]:
     models = resolve_models(asked)
     configs = worded(resolve_tasks(asked.task, asked), asked)
     check_states(configs, asked)
+    with result_folder(asked, "epic", "epic.json") as folder:
+        return _measure(asked, models, configs, folder)
+
+
+def _measure(
+    asked: EpicConfig,
+    models: Sequence[ClipConfig],
+    configs: Sequence[Config],
+    folder: Path,
+) -> dict[str, Any]:
+    """As `measure`, of what is known to be possible."""
+    if asked.frames:
+        tell_embedded(models)
     said = [s for c in configs for s in (*c.prompts, *c.baselines)]
     loading = embedders(models, asked, said)
     examined = examine(configs, asked)
@@ -130,12 +146,10 @@ def measure(asked: EpicConfig) -> dict[str, Any]:
         "rows": rows,
         "versions": versions({"drawn_by": "; ".join(sorted(drawn_by))}),
     }
-    folder = result_folder(asked, "epic")
-    folder.mkdir(parents=True, exist_ok=True)
+    print(report(result))
     save_state_sets(folder, examined)
     write_json(folder / "epic.json", result)
     draw(result, folder / "epic")
-    print(report(result))
     print(f"\nsaved {folder}/epic.json, epic.png, epic.svg")
     return result
 
@@ -224,7 +238,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             _against_alpha(right, rows)
             left.set_title(title, loc="left")
             for ax in (left, right):
-                ax.set_ylabel("EPIC distance")
+                ax.set_ylabel("EPIC distance to the goal")
         # Once for all rows, above them: anywhere inside they would hide intervals.
         place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1.1), "fontsize": 8}
         axes[0, 0].legend(title="alpha", ncols=5, columnspacing=1, **place)

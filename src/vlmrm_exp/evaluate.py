@@ -45,7 +45,8 @@ Settings:
   compute=auto      auto, cpu or gpu, whatever the run was trained on
 
 Writes evaluation.json and videos/evaluation.mp4 into the run's folder; with another
-checkpoint than best, evaluation-last.json and so on.
+checkpoint than best, evaluation-last.json and so on. Earlier ones stay: the next is
+evaluation-2.json.
 """
 
 
@@ -172,6 +173,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     name = "evaluation"
     if asked.checkpoint != "best":
         name += f"-{asked.checkpoint}"
+    name = _free_name(folder, name)
     write_json(folder / f"{name}.json", result)
     print(table(result))
     print(f"  saved    {folder / name}.json")
@@ -181,6 +183,15 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         write_video(video, config.task, config.clip, trial, title)
         print(f"  video    {video}")
     return result
+
+
+def _free_name(folder: Path, name: str) -> str:
+    """A name that no earlier evaluation has: with a number if it is taken."""
+    number, free = 1, name
+    while (folder / f"{free}.json").exists():
+        number += 1
+        free = f"{name}-{number}"
+    return free
 
 
 def _recorded_versions(folder: Path) -> dict[str, Any] | None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmrm_exp import cli, figures
-from vlmrm_exp.config import TEXTURES, Config, ConfigError
+from vlmrm_exp.config import TEXTURES, ClipConfig, Config, ConfigError
+from vlmrm_exp.study.folder import result_folder
 from vlmrm_exp.study.settings import (
     MODELS_HELP,
     TEXT,
@@ -21,7 +22,6 @@ from vlmrm_exp.study.settings import (
     check_list,
     embedders,
     resolve_models,
-    result_folder,
     table,
     with_settings_files,
 )
@@ -137,7 +137,17 @@ def survey(asked: LandscapeConfig) -> dict[str, Any]:
     """
     models = resolve_models(asked)
     shown = panels(asked)
+    with result_folder(asked, "landscape", "landscape.json") as folder:
+        return _survey(asked, models, shown, folder)
 
+
+def _survey(
+    asked: LandscapeConfig,
+    models: Sequence[ClipConfig],
+    shown: Sequence[Panel],
+    folder: Path,
+) -> dict[str, Any]:
+    """As `survey`, of what is known to be possible."""
     # Imported here so that --help and refusals are immediate.
     from vlmrm_exp.log import versions, write_json
     from vlmrm_exp.study.metrics import check_reward, pearson
@@ -183,11 +193,9 @@ def survey(asked: LandscapeConfig) -> dict[str, Any]:
         "rows": lines,
         "versions": versions({"drawn_by": "; ".join(sorted(drawn_by))}),
     }
-    folder = result_folder(asked, "landscape")
-    folder.mkdir(parents=True, exist_ok=True)
+    print(report(lines))
     write_json(folder / "landscape.json", result)
     draw(lines, shown, folder / "landscape")
-    print(report(lines))
     print(f"\nsaved {folder}/landscape.json, landscape.png, landscape.svg")
     return result
 

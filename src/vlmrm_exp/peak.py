@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from vlmrm_exp import cli, figures
-from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.config import ClipConfig, Config, ConfigError
+from vlmrm_exp.study.folder import result_folder
 from vlmrm_exp.study.settings import (
     TEXT,
     ModelsConfig,
@@ -23,7 +24,6 @@ from vlmrm_exp.study.settings import (
     check_one_task,
     resolve_models,
     resolve_tasks,
-    result_folder,
     table,
     with_settings_files,
     worded,
@@ -172,7 +172,17 @@ def look_for(asked: PeakConfig) -> dict[str, Any]:
         ConfigError: a model cannot be had, or nothing can be drawn.
     """
     configs, models = resolve(asked), resolve_models(asked)
+    with result_folder(asked, "peak", "peak.json") as folder:
+        return _look_for(asked, models, configs, folder)
 
+
+def _look_for(
+    asked: PeakConfig,
+    models: Sequence[ClipConfig],
+    configs: Sequence[Config],
+    folder: Path,
+) -> dict[str, Any]:
+    """As `look_for`, of what is known to be possible."""
     # Imported here so that --help and refusals are immediate.
     from tqdm import tqdm
 
@@ -185,8 +195,6 @@ def look_for(asked: PeakConfig) -> dict[str, Any]:
     driver = drawn_by("humanoid")  # says in one sentence where nothing can be drawn
     for clip in models:
         check_prompts(clip, [s for c in configs for s in (*c.prompts, *c.baselines)])
-    folder = result_folder(asked, "peak")
-    folder.mkdir(parents=True, exist_ok=True)
     known = {c.task.name: _goal_states(c, asked) for c in configs}
     jobs = [
         replace(config, clip=clip, alpha=alpha)
@@ -209,9 +217,9 @@ def look_for(asked: PeakConfig) -> dict[str, Any]:
         "rows": rows,
         "versions": versions({"drawn_by": driver}),
     }
+    print(report(rows))
     write_json(folder / "peak.json", result)
     draw(found, folder / "peak")
-    print(report(rows))
     print(f"\nsaved {folder}/peak.json, peak.png, peak.svg")
     return result
 
@@ -278,6 +286,7 @@ def _search_one(
         "meets": float(meets(rows).mean()),
         "meets_each_search": [float(meets(found).mean()) for found, _ in searched],
         "reward_goal_states": float(of_known.max()),
+        "fell_short": bool(rewards[0] < of_known.max()),
         "goal_states": len(known),
         "rewards": rewards.tolist(),
         "rows": rows.tolist(),
@@ -308,7 +317,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     short = [
         f"{row['task']} ({row['clip']}, alpha {row['alpha']:g})"
         for row in rows
-        if row["reward_peak"] < row["reward_goal_states"]
+        if row["fell_short"]
     ]
     if short:
         text += (
@@ -332,10 +341,12 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
                 ax.set_yticks([])
             alpha = f", alpha {one['alpha']:g}" if one["alpha"] else ""
             line[0].set_ylabel(f"{one['task']}\n{one['clip']}{alpha}", fontsize=8)
+            said = f"{one['meets']:.0%} meet the task"
+            if one["fell_short"]:
+                said = "the search fell short"
             line[SHOWN - 1].set_xlabel(
-                f"reward {one['reward_peak']:.2f}, {one['meets']:.0%} meet the task",
-                fontsize=7, loc="right",
-            )  # fmt: skip
+                f"reward {one['reward_peak']:.2f}, {said}", fontsize=7, loc="right"
+            )
             line[-1].set_xlabel(
                 f"reward {one['reward_goal_states']:.2f}", fontsize=7, loc="right"
             )

@@ -4,7 +4,7 @@ Measures the reward of each task's prompt, of paraphrases and of misleading sent
 (study/sentences), for each model. Nothing is trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ import numpy as np
 import yaml
 
 from vlmrm_exp import cli, figures
-from vlmrm_exp.config import ConfigError, check
+from vlmrm_exp.config import ClipConfig, Config, ConfigError, check
+from vlmrm_exp.study.folder import result_folder
 from vlmrm_exp.study.settings import (
     MODELS_HELP,
     STATES_HELP,
@@ -27,9 +28,9 @@ from vlmrm_exp.study.settings import (
     parameters,
     resolve_models,
     resolve_tasks,
-    result_folder,
     save_state_sets,
     table,
+    tell_embedded,
     with_settings_files,
 )
 
@@ -120,12 +121,26 @@ def measure(asked: PromptsConfig) -> dict[str, Any]:
     if asked.baseline is not None:
         configs = [replace(config, baseline=asked.baseline) for config in configs]
     for config in configs:
-        check(config)
+        check(replace(config, alpha=asked.alpha))
     check_states(configs, asked)
     said = {
         config.task.name: {PROMPT: config.prompts} | sentences(config.task.name)
         for config in configs
     }
+    with result_folder(asked, "prompts", "prompts.json") as folder:
+        return _measure(asked, models, configs, said, folder)
+
+
+def _measure(
+    asked: PromptsConfig,
+    models: Sequence[ClipConfig],
+    configs: Sequence[Config],
+    said: Mapping[str, dict[str, list[str]]],
+    folder: Path,
+) -> dict[str, Any]:
+    """As `measure`, of what is known to be possible; `said` by task and kind."""
+    if asked.frames:
+        tell_embedded(models)
     spoken = [s for kinds in said.values() for texts in kinds.values() for s in texts]
     spoken += [s for config in configs for s in config.baselines]
     loading = embedders(models, asked, spoken)
@@ -153,12 +168,10 @@ def measure(asked: PromptsConfig) -> dict[str, Any]:
         ],
         "versions": versions({"drawn_by": "; ".join(sorted(drawn_by))}),
     }
-    folder = result_folder(asked, "prompts")
-    folder.mkdir(parents=True, exist_ok=True)
+    print(report(result))
     save_state_sets(folder, examined)
     write_json(folder / "prompts.json", result)
     draw(rows, folder / "prompts")
-    print(report(result))
     print(f"\nsaved {folder}/prompts.json, prompts.png, prompts.svg")
     return result
 

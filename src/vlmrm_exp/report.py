@@ -80,8 +80,9 @@ def report(asked: ReportConfig) -> Path:
         found = walk(folder)
         if not any(found):
             raise ConfigError(
-                f"{folder} holds no run and no result of epic, landscape or prompts: "
-                "give the folder of a sweep or of runs, as outputs/sweeps/NAME."
+                f"{folder} holds no run and no result of epic, landscape, "
+                "peak or prompts: give the folder of a sweep or of runs, as "
+                "outputs/sweeps/NAME."
             )
         runs |= {run.folder.resolve(): run for run in found[0]}
         results |= {path.resolve(): path for path in found[1]}

@@ -8,7 +8,7 @@ import contextlib
 import csv
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmrm_exp import cli
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import ClipConfig, ConfigError
+from vlmrm_exp.study.folder import result_folder
 from vlmrm_exp.study.pictures import Picture, PictureFile, find_files, read_pictures
 from vlmrm_exp.study.settings import (
     ModelsConfig,
     check_alphas,
     resolve_models,
-    result_folder,
+    tell_embedded,
 )
 from vlmrm_exp.study.strip import (
     Column,
@@ -118,6 +119,10 @@ def parse(arguments: Sequence[str]) -> ScoreConfig:
             raise ConfigError(
                 f"task is {asked.task!r}: give the name of one, as kneeling."
             )
+        if asked.task == "gym":
+            raise ConfigError(
+                "task=gym has no sentences of its own: leave it out, and give prompt."
+            )
         config = cli.composed(f"task={asked.task}")
         asked.prompt = asked.prompt or config.prompts
         asked.baseline = asked.baseline or config.baselines
@@ -183,13 +188,19 @@ def score(asked: ScoreConfig) -> dict[str, Any]:
     columns = columns_of(asked)
     place = ModelsConfig(clip=[asked.clip], out=asked.out)
     (clip,) = resolve_models(place)
-    out = result_folder(place, "score")
-    if (out / "scores.csv").exists():
-        raise ConfigError(
-            f"{out} holds scores already: choose another out=..., or remove them."
-        )
     files = find_files(asked.files)
+    with result_folder(place, "score", "scores.csv") as out:
+        return _score(asked, columns, clip, files, out)
 
+
+def _score(
+    asked: ScoreConfig,
+    columns: Sequence[Column],
+    clip: ClipConfig,
+    files: Sequence[PictureFile],
+    out: Path,
+) -> dict[str, Any]:
+    """As `score`, of what is known to be possible."""
     # Imported here so that --help and refusals are immediate.
     from vlmrm_exp.log import versions, write_json
     from vlmrm_exp.vlm.encoder import check_prompts, load_encoder
@@ -198,51 +209,44 @@ def score(asked: ScoreConfig) -> dict[str, Any]:
     device = choose_device(asked.compute)
     sentences = [text for c in columns for text in (c.prompt, c.baseline) if text]
     check_prompts(clip, sentences)
-    if clip.model == "embedded":
-        print(
-            f"clip={clip.name} is an embedded model: it knows the pictures of this "
-            "project's worlds alone, and its rewards of others mean nothing."
-        )
-    with _folder(out):
-        encoder = load_encoder(clip, device)
-        reward = _reward_function(columns, encoder.embed_prompts)
-        encoder.drop_text_tower()  # the sentences do not change any more
-        scores = score_pictures(
-            files,
-            lambda frames: reward(encoder.embed_frames(frames)),
-            asked.every,
-            clip.batch_size,
-        )
-        _check_finite(scores, files, columns, clip.name)
-        shown = choose_shown(np.bincount(scores.file), asked.pictures)
-        pictures = read_again(files, scores, shown, asked.every)
-        result = {
-            "files": len(files),
-            "frames": len(scores.file),
-            "every": asked.every,
-            "clip": clip.name,
-            "columns": [
-                {
-                    "name": column.name,
-                    "prompt": column.prompt,
-                    "baseline": column.baseline,
-                    "alpha": column.alpha,
-                    "mean": rewards.mean(dtype=np.float64),
-                    "lowest": rewards.min(),
-                    "highest": rewards.max(),
-                }
-                for column, rewards in zip(columns, scores.reward.T, strict=True)
-            ],
-            "versions": versions({"device": str(device), "encoder": encoder.facts}),
-        }
-        write_csv(out / "scores.csv", files, scores, columns)
-        draw_strip(out / "strip.png", files, scores, columns, shown, pictures)
-        moving = [i for i, file in enumerate(files) if file.kind != "image"]
-        if moving:
-            draw_curves(
-                out / "curve.png", files, scores, columns, moving[: asked.pictures]
-            )
-        write_json(out / "score.json", result)
+    tell_embedded([clip])
+    encoder = load_encoder(clip, device)
+    reward = _reward_function(columns, encoder.embed_prompts)
+    encoder.drop_text_tower()  # the sentences do not change any more
+    scores = score_pictures(
+        files,
+        lambda frames: reward(encoder.embed_frames(frames)),
+        asked.every,
+        clip.batch_size,
+    )
+    _check_finite(scores, files, columns, clip.name)
+    shown = choose_shown(np.bincount(scores.file), asked.pictures)
+    pictures = read_again(files, scores, shown, asked.every)
+    result = {
+        "files": len(files),
+        "frames": len(scores.file),
+        "every": asked.every,
+        "clip": clip.name,
+        "columns": [
+            {
+                "name": column.name,
+                "prompt": column.prompt,
+                "baseline": column.baseline,
+                "alpha": column.alpha,
+                "mean": rewards.mean(dtype=np.float64),
+                "lowest": rewards.min(),
+                "highest": rewards.max(),
+            }
+            for column, rewards in zip(columns, scores.reward.T, strict=True)
+        ],
+        "versions": versions({"device": str(device), "encoder": encoder.facts}),
+    }
+    write_csv(out / "scores.csv", files, scores, columns)
+    draw_strip(out / "strip.png", files, scores, columns, shown, pictures)
+    moving = [i for i, file in enumerate(files) if file.kind != "image"]
+    if moving:
+        draw_curves(out / "curve.png", files, scores, columns, moving[: asked.pictures])
+    write_json(out / "score.json", result)
     print(table(files, scores, columns))
     print(f"  saved    {out / 'scores.csv'}, score.json")
     print(f"  pictures {out / 'strip.png'}: {len(shown)} of {len(scores.file)}")
@@ -459,17 +463,6 @@ def _reduce(picture: Picture) -> np.ndarray:
     image = Image.fromarray(picture.pixels)
     image.thumbnail((480, 480))
     return np.asarray(image)
-
-
-@contextlib.contextmanager
-def _folder(path: Path) -> Iterator[None]:
-    """Make a folder now, so that work is not done in vain; leave none that is empty."""
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.rmdir()
 
 
 def main() -> None:

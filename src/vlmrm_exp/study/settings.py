@@ -5,7 +5,6 @@ them are resolved, and which states are looked at.
 """
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,8 +35,8 @@ STATES_HELP = """\
                     falls and random actions for the humanoid; embedded models were
                     trained on the same kinds of poses and falls, in other draws
   seed=0            of the humanoid's states, and of the bootstrap
-  runs=[]           folders of humanoid runs: half of the states are visited by their
-                    best and last policies
+  runs=[]           folders of humanoid runs, [A,B]: half of the states are visited by
+                    their best and last policies
   state_set=null    states-WORLD.npz of an earlier study, instead
   frames=null       a folder of pictures, instead; needs labels. They may show anything:
                     any task's name will do then, with prompt and baseline of your own
@@ -67,6 +66,7 @@ class Worded(Protocol):
     """Settings of tasks and their sentences; None: the task's own."""
 
     task: list[str]
+    alpha: list[float]
     prompt: list[str] | None
     baseline: list[str] | None
 
@@ -138,6 +138,13 @@ def with_settings_files(arguments: Sequence[str]) -> list[str]:
             ) from error
         if not isinstance(held, Mapping):
             raise ConfigError(f"{file} holds no settings: write them as key: value.")
+        if {"defaults", "hydra"} & set(held):
+            path = Path(file)
+            raise ConfigError(
+                f"{file} is a sweep of trainings, which this does not run: start it as "
+                f"python -m vlmrm_exp --config-dir {path.parent} --config-name "
+                f"{path.stem}."
+            )
         settings += [f"{k}={_as_typed(v)}" for k, v in held.items() if v is not None]
     return [*settings, *(a for a in arguments if a not in files)]
 
@@ -189,8 +196,11 @@ def resolve_models(asked: ModelsConfig) -> list[ClipConfig]:
         if getattr(asked, name) == "":
             raise ConfigError(f"{name} is empty: give a folder, or leave it out.")
     check_list("clip", asked.clip)
+    cli.composed(f"compute={asked.compute}")
     models = []
     for entry in asked.clip:
+        if entry.startswith("_"):
+            raise ConfigError(f"clip={entry} is no model, but what some share.")
         if not entry.startswith(LOCAL):
             models.append(cli.composed(f"clip={entry}").clip)
             continue
@@ -214,13 +224,13 @@ def worded(configs: Sequence[Config], asked: Worded) -> list[Config]:
     """Tasks with the prompt and baseline that are asked for in place of their own.
 
     Raises:
-        ConfigError: a sentence is empty.
+        ConfigError: a sentence is empty, or both are the same and alpha is not 0.
     """
     given = {"prompt": asked.prompt, "baseline": asked.baseline}
     given = {name: texts for name, texts in given.items() if texts is not None}
     configs = [replace(config, **given) for config in configs]
     for config in configs:
-        check(config)
+        check(replace(config, alpha=max(asked.alpha)))
     return configs
 
 
@@ -279,6 +289,8 @@ def check_states(configs: Sequence[Config], asked: StatesConfig) -> None:
             "one of them out."
         )
     if asked.frames or asked.state_set:
+        for config in configs:
+            _given_states(config, asked)
         return
     for config in configs:
         check_drawing(config.task, asked.states, _run_folders(asked))
@@ -295,13 +307,7 @@ def examine(configs: Sequence[Config], asked: StatesConfig) -> list[Examined]:
         ConfigError: they cannot be had, do not fit the labels, or are of one class.
     """
     from vlmrm_exp.study.embeddings import drawn_by
-    from vlmrm_exp.study.state_sets import (
-        draw_states,
-        labels_of,
-        picture_states,
-        stored_states,
-        truth_of,
-    )
+    from vlmrm_exp.study.state_sets import draw_states, truth_of
 
     kept = Path(asked.cache).expanduser() / "states"
     if not asked.frames:
@@ -309,21 +315,35 @@ def examine(configs: Sequence[Config], asked: StatesConfig) -> list[Examined]:
             drawn_by(config.task.env)  # nobody should wait to hear that it cannot draw
     examined = []
     for config in configs:
-        if asked.frames:
-            states = picture_states(Path(asked.frames).expanduser())
-        elif asked.state_set:
-            file = Path(asked.state_set).expanduser()
-            states = stored_states(file, config.task)
+        truth = None
+        if asked.frames or asked.state_set:
+            states, truth = _given_states(config, asked)
         else:
             states = draw_states(
                 config.task, asked.states, asked.seed, _run_folders(asked), kept
             )
-        if asked.labels:
-            truth = labels_of(Path(asked.labels).expanduser(), states)
-        else:
-            truth = truth_of(config, states)
-        examined.append(Examined(config, states, truth))
+        examined.append(Examined(config, states, truth or truth_of(config, states)))
     return examined
+
+
+def _given_states(
+    config: Config, asked: StatesConfig
+) -> "tuple[StateSet, Truth | None]":
+    """States of `frames` or `state_set`, and the labels if there is a file of them.
+
+    Raises:
+        ConfigError: they cannot be read, or do not match.
+    """
+    from vlmrm_exp.study.state_sets import labels_of, picture_states, stored_states
+
+    if asked.frames:
+        states = picture_states(Path(asked.frames).expanduser())
+    else:
+        assert asked.state_set is not None
+        states = stored_states(Path(asked.state_set).expanduser(), config.task)
+    if not asked.labels:
+        return states, None
+    return states, labels_of(Path(asked.labels).expanduser(), states)
 
 
 def embedders(
@@ -342,6 +362,9 @@ def embedders(
     Raises:
         ConfigError: no such weights, no GPU, or a sentence that is too long.
     """
+    kept = Path(asked.cache).expanduser() / "embeddings"
+    kept.mkdir(parents=True, exist_ok=True)
+
     from vlmrm_exp.study.embeddings import Embedder
     from vlmrm_exp.vlm.encoder import check_prompts
     from vlmrm_exp.vlm.scorer import choose_device
@@ -349,20 +372,22 @@ def embedders(
     device = choose_device(cli.composed(f"compute={asked.compute}").compute.device)
     for clip in models:
         check_prompts(clip, sentences)
-    kept = Path(asked.cache).expanduser() / "embeddings"
     return (Embedder(clip, device, kept) for clip in models)
+
+
+def tell_embedded(models: Sequence[ClipConfig]) -> None:
+    """Say which models know nothing of pictures that people bring."""
+    for clip in models:
+        if clip.model == "embedded":
+            print(
+                f"clip={clip.name} is an embedded model: it knows the pictures of this "
+                "project's worlds alone, and its rewards of others mean nothing."
+            )
 
 
 def parameters(facts: Mapping[str, Any]) -> int:
     """Of both towers of a model."""
     return facts["parameters_image"] + facts["parameters_text"]
-
-
-def result_folder(asked: ModelsConfig, verb: str) -> Path:
-    """Where results go: what `out` says, or a folder named by the time."""
-    if asked.out:
-        return Path(asked.out).expanduser()
-    return Path("outputs") / verb / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def save_state_sets(folder: Path, examined: Sequence[Examined]) -> None:

@@ -37,6 +37,10 @@ STEPS_KEPT = 25  # of an episode, on average
 SHARES = {"tasks": 0.4, "poses": 0.3, "falls": 0.1, "random": 0.2}
 
 
+STATE_ROWS = {"cartpole": 4, "mountain_car": 2, "humanoid": 47}
+"""Numbers in a state row of each world."""
+
+
 @dataclass(frozen=True)
 class StateSet:
     """B states of one world: state rows, or the files of pictures."""
@@ -296,7 +300,21 @@ def stored_states(path: Path, task: TaskConfig) -> StateSet:
             f"{path} holds states of {world}, but task={task.name} is of {task.env}: "
             "give a task of that world, or another file."
         )
-    return StateSet(world, held["source"], held["rows"], group=held.get("group"))
+    rows, group = held["rows"], held.get("group")
+    if rows.ndim != 2 or rows.shape[1] != STATE_ROWS[world]:
+        raise ConfigError(
+            f"{path} holds states of shape {rows.shape}, but those of {world} have "
+            f"{STATE_ROWS[world]} numbers each: it is damaged."
+        )
+    lengths = {len(rows), len(held["source"]), len(rows if group is None else group)}
+    if len(lengths) > 1:
+        raise ConfigError(
+            f"{path} has {len(rows)} states, but not as many sources and groups: it is "
+            "damaged."
+        )
+    if not np.isfinite(rows).all():
+        raise ConfigError(f"{path} holds states that are not finite numbers.")
+    return StateSet(world, held["source"], rows, group=group)
 
 
 def _cart_pole_grid(count: int) -> np.ndarray:

@@ -296,5 +296,5 @@ def _serve(
                 pipe.send(scorer.score(pipe.recv()))
         except ConfigError as error:
             pipe.send(error)
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         pass  # the training process is gone or done
