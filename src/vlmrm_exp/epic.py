@@ -50,7 +50,7 @@ MEASURES = {
 HELP = f"""\
 Measures how well rewards agree with the truth, before anything is trained.
 
-  python -m vlmrm_exp.epic task=kneeling clip=nano,tiny,base alpha=[0,0.5,1]
+  python -m vlmrm_exp.epic task=kneeling clip=nano,tiny,small,base alpha=[0,0.5,1]
   python -m vlmrm_exp.epic task=kneeling prompt="a robot on its knees" clip=bigG
   python -m vlmrm_exp.epic task=kneeling frames=FOLDER labels=labels.csv
   python -m vlmrm_exp.epic sweeps/epic_embedded.yaml out=FOLDER

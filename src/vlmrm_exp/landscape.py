@@ -36,7 +36,7 @@ PICTURE_HEIGHT = 120  # px
 HELP = f"""\
 Draws the reward over the states of cartpole and mountaincar, for each alpha.
 
-  python -m vlmrm_exp.landscape task=[cartpole,mountaincar] clip=nano,tiny,base
+  python -m vlmrm_exp.landscape task=[cartpole,mountaincar] clip=nano,tiny,small,base
   python -m vlmrm_exp.landscape task=mountaincar clip=bigG alpha=[0,0.5,1]
   python -m vlmrm_exp.landscape sweeps/landscape_embedded.yaml
 

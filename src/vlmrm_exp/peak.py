@@ -40,7 +40,7 @@ PICTURE_HEIGHT = 160  # px
 HELP = f"""\
 Searches for the humanoid poses of highest reward, and says whether they meet the task.
 
-  python -m vlmrm_exp.peak task=kneeling clip=nano,tiny,base
+  python -m vlmrm_exp.peak task=kneeling clip=nano,tiny,small,base
   python -m vlmrm_exp.peak task=kneeling,splits clip=bigG alpha=[0,0.5]
   python -m vlmrm_exp.peak task=kneeling prompt="a robot on its knees"
 

@@ -45,7 +45,7 @@ HELP = f"""\
 Measures how sensitive a reward is to wording: the task's prompt, paraphrases of it, and
 sentences that mean something else, from the package's study/sentences.
 
-  python -m vlmrm_exp.prompts task=[kneeling,lotus] clip=nano,tiny,base
+  python -m vlmrm_exp.prompts task=[kneeling,lotus] clip=nano,tiny,small,base
   python -m vlmrm_exp.prompts task=mountaincar clip=bigG alpha=0.5
   python -m vlmrm_exp.prompts sweeps/prompts_embedded.yaml
 
