@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from vlmrm_exp import envs
 from vlmrm_exp.cli import composed
 from vlmrm_exp.config import ConfigError
-from vlmrm_exp.epic import main, measure, parse
+from vlmrm_exp.epic import main, measure, over_models, parse
 from vlmrm_exp.study import embeddings
 from vlmrm_exp.study.embeddings import Embedder
 from vlmrm_exp.study.folder import result_folder
@@ -312,6 +313,24 @@ def test_kneeling_is_told_from_other_poses(tmp_path, folders, monkeypatch):
         measure(parse([*arguments, "alpha=0"]))
 
 
+def test_models_of_one_size_have_an_interval_over_them():
+    epics = {"a": [0.5, 0.6, 0.55], "b": [0.3, 0.2, 0.35]}
+    rows = [
+        {"task": task, "clip": f"s{i}", "parameters": 1000 + i % 2, "alpha": 0.0,
+         "epic": value}
+        for task, values in epics.items() for i, value in enumerate(values)
+    ]  # fmt: skip
+    rows += [{**row, "clip": "other", "parameters": 5000} for row in rows[::3]]
+    found = {row["task"]: row for row in over_models(rows)}
+    epics["mean over tasks"] = [0.4, 0.4, 0.45]
+    assert list(found) == list(epics)  # none of the size that one model has
+    for task, values in epics.items():
+        wanted = stats.ttest_1samp(values, 0).confidence_interval()
+        assert found[task]["models"] == 3
+        got = [found[task][key] for key in ("epic", "epic_low", "epic_high")]
+        np.testing.assert_allclose(got, [np.mean(values), *wanted])
+
+
 @pytest.mark.slow
 def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
     for name in ("one", "two"):
@@ -319,6 +338,7 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
     clips = f"clip=[tiny,local-dir:{tmp_path}/one,local-dir:{tmp_path}/two]"
     result = measure(parse([*MOUNTAIN, "alpha=0", clips, *folders]))
     assert list(result["models"]) == ["tiny", "one", "two"]
+    assert "models of one size together" in capsys.readouterr().out
     assert len({row["epic"] for row in result["rows"]}) == 1
     with pytest.raises(ConfigError, match="Two models would be called tiny"):
         measure(parse([*MOUNTAIN, f"clip=[tiny,local-dir:{EMBEDDED}/tiny]", *folders]))

@@ -39,6 +39,8 @@ from vlmrm_exp.study.settings import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MEAN = "mean over tasks"
+SEEDS = 3  # models of one size, from which on an interval over them is given
 MEASURES = {
     "epic": "EPIC distance to the goal (0 best, 0.71 unrelated, 1 opposite)",
     "pearson": "Pearson correlation with the goal (1 best)",
@@ -144,6 +146,7 @@ def _measure(
         "tasks": {one.config.task.name: one.about() for one in examined},
         "models": facts,
         "rows": rows,
+        "sizes": over_models(rows),
         "versions": versions({"drawn_by": "; ".join(sorted(drawn_by))}),
     }
     print(report(result))
@@ -181,6 +184,38 @@ def _of_model(embedder: Any, one: Examined, asked: EpicConfig) -> list[dict[str,
     return rows
 
 
+def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean EPIC of models of one size, such as pretraining seeds, if there are three.
+
+    Its 95 % interval (Student's t) is for the mean over all models of the kind.
+
+    Args:
+        rows: of all tasks, models and alphas; sizes are equal to three digits.
+
+    Returns:
+        A row for each task (and for their mean), alpha and size.
+    """
+    from scipy.stats import t as student
+
+    rows = [*rows, *_mean_over_tasks(rows)]
+    groups: dict[tuple[str, float, str], list[float]] = {}
+    for row in rows:
+        key = row["task"], row["alpha"], short_count(row["parameters"])
+        groups.setdefault(key, []).append(row["epic"])
+    found = []
+    for (task, alpha, size), values in groups.items():
+        if len(values) < SEEDS:
+            continue
+        mean = float(np.mean(values))
+        error = np.std(values, ddof=1) / np.sqrt(len(values))
+        half = float(student.ppf(0.975, len(values) - 1) * error)
+        about = {"task": task, "alpha": alpha, "size": size, "models": len(values)}
+        found.append(
+            about | {"epic": mean, "epic_low": mean - half, "epic_high": mean + half}
+        )
+    return found
+
+
 def report(result: dict[str, Any]) -> str:
     """Tables for people: models down, alphas across."""
     alphas = result["settings"]["alpha"]
@@ -209,6 +244,20 @@ def report(result: dict[str, Any]) -> str:
                 for name, facts in result["models"].items()
             ]
             parts.append(f"{title.format(**about)}\n{table(head, lines)}")
+    if sizes := result["sizes"]:
+        title = "EPIC distance, models of one size together: mean and 95 % interval"
+        head = ["task", "parameters", "models", "alpha", "EPIC"]
+        lines = [
+            [
+                row["task"],
+                row["size"],
+                str(row["models"]),
+                f"{row['alpha']:g}",
+                _cell(row, "epic"),
+            ]
+            for row in sizes
+        ]
+        parts.append(f"{title}\n{table(head, lines)}")
     return "\n\n".join(parts)
 
 
@@ -227,7 +276,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     A row of two panels for each task, and one for their mean if there are several.
     """
     tasks = list(result["tasks"])
-    titles = [*tasks, "mean over tasks"] if len(tasks) > 1 else tasks
+    titles = [*tasks, MEAN] if len(tasks) > 1 else tasks
     with figures.figure(8, 0.6 + 3.2 * len(titles)) as made:
         axes = made.subplots(len(titles), 2, squeeze=False)
         for (left, right), title in zip(axes, titles, strict=True):
@@ -243,8 +292,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
         place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1.1), "fontsize": 8}
         axes[0, 0].legend(title="alpha", ncols=5, columnspacing=1, **place)
         axes[0, 1].legend(title="clip", ncols=4, columnspacing=1, **place)
+        note = ""
         if any("epic_low" in row for row in result["rows"]):
             note = "bars: 95 % intervals over states, those of one episode together"
+        if result["sizes"]:
+            note += "\n" * bool(note) + "broad: over models of one size"
+        if note:
             made.supxlabel(note, fontsize=8, color="#666666")
         figures.save(made, path)
 
@@ -268,6 +321,10 @@ def _against_size(ax: "Axes", rows: Sequence[dict[str, Any]]) -> None:
         groups = [named == name for name in dict.fromkeys(named)]
         means = [(sizes[g].mean() * shift, values[g].mean()) for g in groups]
         ax.plot(*np.transpose(means), color=color, label=f"{alpha:g}")
+        for one in over_models(mine):
+            place = sizes[named == one["size"]].mean() * shift
+            ends = one["epic_low"], one["epic_high"]
+            ax.plot([place, place], ends, color=color, lw=6, alpha=0.3)
     ax.set_xscale("log")
     ax.set_xlabel("parameters")
     ticks = {short_count(row["parameters"]): row["parameters"] for row in rows}
@@ -310,12 +367,15 @@ def _whiskers(rows: Sequence[dict[str, Any]]) -> np.ndarray | None:
 
 
 def _mean_over_tasks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each model and alpha; without intervals, as tasks are few."""
+    """One row for each model and alpha if there are several tasks; no intervals."""
+    if len({row["task"] for row in rows}) < 2:
+        return []
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["clip"], row["alpha"]), []).append(row)
     return [
         {
+            "task": MEAN,
             "clip": clip,
             "alpha": alpha,
             "parameters": group[0]["parameters"],
