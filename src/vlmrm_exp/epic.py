@@ -273,25 +273,33 @@ def _cell(row: dict[str, Any], key: str) -> str:
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw EPIC against size for each alpha, and against alpha for each model.
 
-    A row of two panels for each task, and one for their mean if there are several.
+    Panels for each task, and for their mean if there are several; against what has
+    but one value nothing is drawn.
     """
     tasks = list(result["tasks"])
     titles = [*tasks, MEAN] if len(tasks) > 1 else tasks
-    with figures.figure(8, 0.6 + 3.2 * len(titles)) as made:
-        axes = made.subplots(len(titles), 2, squeeze=False)
-        for (left, right), title in zip(axes, titles, strict=True):
+    drawers = {"alpha": _against_size, "clip": _against_alpha}  # by what colours mean
+    if len(result["settings"]["alpha"]) == 1:
+        del drawers["clip"]
+    elif len(result["models"]) == 1:
+        del drawers["alpha"]
+    panels = [(title, kind) for title in titles for kind in drawers]
+    lines = -(-len(panels) // 2)
+    with figures.figure(8, 0.6 + 3.2 * lines) as made:
+        axes = made.subplots(lines, 2, squeeze=False)
+        for ax in axes.flat[len(panels) :]:
+            ax.set_visible(False)
+        for ax, (title, kind) in zip(axes.flat, panels, strict=False):
             rows = [r for r in result["rows"] if r["task"] == title]
             if title not in tasks:
                 rows = _mean_over_tasks(result["rows"])
-            _against_size(left, rows)
-            _against_alpha(right, rows)
-            left.set_title(title, loc="left")
-            for ax in (left, right):
-                ax.set_ylabel("EPIC distance to the goal")
+            drawers[kind](ax, rows)
+            ax.set_title(title, loc="left")
+            ax.set_ylabel("EPIC distance to the goal")
         # Once for all rows, above them: anywhere inside they would hide intervals.
         place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1.1), "fontsize": 8}
-        axes[0, 0].legend(title="alpha", ncols=5, columnspacing=1, **place)
-        axes[0, 1].legend(title="clip", ncols=4, columnspacing=1, **place)
+        for ax, kind in zip(axes.flat, drawers, strict=False):
+            ax.legend(title=kind, ncols=5, columnspacing=1, **place)
         note = ""
         if any("epic_low" in row for row in result["rows"]):
             note = "bars: 95 % intervals over states, those of one episode together"
