@@ -292,8 +292,8 @@ def test_labels_by_people_replace_the_predicate_of_a_stored_set(tmp_path, folder
 
 @pytest.mark.slow
 def test_kneeling_is_told_from_other_poses(tmp_path, folders, monkeypatch):
-    arguments = ["task=kneeling,standing_up", "states=300", "resamples=0", *folders]
-    result = measure(parse([*arguments, "alpha=0"]))
+    arguments = ["task=kneeling,standing_up", "states=300", "resamples=0", "alpha=0"]
+    result = measure(parse([*arguments, *folders]))
     kneeling, standing = result["rows"]
     assert min(kneeling["auroc"], standing["auroc"]) > 0.8
     assert result["tasks"]["kneeling"]["sources"]["tasks"] == 120
@@ -305,12 +305,12 @@ def test_kneeling_is_told_from_other_poses(tmp_path, folders, monkeypatch):
     from vlmrm_exp.study import state_sets
 
     monkeypatch.setattr(state_sets, "_drawn_states", no_drawing)
-    again = measure(parse([*arguments, "alpha=0"]))
+    again = measure(parse([*arguments, *folders]))
     assert again["rows"] == result["rows"]
     embeddings.drawn_by.cache_clear()
     monkeypatch.setattr(embeddings, "drawn_by", lambda env: "another driver")
     with pytest.raises(AssertionError, match="was drawn"):
-        measure(parse([*arguments, "alpha=0"]))
+        measure(parse([*arguments, *folders]))
 
 
 def test_models_of_one_size_have_an_interval_over_them():

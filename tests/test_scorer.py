@@ -84,10 +84,10 @@ def test_answers_larger_than_a_pipe_do_not_block(compose, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_prompt_equal_to_baseline_is_refused(compose, workers):
+def test_prompt_that_reads_as_its_baseline_is_refused(compose, workers):
     config = compose(
         "prompt=a car",
-        "baseline=a car",
+        "baseline=A CAR",  # the same to a tokenizer
         "alpha=0.5",
         f"compute.scorer_workers={workers}",
     )
