@@ -24,7 +24,7 @@ TEXTURES = {
 CAMERAS = {
     "cartpole": ("fixed",),
     "mountain_car": ("fixed",),
-    "humanoid": ("fixed", "track"),
+    "humanoid": ("fixed", "track", "side"),
     "gym": ("fixed",),
 }
 
@@ -67,9 +67,16 @@ class TaskConfig:
     """Env steps per episode; None: the Gymnasium id's own limit (`env: gym` only)."""
     textures: str = "plain"
     camera: str = "fixed"
+    """One of `CAMERAS`, or several as fixed+side: views of the same state, whose rewards
+    are averaged."""
     frame_height: int = 480
     """Pixels; `clip.frame_height` overrides it. `env: gym` draws itself: the most that
     is kept."""
+
+    @property
+    def views(self) -> list[str]:
+        """The cameras, each one of `CAMERAS`."""
+        return self.camera.split("+")
 
 
 @dataclass
@@ -318,7 +325,14 @@ def check(config: Config) -> None:
 def _check_task(task: TaskConfig) -> None:
     _one_of("task.env", task.env, ENV_KINDS)
     _one_of("task.textures", task.textures, TEXTURES[task.env], f" for {task.env}")
-    _one_of("task.camera", task.camera, CAMERAS[task.env], f" for {task.env}")
+    cameras = CAMERAS[task.env]
+    several = f", or several as {'+'.join(cameras[::2])}," if len(cameras) > 1 else ""
+    for view in task.views:
+        _one_of("task.camera", view, cameras, f"{several} for {task.env}")
+    if len(set(task.views)) < len(task.views):
+        raise ConfigError(
+            f"task.camera is {task.camera!r}, which has one view twice: give each once."
+        )
     _one_of("task.version", task.version, ("v4", "v5"))
     _one_of("task.observation", task.observation, ("full", "joints"))
     if task.goal:

@@ -89,7 +89,10 @@ class Renderer(Protocol):
     """The drawing library and, for MuJoCo, the OpenGL renderer; goes on record."""
 
     def render(self, rows: np.ndarray) -> np.ndarray:
-        """State rows (B, S) float64 -> frames (B, H, W, 3) uint8."""
+        """State rows (B, S) float64 -> frames (B, H, W, 3) uint8.
+
+        Several views of a state (`TaskConfig.views`) are side by side in its frame.
+        """
         ...
 
     def close(self) -> None:

@@ -153,10 +153,20 @@ class HumanoidEnvs:
 
 def fixed_camera() -> mujoco.MjvCamera:
     """The paper's viewpoint (section 4.3): in front, slightly from above."""
+    return _camera_at(180)
+
+
+def side_camera() -> mujoco.MjvCamera:
+    """The same from the body's right, where the sunlight falls too."""
+    return _camera_at(90)
+
+
+def _camera_at(azimuth: float) -> mujoco.MjvCamera:
+    """Look at a standing body from 3.5 m, along a direction in degrees; 0 is +x."""
     camera = mujoco.MjvCamera()
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE
     camera.lookat[:] = (0, 0, 1)
-    camera.distance, camera.elevation, camera.azimuth = 3.5, -10, 180
+    camera.distance, camera.elevation, camera.azimuth = 3.5, -10, azimuth
     return camera
 
 
@@ -184,23 +194,23 @@ class HumanoidRenderer:
             flags = self._renderer.scene.flags
             flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        self._camera: mujoco.MjvCamera | str = "track"
-        if task.camera == "fixed":
-            self._camera = fixed_camera()
+        cameras = {"fixed": fixed_camera(), "side": side_camera(), "track": "track"}
+        self._cameras = [cameras[view] for view in task.views]
 
     def render(self, rows: np.ndarray) -> np.ndarray:
-        """State rows (B, 47) -> frames (B, H, H, 3) uint8."""
+        """State rows (B, 47) -> frames (B, H, V H, 3) uint8, V views side by side."""
         size = self._renderer.height
-        frames = np.empty((len(rows), size, size, 3), np.uint8)
-        for row, frame in zip(rows, frames, strict=True):
+        frames = np.empty((len(rows), len(self._cameras), size, size, 3), np.uint8)
+        for row, views in zip(rows, frames, strict=True):
             self._data.qpos[:] = row[:NUM_QPOS]
             # A picture needs positions, their centre (tracking camera) and the light.
             mujoco.mj_kinematics(self._model, self._data)
             mujoco.mj_comPos(self._model, self._data)
             mujoco.mj_camlight(self._model, self._data)
-            self._renderer.update_scene(self._data, self._camera)
-            self._renderer.render(out=frame)
-        return frames
+            for camera, view in zip(self._cameras, views, strict=True):
+                self._renderer.update_scene(self._data, camera)
+                self._renderer.render(out=view)
+        return np.concatenate(list(frames.swapaxes(0, 1)), axis=2)
 
     def close(self) -> None:
         """Free the OpenGL context."""

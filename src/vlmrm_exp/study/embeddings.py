@@ -76,13 +76,14 @@ class Embedder:
             task: how rows look: its world, textures and camera.
 
         Returns:
-            (B, D) float32 of unit length.
+            (B, V, D) float32 of unit length, of V views of each state.
 
         Raises:
             ConfigError: a file is not a picture.
         """
         from tqdm import tqdm
 
+        views = len(task.views) if states.rows is not None else 1
         look = self._look(states, task)
         renderer: Renderer | None = None
         parts = []
@@ -103,19 +104,21 @@ class Embedder:
                             renderer = self._renderer(task)
                         about = look | {"model": self.facts}
                         held = {
-                            "embeddings": self._see(states, what, renderer, progress),
+                            "embeddings": self._see(
+                                states, what, renderer, views, progress
+                            ),
                             "about": np.array(json.dumps(about)),
                         }
                         cache.store(file, **held)
                     else:
-                        progress.update(len(held["embeddings"]))
+                        progress.update(len(held["embeddings"]) // views)
                     parts.append(held["embeddings"])
         finally:
             if renderer is not None:
                 renderer.close()
         if look["drawn_by"]:
             self.drawn_by.add(look["drawn_by"])
-        return np.concatenate(parts)
+        return np.concatenate(parts).reshape(len(states), views, -1)
 
     def reward(
         self,
@@ -124,7 +127,7 @@ class Embedder:
         baselines: Sequence[str],
         alpha: float,
     ) -> np.ndarray:
-        """Rewards (B,) float32 of embeddings (B, D), as a run would give them.
+        """Rewards (B,) float32 of embeddings (B, V, D), as a run would give them.
 
         Raises:
             ConfigError: prompt and baseline mean the same to the model, and alpha > 0.
@@ -138,11 +141,12 @@ class Embedder:
             for texts in (prompts, baselines)
         )
         try:
-            return goal_baseline_reward(
-                torch.from_numpy(embeddings), goal, baseline, alpha
-            ).numpy()
+            of_views = goal_baseline_reward(
+                torch.from_numpy(embeddings).flatten(0, 1), goal, baseline, alpha
+            )
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        return of_views.reshape(embeddings.shape[:2]).mean(dim=1).numpy()
 
     def _renderer(self, task: TaskConfig) -> "Renderer":
         from vlmrm_exp import envs
@@ -156,12 +160,17 @@ class Embedder:
         states: StateSet,
         what: slice,
         renderer: "Renderer | None",
+        views: int,
         progress: Any,
     ) -> np.ndarray:
-        """Embed some states, a batch at a time: (B, D) float32."""
+        """Embed some states, a batch at a time: (B V, D) float32."""
+        from vlmrm_exp.vlm.preprocess import views_apart
+
         embedded = []
-        for frames in _frames(states, what, self._clip.batch_size, renderer):
-            embedded.append(self._encoder.embed_frames(frames).cpu().numpy())
+        batch_size = max(1, self._clip.batch_size // views)
+        for frames in _frames(states, what, batch_size, renderer):
+            apart = views_apart(frames, views)
+            embedded.append(self._encoder.embed_frames(apart).cpu().numpy())
             progress.update(len(frames))
         return np.concatenate(embedded)
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.vlm.preprocess import views_apart
 
 FIRST_PICTURE_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
 
@@ -132,7 +133,8 @@ class LocalScorer(InPlaceScorer):
         from vlmrm_exp.vlm.reward import goal_baseline_reward, mean_embedding
 
         check_prompts(config.clip, [*config.prompts, *config.baselines])
-        self._chunk = config.clip.batch_size
+        self._views = len(config.task.views)
+        self._chunk = max(1, config.clip.batch_size // self._views)
         self._encoder = load_encoder(config.clip, choose_device(config.compute.device))
         goal, baseline = (
             mean_embedding(self._encoder.embed_prompts(p), config.renormalise)
@@ -151,8 +153,9 @@ class LocalScorer(InPlaceScorer):
         rewards = np.empty(len(rows), np.float32)
         for start in range(0, len(rows), self._chunk):
             part = slice(start, start + self._chunk)
-            frames = self._renderer.render(rows[part])
-            rewards[part] = self._reward(self._encoder.embed_frames(frames)).cpu()
+            frames = views_apart(self._renderer.render(rows[part]), self._views)
+            of_views = self._reward(self._encoder.embed_frames(frames))
+            rewards[part] = of_views.reshape(-1, self._views).mean(dim=1).cpu()
         return rewards
 
     def facts(self) -> dict[str, Any]:
