@@ -3,8 +3,9 @@
     python scripts/result_sheet.py NAME FOLDER [FOLDER ...]
 
 Each folder is a run; a line of the first picture shows the first episode of its kept
-policy, from beginning to end, as the run itself drew it (videos/eval.mp4). The second
-has a panel for each task with the training curves of all its runs.
+policy, from beginning to end, with its views side by side, as the run itself drew it
+(videos/eval.mp4). The second has a panel for each task with the training curves of all
+its runs.
 """
 
 import json
@@ -18,11 +19,10 @@ from PIL import Image, ImageDraw, ImageFont
 from vlmrm_exp import figures
 from vlmrm_exp.study.pictures import find_files, read_pictures
 
-STILLS = 6
+STILLS = 5
 SMOOTH = 5  # rollouts that a point of a curve averages
-SIZE = 150  # px
+SIZE = 120  # px, of one view
 LEFT = 130  # px, for what is written beside a line
-BARS = (41, 521)  # rows of the video that the picture takes, between title and curve
 
 
 def line(folder: Path) -> Image.Image:
@@ -31,15 +31,23 @@ def line(folder: Path) -> Image.Image:
     (file,) = find_files([str(folder / "videos" / "eval.mp4")])
     frames = [picture.pixels for picture in read_pictures(file)]
     frames = frames[: len(frames) // 2]  # of two episodes
-    out = Image.new("RGB", (LEFT + STILLS * SIZE, SIZE), "white")
+    # The picture stands between title and curve, whose ground is dark.
+    bright = np.flatnonzero(frames[0][:, 2].mean(axis=-1) > 60)
+    height = bright[-1] + 1 - bright[0]
+    views = frames[0].shape[1] // height
+    out = Image.new("RGB", (LEFT + STILLS * views * SIZE, SIZE), "white")
     chosen = np.linspace(0, len(frames) - 1, STILLS).round().astype(int)
     for column, number in enumerate(chosen):
-        still = Image.fromarray(frames[number][slice(*BARS)])
-        # The body is in the middle: sky and floor around it are cut off.
-        height = still.height
-        box = (height * 0.16, height * 0.22, height * 0.84, height * 0.9)
-        still = still.resize((SIZE - 3, SIZE - 3), Image.Resampling.LANCZOS, box)
-        out.paste(still, (LEFT + column * SIZE, 0))
+        picture = frames[number][bright[0] : bright[-1] + 1]
+        for view, pixels in enumerate(np.split(picture, views, axis=1)):
+            # The body is in the middle: sky and floor around it are cut off.
+            box = (height * 0.16, height * 0.22, height * 0.84, height * 0.9)
+            still = Image.fromarray(pixels).resize(
+                (SIZE - 1, SIZE - 3), Image.Resampling.LANCZOS, box
+            )
+            # Views of one moment touch.
+            shift = 0 if view else 1
+            out.paste(still, (LEFT + (column * views + view) * SIZE + shift, 0))
     pen = ImageDraw.Draw(out)
     success = summary["eval/success_rate"]
     for row, text in enumerate((summary["task"], f"success {success:.2f}")):
@@ -83,7 +91,8 @@ def main() -> None:
     """Draw both pictures."""
     name, *folders = sys.argv[1:]
     lines = [line(Path(folder)) for folder in folders]
-    sheet = Image.new("RGB", (lines[0].width, SIZE * len(lines)), "white")
+    width = max(one.width for one in lines)
+    sheet = Image.new("RGB", (width, SIZE * len(lines)), "white")
     for number, one in enumerate(lines):
         sheet.paste(one, (0, number * SIZE))
     save(sheet, f"{name}.png")

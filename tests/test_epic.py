@@ -23,12 +23,8 @@ from vlmrm_exp.study import embeddings
 from vlmrm_exp.study.embeddings import Embedder
 from vlmrm_exp.study.folder import result_folder
 from vlmrm_exp.study.settings import short_count, with_settings_files
-from vlmrm_exp.study.state_sets import (
-    StateSet,
-    draw_states,
-    picture_states,
-    save_states,
-)
+from vlmrm_exp.study.state_files import picture_states, save_states
+from vlmrm_exp.study.state_sets import StateSet, draw_states
 from vlmrm_exp.vlm.source import EMBEDDED
 
 CPU = torch.device("cpu")
@@ -93,15 +89,18 @@ def test_epic_measures_every_alpha_and_writes_all_of_it(tmp_path, folders, capsy
         assert picture.size[0] == 1200
 
 
-def test_rewards_are_those_that_a_run_would_give(tmp_path):
+@pytest.mark.parametrize(
+    "task", [["task=mountaincar"], ["task=kneeling", "task.camera=side+fixed"]]
+)
+def test_rewards_are_those_that_a_run_would_give(task, tmp_path):
     """Against the scorer of training, which draws and embeds on its own."""
     from functools import partial
 
     from vlmrm_exp.envs import make_renderer
     from vlmrm_exp.vlm.scorer import LocalScorer
 
-    config = composed("task=mountaincar", "alpha=0.4", "compute=cpu")
-    states = draw_states(config.task, 100)
+    config = composed(*task, "clip=nano", "alpha=0.4", "compute=cpu")
+    states = draw_states(config.task, 300)  # more than one kept part
     embedder = Embedder(config.clip, CPU, tmp_path)
     embedded = embedder.embed(states, config.task)
     reward = embedder.reward(embedded, config.prompts, config.baselines, 0.4)
@@ -176,8 +175,8 @@ def test_an_interruption_loses_one_part_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr(embedder, "_see", see)
     before = kept.stat().st_mtime_ns
     whole = embedder.embed(states, config.task)
-    assert whole.shape == (300, 128)
-    np.testing.assert_array_equal(whole[:256], parts[0])
+    assert whole.shape == (300, 1, 128)
+    np.testing.assert_array_equal(whole[:256, 0], parts[0])
     assert kept.stat().st_mtime_ns == before
     # A damaged file is made again.
     kept.write_bytes(kept.read_bytes()[:100])

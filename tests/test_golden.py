@@ -24,6 +24,7 @@ LOOKS = [
     ("mountain_car", "plain", "fixed"),
     ("mountain_car", "realistic", "fixed"),
     *(("humanoid", t, c) for t in ("plain", "realistic") for c in ("fixed", "track")),
+    ("humanoid", "realistic", "side"),
 ]
 
 

@@ -149,8 +149,10 @@ def test_groups_are_told_apart_by_what_differs(tmp_path):
     write_run(tmp_path / "b", seed=1, settings={"compute": elsewhere})
     write_run(tmp_path / "c", settings={"algo": {"name": "sac", "learning_rate": 0.1}})
     write_run(tmp_path / "d", task="splits", prompt="a humanoid robot doing splits")
-    for folder, clip in (("e", "nano"), ("f", "tiny")):  # which play no part there
-        write_run(tmp_path / folder, clip=clip, settings={"reward": "ground_truth"})
+    # Model and camera play no part where the predicate is the reward.
+    for folder, clip, camera in (("e", "nano", "fixed"), ("f", "tiny", "fixed+side")):
+        true = {"reward": "ground_truth"}
+        write_run(tmp_path / folder, clip=clip, camera=camera, settings=true)
     groups = group_runs(walk(tmp_path)[0])
     runs = {
         name: [run.folder.name for run in group.runs]
@@ -391,6 +393,7 @@ def test_a_copy_of_a_run_is_no_second_piece_of_evidence(tmp_path):
     assert row["of each seed"] == "0.80, 0.40"  # the newest's, b's
     assert row["success (95 %)"].endswith("120/200")
     assert row["runs"] == "2, and 2 not counted"
+    assert page.rows("minutes a run")[0]["seeds"] == "0, 1"
     assert other["runs"] == "1"
     odd = {r["run"][-1]: r["reason, and what was odd"] for r in page.rows("status")}
     told = f"same settings and seed as {tmp_path.name}/b: not counted"

@@ -8,6 +8,7 @@ import pytest
 
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import make_envs, make_renderer
+from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
 from vlmrm_exp.vlm import scorer as scorer_module
 from vlmrm_exp.vlm.scorer import make_scorer
 
@@ -60,6 +61,27 @@ def test_reward_equals_cosine_of_picture_and_sentence(compose):
     images = encoder.embed_frames(renderer.render(rows_of(config, 5)))
     text = encoder.embed_prompts([config.prompt])[0]
     np.testing.assert_allclose(rewards, (images @ text).numpy(), atol=1e-6)
+
+
+def test_reward_of_several_views_is_the_mean_of_each(compose):
+    library = PoseLibrary()
+    rows = np.stack([library.row(legs, ARMS[i]) for i, legs in enumerate(LEGS[10:17])])
+    reward = {}
+    for camera in ("fixed", "side", "fixed+side"):
+        config = compose(
+            "task=lotus",
+            f"task.camera={camera}",
+            "clip=nano",
+            "clip.batch_size=5",  # of pictures: two views of two states
+            "compute.scorer_workers=0",
+            "alpha=0.4",
+        )
+        scorer = open_scorer(config)
+        reward[camera] = scorer.score(rows)
+        scorer.close()
+    assert np.abs(reward["fixed"] - reward["side"]).max() > 0.02
+    mean = (reward["fixed"] + reward["side"]) / 2
+    np.testing.assert_allclose(reward["fixed+side"], mean, atol=1e-6)
 
 
 def echo(config, make_renderer, example, pipe) -> None:

@@ -10,15 +10,13 @@ from PIL import Image
 
 from vlmrm_exp.config import GOALS, ConfigError
 from vlmrm_exp.study import state_sets
-from vlmrm_exp.study.state_sets import (
-    StateSet,
-    draw_states,
+from vlmrm_exp.study.state_files import (
     labels_of,
     picture_states,
     save_states,
     stored_states,
-    truth_of,
 )
+from vlmrm_exp.study.state_sets import StateSet, draw_states, truth_of
 
 
 def test_cart_pole_grid_is_uniform_over_angle_and_position(compose):

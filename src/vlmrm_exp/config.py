@@ -67,8 +67,7 @@ class TaskConfig:
     """Env steps per episode; None: the Gymnasium id's own limit (`env: gym` only)."""
     textures: str = "plain"
     camera: str = "fixed"
-    """One of `CAMERAS`, or several as fixed+side: views of the same state, whose rewards
-    are averaged."""
+    """One of `CAMERAS`, or several as fixed+side: each state's rewards are averaged."""
     frame_height: int = 480
     """Pixels; `clip.frame_height` overrides it. `env: gym` draws itself: the most that
     is kept."""

@@ -50,7 +50,7 @@ Settings:
   prompt=null       of the goal; null: the task's own; several are averaged: [...]
   baseline=null     null: the task's own
   textures=null     plain or realistic; null: the task's own
-  camera=null       fixed or track; null: the task's own
+  camera=null       fixed, side, track or several, as fixed+side; null: the task's own
   searches=3        the first from a standing body, the others from any pose; the best
                     one counts
   rounds=30         of {POPULATION} poses
@@ -329,7 +329,9 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
 
 def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw a line for each search: poses of highest reward, then goal states."""
-    with figures.figure(1.25 * 2 * SHOWN + 1.6, 0.4 + 1.35 * len(found)) as made:
+    height, width = found[0]["pictures"][0].shape[:2]
+    wide = 1.25 * width / height  # several views stand side by side
+    with figures.figure(wide * 2 * SHOWN + 1.6, 0.4 + 1.35 * len(found)) as made:
         axes = made.subplots(len(found), 2 * SHOWN, squeeze=False)
         for line, one in zip(axes, found, strict=True):
             for ax, picture in zip(line, one["pictures"], strict=False):

@@ -31,7 +31,10 @@ IGNORED = (
 )
 """What does not change which policy is kept; so of compute all but the overlap. The
 evaluations while training do: they choose it."""
-UNUSED_WITHOUT_CLIP = ("clip.", "alpha", "prompt", "baseline", "renormalise")
+UNUSED_WITHOUT_CLIP = (
+    *("clip.", "alpha", "prompt", "baseline", "renormalise", "reward_every"),
+    *("task.textures", "task.camera", "task.frame_height"),
+)
 
 
 @dataclass
@@ -55,8 +58,9 @@ class Group:
 
     @property
     def seeds(self) -> str:
-        """The seeds of all its runs."""
-        return ", ".join(str(run.config.get("seed", "?")) for run in self.runs)
+        """The seeds of all its runs, each once."""
+        seeds = [str(run.config.get("seed", "?")) for run in self.runs]
+        return ", ".join(dict.fromkeys(seeds))
 
     @property
     def parameters(self) -> float | None:

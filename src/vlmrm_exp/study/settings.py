@@ -30,7 +30,7 @@ MODELS_HELP = """\
 """
 STATES_HELP = """\
   textures=null     plain or realistic; null: the task's own
-  camera=null       fixed or track; null: the task's own
+  camera=null       fixed, side, track or several, as fixed+side; null: the task's own
   states=2000       how many: a grid for cartpole and mountaincar, a mixture of poses,
                     falls and random actions for the humanoid; embedded models were
                     trained on the same kinds of poses and falls, in other draws
@@ -334,7 +334,7 @@ def _given_states(
     Raises:
         ConfigError: they cannot be read, or do not match.
     """
-    from vlmrm_exp.study.state_sets import labels_of, picture_states, stored_states
+    from vlmrm_exp.study.state_files import labels_of, picture_states, stored_states
 
     if asked.frames:
         states = picture_states(Path(asked.frames).expanduser())
@@ -392,7 +392,7 @@ def parameters(facts: Mapping[str, Any]) -> int:
 
 def save_state_sets(folder: Path, examined: Sequence[Examined]) -> None:
     """Write the states of each world with the labels of its tasks: states-WORLD.npz."""
-    from vlmrm_exp.study.state_sets import save_states
+    from vlmrm_exp.study.state_files import save_states
 
     worlds: dict[str, list[Examined]] = {}
     for one in examined:

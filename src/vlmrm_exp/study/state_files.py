@@ -1,0 +1,175 @@
+"""States and labels that come from files: pictures, stored sets, what people judged."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from vlmrm_exp.config import ConfigError, TaskConfig
+from vlmrm_exp.study import cache
+from vlmrm_exp.study.metrics import check_classes
+from vlmrm_exp.study.pictures import IMAGE_SUFFIXES
+from vlmrm_exp.study.state_sets import StateSet, Truth
+
+STATE_ROWS = {"cartpole": 4, "mountain_car": 2, "humanoid": 47}
+"""Numbers in a state row of each world."""
+
+
+def labels_of(path: Path, states: StateSet) -> Truth:
+    """Labels that people gave, from a CSV file with a header.
+
+    Columns: `label`, 0 or 1, and what it is of: `file`, a name in the folder of
+    pictures, or `index`, a row of a stored set, counted from 0.
+
+    Raises:
+        ConfigError: not such a file, labels that do not match the states one to one,
+            or all of one class.
+    """
+    column = "file" if states.files else "index"
+    named = read_labels(path, column)
+    if states.files:
+        names = [file.name for file in states.files]
+    else:
+        names = [str(i) for i in range(len(states))]
+    known = set(names)
+    unknown = [name for name in named if name not in known]
+    missing = [name for name in names if name not in named]
+    if unknown:
+        raise ConfigError(
+            f"{path} has a label for {column} {unknown[0]}, which is not among the "
+            f"{len(names)} states of {states.world} ({len(unknown)} such labels): give "
+            "the labels of these states."
+        )
+    if missing:
+        raise ConfigError(
+            f"{path} has {len(named)} labels for {len(names)} states of "
+            f"{states.world}: {column} {missing[0]} has none; label every one."
+        )
+    goal = np.array([named[name] for name in names])
+    check_classes(goal, str(path))
+    return Truth(goal, str(path))
+
+
+def read_labels(path: Path, column: str) -> dict[str, bool]:
+    """Labels by what stands in a column of a CSV file.
+
+    Raises:
+        ConfigError: there is no such file, it lacks a column, or a label is not 0 or 1.
+    """
+    if not path.is_file():
+        raise ConfigError(f"There is no file of labels {path}: give labels=FILE.csv.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
+            # With the number of the line that each ends on, as editors count.
+            lines = [(reader.line_num, line) for line in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is no CSV file: {error}.") from error
+    if not {column, "label"} <= set(columns):
+        raise ConfigError(
+            f"{path} needs the columns {column} and label, but has "
+            f"{', '.join(columns) or 'none'}."
+        )
+    named: dict[str, bool] = {}
+    for number, line in lines:
+        name, label = ((line[key] or "").strip() for key in (column, "label"))
+        if label not in ("0", "1"):
+            raise ConfigError(
+                f"{path}, line {number}: the label is {label!r}, but must be 1 (goal) "
+                "or 0."
+            )
+        if name in named:
+            raise ConfigError(
+                f"{path}, line {number}: {column} {name} is labelled a second time."
+            )
+        named[name] = label == "1"
+    return named
+
+
+def picture_states(folder: Path) -> StateSet:
+    """The pictures in a folder, by name; hidden files are left out.
+
+    Each counts as drawn on its own: where pictures follow each other in a film,
+    intervals are too narrow.
+
+    Raises:
+        ConfigError: there is no such folder, or no picture in it.
+    """
+    files = ()
+    if folder.is_dir():
+        files = tuple(
+            sorted(
+                file
+                for file in folder.iterdir()
+                if file.suffix.lower() in IMAGE_SUFFIXES
+                and not file.name.startswith(".")
+                and file.is_file()
+            )
+        )
+    if not files:
+        raise ConfigError(
+            f"There are no pictures ({', '.join(IMAGE_SUFFIXES)}) in {folder}: give a "
+            "folder, as frames=FOLDER."
+        )
+    return StateSet(
+        str(folder),
+        np.full(len(files), "pictures"),
+        files=files,
+        group=np.arange(len(files)),
+    )
+
+
+def save_states(path: Path, states: StateSet, goals: dict[str, np.ndarray]) -> None:
+    """Write rows, sources, groups and, for each task, labels into an .npz file.
+
+    Args:
+        path: of the file.
+        states: with rows.
+        goals: labels (B,) bool by task.
+    """
+    assert states.rows is not None
+    more = {f"goal_{task}": goal for task, goal in goals.items()}
+    if states.group is not None:
+        more["group"] = states.group
+    cache.store(
+        path, world=states.world, rows=states.rows, source=states.source, **more
+    )
+
+
+def stored_states(path: Path, task: TaskConfig) -> StateSet:
+    """Read what `save_states` wrote.
+
+    Raises:
+        ConfigError: there is no such file, it is not one, or of another world.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no stored state set {path}: give one that an earlier study "
+            "left, as state_set=outputs/epic/TIME/states-humanoid.npz."
+        )
+    held = cache.load(path)
+    if held is None or not {"world", "rows", "source"} <= set(held):
+        raise ConfigError(f"{path} is not a stored state set, or is damaged.")
+    world = str(held["world"])
+    if world != task.env:
+        raise ConfigError(
+            f"{path} holds states of {world}, but task={task.name} is of {task.env}: "
+            "give a task of that world, or another file."
+        )
+    rows, group = held["rows"], held.get("group")
+    if rows.ndim != 2 or rows.shape[1] != STATE_ROWS[world]:
+        raise ConfigError(
+            f"{path} holds states of shape {rows.shape}, but those of {world} have "
+            f"{STATE_ROWS[world]} numbers each: it is damaged."
+        )
+    lengths = {len(rows), len(held["source"]), len(rows if group is None else group)}
+    if len(lengths) > 1:
+        raise ConfigError(
+            f"{path} has {len(rows)} states, but not as many sources and groups: it is "
+            "damaged."
+        )
+    if not np.isfinite(rows).all():
+        raise ConfigError(f"{path} holds states that are not finite numbers.")
+    return StateSet(world, held["source"], rows, group=group)
