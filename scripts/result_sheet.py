@@ -34,7 +34,7 @@ def line(folder: Path) -> Image.Image:
     # The picture stands between title and curve, whose ground is dark.
     bright = np.flatnonzero(frames[0][:, 2].mean(axis=-1) > 60)
     height = bright[-1] + 1 - bright[0]
-    views = frames[0].shape[1] // height
+    views = round(frames[0].shape[1] / height)
     out = Image.new("RGB", (LEFT + STILLS * views * SIZE, SIZE), "white")
     chosen = np.linspace(0, len(frames) - 1, STILLS).round().astype(int)
     for column, number in enumerate(chosen):

@@ -52,6 +52,7 @@ def test_task_brings_its_algorithm_prompt_and_numbers(compose):
     assert kneeling.prompt == "a humanoid robot kneeling"
     assert kneeling.baseline == "a humanoid robot"
     assert (kneeling.algo.gamma, kneeling.task.episode_length) == (0.95, 50)
+    assert kneeling.task.views == ["fixed", "side"]
 
 
 def test_command_line_wins_over_experiment_and_experiment_over_task(compose):
@@ -60,8 +61,10 @@ def test_command_line_wins_over_experiment_and_experiment_over_task(compose):
     assert not paper.algo.bootstrap_at_time_limit
     assert not paper.renormalise
     assert paper.clip.preprocess == "squash"
-    # 100 steps of 15 ms, all scored, Gymnasium's observation, plain SAC (C.2).
+    # 100 steps of 15 ms, all scored from in front, Gymnasium's observation, plain
+    # SAC (C.2).
     task, algo = paper.task, paper.algo
+    assert task.views == ["fixed"]
     assert (task.episode_length, task.frame_skip, task.observation) == (100, 5, "full")
     assert (paper.reward_every, algo.batch_size, algo.num_envs) == (1, 512, 32)
     assert not algo.normalise_rewards
@@ -106,9 +109,10 @@ def test_list_and_quoted_prompts_keep_their_meaning(compose):
         (["prompt=[3]"], "not text"),
         (["task.textures=plian"], "Did you mean plain?"),
         (["task=cartpole", "task.camera=track"], "one of fixed for cartpole"),
-        (["task=cartpole", "task.camera=fixed+fixed"], "has one view twice"),
-        (["task=kneeling", "task.camera=fixed+front"], "several as fixed+side"),
-        (["task=kneeling", "task.camera=fixed+"], "task.camera is ''"),
+        (["task=kneeling", "task.camera=side+side"], "has one view twice"),
+        (["task=kneeling", "task.camera=front"], "or several as fixed+side, for"),
+        (["task=kneeling", "task.camera=fixed+front"], "'front' is none of fixed,"),
+        (["task=kneeling", "task.camera=fixed+"], "'fixed+', but '' is none of"),
         (["task.episode_length=null"], "task.episode_length is null"),
         (["algo.buffer_size=10"], "less than one rollout"),
         (["algo.hidden=[]"], "at least one hidden layer"),

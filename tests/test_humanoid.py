@@ -122,13 +122,14 @@ def test_views_stand_side_by_side_in_one_frame():
     library = PoseLibrary()
     rows = np.stack([library.row(LEGS[11], ARMS[4]), library.row(LEGS[0], ARMS[0])])
     frames = {}
-    for camera in ("fixed", "side", "side+track+fixed"):
+    for camera in ("fixed", "side", "track", "side+track+fixed"):
         renderer = make_renderer(task(camera=camera), 64, effects=False)
         frames[camera] = renderer.render(rows)
         renderer.close()
     several = frames["side+track+fixed"]
     assert several.shape == (2, 64, 192, 3)
     np.testing.assert_array_equal(several[:, :, :64], frames["side"])
+    np.testing.assert_array_equal(several[:, :, 64:128], frames["track"])
     np.testing.assert_array_equal(several[:, :, 128:], frames["fixed"])
 
 

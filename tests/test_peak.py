@@ -67,7 +67,7 @@ def test_search_that_fell_short_is_said():
 @pytest.mark.slow
 def test_peak_is_the_reward_that_a_run_would_give(tmp_path, capsys):
     base = "a robot that is small"
-    asked = ["task=kneeling,lotus", "clip=nano", "alpha=0.5", "camera=track"]
+    asked = ["task=kneeling,lotus", "clip=nano", "alpha=0.5", "camera=track+side"]
     asked.append(f"baseline={base}")
     small = ["rounds=2", "searches=2", f"cache={tmp_path}/cache", f"out={tmp_path}/out"]
     look_for(parse([*asked, *small]))
@@ -81,7 +81,7 @@ def test_peak_is_the_reward_that_a_run_would_give(tmp_path, capsys):
         config = composed(
             f"task={row['task']}",
             "clip=nano",
-            "task.camera=track",
+            "task.camera=track+side",
             "alpha=0.5",
             f"baseline={base}",
         )

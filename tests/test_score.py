@@ -44,7 +44,9 @@ def frames() -> np.ndarray:
     library = PoseLibrary()
     wanted = ("standing", "kneeling", "splits")
     legs = [next(pose for pose in LEGS if pose.name == name) for name in wanted]
-    renderer = make_renderer(cli.composed("task=kneeling").task, 96, False)
+    renderer = make_renderer(
+        cli.composed("task=kneeling", "task.camera=fixed").task, 96, False
+    )
     rows = np.array([library.row(pose, ARMS[0]) for pose in legs])
     drawn = renderer.render(rows)
     renderer.close()

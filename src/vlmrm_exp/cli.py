@@ -97,7 +97,8 @@ def parse(
             raise ConfigError(f"{argument} cannot be read: {how}.") from error
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"{argument} is not possible: {reason}.") from error
+            hint = _views_hint(argument)
+            raise ConfigError(f"{argument} is not possible: {reason}.{hint}") from error
     if positional and collected:
         typed[positional] = [*typed.get(positional, []), *collected]
     missing = [n for n in names if n not in typed and OmegaConf.is_missing(cfg, n)]
@@ -201,7 +202,8 @@ def one_sentence(error: BaseException) -> str:
     """What Hydra and OmegaConf say over several lines and causes, as one sentence."""
     if error.__cause__ is not None and str(error).startswith("Error merging"):
         value = str(error).removeprefix("Error merging override ").strip("'")
-        return f"{value} is not possible: {one_sentence(error.__cause__)}"
+        reason = one_sentence(error.__cause__)
+        return f"{value} is not possible: {reason}{_views_hint(value, '. ')}"
     text = str(error)
     if option := re.search(r"Could not find '(\w+)/(.*)'\n", text):
         group, wanted = option.groups()
@@ -221,11 +223,18 @@ def one_sentence(error: BaseException) -> str:
         argument = text.splitlines()[0].split("'")[1]
         group = (conf_dir() / argument.partition("=")[0]).is_dir()
         return f"{argument} holds a comma: add -m to sweep over it" + (
-            "." if group else ", or put it in quotes."
+            "." if group else f", or put it in quotes.{_views_hint(argument)}"
         )
     lines = [line.strip() for line in text.splitlines()]
     dropped = ("full_key:", "object_type=", "reference_type=", "See https", "")
     return " ".join(x for x in lines if x and not x.startswith(dropped[:-1]))
+
+
+def _views_hint(argument: str, before: str = " ") -> str:
+    """How several cameras are given, to who gave camera=VALUE otherwise."""
+    if not argument.partition("=")[0].endswith("camera"):
+        return ""
+    return f"{before}Views are joined with +, as fixed+side."
 
 
 def setting_names() -> list[str]:

@@ -325,9 +325,14 @@ def _check_task(task: TaskConfig) -> None:
     _one_of("task.env", task.env, ENV_KINDS)
     _one_of("task.textures", task.textures, TEXTURES[task.env], f" for {task.env}")
     cameras = CAMERAS[task.env]
-    several = f", or several as {'+'.join(cameras[::2])}," if len(cameras) > 1 else ""
-    for view in task.views:
-        _one_of("task.camera", view, cameras, f"{several} for {task.env}")
+    if len(task.views) == 1 or len(cameras) == 1:
+        several = ", or several as fixed+side," if len(cameras) > 1 else ""
+        _one_of("task.camera", task.camera, cameras, f"{several} for {task.env}")
+    elif unknown := set(task.views) - set(cameras):
+        raise ConfigError(
+            f"task.camera is {task.camera!r}, but {min(unknown)!r} is none of "
+            f"{', '.join(cameras)}: join those with +, as fixed+side."
+        )
     if len(set(task.views)) < len(task.views):
         raise ConfigError(
             f"task.camera is {task.camera!r}, which has one view twice: give each once."

@@ -32,7 +32,7 @@ from vlmrm_exp.study.settings import (
 POPULATION, ELITE = 96, 12  # poses a round, and how many the next one is drawn around
 KEPT = 0.3  # share of the former mean and spread that stays, against settling too soon
 TURNS = (100.0, 100.0, 30.0)
-"""Degrees by which the body may pitch, roll and yaw; the camera is in front."""
+"""Degrees by which the body may pitch, roll and yaw, from facing the front camera."""
 GOAL_STATES = 2000  # drawn as epic does, of which those count that meet the task
 SHOWN = 3  # pictures of either kind
 PICTURE_HEIGHT = 160  # px
@@ -61,10 +61,11 @@ Settings:
   out=null          folder of the results; null: outputs/peak/TIME
 
 Poses rest on the floor by their lowest point, pitched and rolled by {TURNS[0]:.0f}
-degrees at most, and need not be balanced. "Meets" is the share of the best search's
-{ELITE} best that meet the predicate. Beside it stands the highest reward among states
-of the kind that epic draws that do meet it: where the peak is higher and does not
-meet the task, an agent that can hold it learns something else. Prints a table; writes
+degrees at most and turned by {TURNS[2]:.0f}, and need not be balanced. "Meets" is the
+share of the best search's {ELITE} best that meet the predicate. Beside it stands the
+highest reward among states of the kind that epic draws that do meet it: where the peak
+is higher and does not meet the task, an agent that can hold it learns something else.
+Prints a table; writes
 peak.json, peak.png and peak.svg.
 """
 

@@ -19,7 +19,7 @@ from vlmrm_exp.envs.poses import PoseLibrary
 
 WORLDS = ("humanoid", "cartpole", "mountaincar")
 PARTS = 8  # a world is drawn in as many parts, whatever the number of processes
-DEFAULT_LOOK_SHARE = 0.5  # of the pictures; the other looks share the rest
+FIRST_LOOK_SHARE = 0.5  # of the pictures; the other looks share the rest
 
 
 @dataclass
@@ -80,9 +80,9 @@ def _draw_part(job: tuple[str, int, np.random.SeedSequence, int, int]) -> World:
     name, count, seed, frame_height, image_size = job
     rng = np.random.default_rng(seed)
     rows = draw_rows(name, count, rng)
-    # The first look is the one that runs have by default.
+    # The first look is a default run's, for the humanoid from in front.
     others = len(LOOKS[name]) - 1
-    share = np.full(others + 1, (1 - DEFAULT_LOOK_SHARE) / max(others, 1))
+    share = np.full(others + 1, (1 - FIRST_LOOK_SHARE) / max(others, 1))
     share[0] = 1 - share[1:].sum()
     looks = rng.choice(len(LOOKS[name]), count, p=share)
     frames = np.empty((count, image_size, image_size, 3), np.uint8)
@@ -168,7 +168,7 @@ def drawn_before(
     # A change of poses, colours, libraries or driver shows in a sample drawn anew.
     rows = draw_rows(name, 200, np.random.default_rng(0))
     few = _draw_part((name, 16, np.random.SeedSequence(0), frame_height, image_size))
-    drawn = (name, count, seed, frame_height, image_size, PARTS, DEFAULT_LOOK_SHARE)
+    drawn = (name, count, seed, frame_height, image_size, PARTS, FIRST_LOOK_SHARE)
     what = repr(drawn).encode()
     sample = what + rows.tobytes() + few.frames.tobytes()
     sample += b"".join(distances.tobytes() for distances in few.poses or ())

@@ -131,7 +131,8 @@ def make_renderer(task: TaskConfig, frame_height: int, effects: bool) -> Rendere
 
     Args:
         task: which world, with its textures and camera.
-        frame_height: pixels; the width follows from the task's aspect ratio.
+        frame_height: pixels; the width follows from the task's aspect ratio and the
+            number of its views.
         effects: shadows, reflections and multisampling, where the world has them.
     """
     match task.env:

@@ -220,11 +220,14 @@ def _order(group: Group) -> tuple[Any, ...]:
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
-    """Those of `COLUMNS` in which some of these groups differ."""
+    """Those of `COLUMNS` in which some of these groups differ.
+
+    A group without a setting, as a predicate's has no camera, differs in none.
+    """
     return [
         key
         for key in COLUMNS
-        if len({str(group.settings.get(key)) for group in groups}) > 1
+        if len({str(g.settings[key]) for g in groups if key in g.settings}) > 1
     ]
 
 

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +82,17 @@ class Embedder:
         Raises:
             ConfigError: a file is not a picture.
         """
+        views = task.views if states.rows is not None else [task.camera]
+        # Each has its own place on disk: another choice of views draws what is new.
+        embedded = [
+            self._embed_view(states, replace(task, camera=view)) for view in views
+        ]
+        return np.stack(embedded, axis=1)
+
+    def _embed_view(self, states: StateSet, task: TaskConfig) -> np.ndarray:
+        """As `embed`, of a task with one view: (B, D)."""
         from tqdm import tqdm
 
-        views = len(task.views) if states.rows is not None else 1
         look = self._look(states, task)
         renderer: Renderer | None = None
         parts = []
@@ -104,21 +113,19 @@ class Embedder:
                             renderer = self._renderer(task)
                         about = look | {"model": self.facts}
                         held = {
-                            "embeddings": self._see(
-                                states, what, renderer, views, progress
-                            ),
+                            "embeddings": self._see(states, what, renderer, progress),
                             "about": np.array(json.dumps(about)),
                         }
                         cache.store(file, **held)
                     else:
-                        progress.update(len(held["embeddings"]) // views)
+                        progress.update(len(held["embeddings"]))
                     parts.append(held["embeddings"])
         finally:
             if renderer is not None:
                 renderer.close()
         if look["drawn_by"]:
             self.drawn_by.add(look["drawn_by"])
-        return np.concatenate(parts).reshape(len(states), views, -1)
+        return np.concatenate(parts)
 
     def reward(
         self,
@@ -160,17 +167,12 @@ class Embedder:
         states: StateSet,
         what: slice,
         renderer: "Renderer | None",
-        views: int,
         progress: Any,
     ) -> np.ndarray:
-        """Embed some states, a batch at a time: (B V, D) float32."""
-        from vlmrm_exp.vlm.preprocess import views_apart
-
+        """Embed some states, a batch at a time: (B, D) float32."""
         embedded = []
-        batch_size = max(1, self._clip.batch_size // views)
-        for frames in _frames(states, what, batch_size, renderer):
-            apart = views_apart(frames, views)
-            embedded.append(self._encoder.embed_frames(apart).cpu().numpy())
+        for frames in _frames(states, what, self._clip.batch_size, renderer):
+            embedded.append(self._encoder.embed_frames(frames).cpu().numpy())
             progress.update(len(frames))
         return np.concatenate(embedded)
 

@@ -246,6 +246,15 @@ def resolve_tasks(tasks: Sequence[str], asked: Look) -> list[Config]:
             "task=gym has no states to draw: for pictures of another environment give "
             "any other task's name, with frames, labels, prompt and baseline."
         )
+    for key in ("textures", "camera"):
+        if "," in (getattr(asked, key) or ""):
+            joined = (
+                "; views are joined with +, as fixed+side" if key == "camera" else ""
+            )
+            raise ConfigError(
+                f"{key}={getattr(asked, key)} holds a comma, but the states have one "
+                f"look: give one{joined}."
+            )
     look = [
         f"task.{key}={value}"
         for key in ("textures", "camera")

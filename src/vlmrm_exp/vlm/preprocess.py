@@ -8,16 +8,8 @@ are open_clip's (`squash`, and `crop`, its `shortest`); the third, `pad`, is its
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch.nn import functional
-
-
-def views_apart(frames: np.ndarray, views: int) -> np.ndarray:
-    """Cut frames with views side by side, (B, H, V W, 3), into (B V, H, W, 3)."""
-    batch, height, width, _ = frames.shape
-    apart = frames.reshape(batch, height, views, width // views, 3).swapaxes(1, 2)
-    return apart.reshape(batch * views, height, width // views, 3)
 
 
 def preprocess(

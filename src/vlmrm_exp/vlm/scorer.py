@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.vlm.preprocess import views_apart
 
 FIRST_PICTURE_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
 
@@ -153,7 +152,7 @@ class LocalScorer(InPlaceScorer):
         rewards = np.empty(len(rows), np.float32)
         for start in range(0, len(rows), self._chunk):
             part = slice(start, start + self._chunk)
-            frames = views_apart(self._renderer.render(rows[part]), self._views)
+            frames = _views_apart(self._renderer.render(rows[part]), self._views)
             of_views = self._reward(self._encoder.embed_frames(frames))
             rewards[part] = of_views.reshape(-1, self._views).mean(dim=1).cpu()
         return rewards
@@ -165,6 +164,13 @@ class LocalScorer(InPlaceScorer):
     def close(self) -> None:
         """Free the drawing context."""
         self._renderer.close()
+
+
+def _views_apart(frames: np.ndarray, views: int) -> np.ndarray:
+    """Cut frames with views side by side, (B, H, V W, 3), into (B V, H, W, 3)."""
+    batch, height, width, _ = frames.shape
+    apart = frames.reshape(batch, height, views, width // views, 3).swapaxes(1, 2)
+    return apart.reshape(batch * views, height, width // views, 3)
 
 
 class WorkerScorer:
