@@ -41,7 +41,7 @@ def line(folder: Path) -> Image.Image:
         picture = frames[number][bright[0] : bright[-1] + 1]
         for view, pixels in enumerate(np.split(picture, views, axis=1)):
             # The body is in the middle: sky and floor around it are cut off.
-            box = (height * 0.16, height * 0.22, height * 0.84, height * 0.9)
+            box = (height * 0.12, height * 0.14, height * 0.88, height * 0.9)
             still = Image.fromarray(pixels).resize(
                 (SIZE - 1, SIZE - 3), Image.Resampling.LANCZOS, box
             )
