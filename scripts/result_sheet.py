@@ -5,7 +5,7 @@
 Each folder is a run; a line of the first picture shows the first episode of its kept
 policy, from beginning to end, with its views side by side, as the run itself drew it
 (videos/eval.mp4). The second has a panel for each task with the training curves of all
-its runs.
+its runs, those with one camera in a light colour.
 """
 
 import json
@@ -17,6 +17,7 @@ from goal_sheet import IMAGES, INK, save
 from PIL import Image, ImageDraw, ImageFont
 
 from vlmrm_exp import figures
+from vlmrm_exp.cli import load_run_config
 from vlmrm_exp.study.pictures import find_files, read_pictures
 
 STILLS = 5
@@ -58,16 +59,17 @@ def line(folder: Path) -> Image.Image:
 
 def curves(folders: list[Path], path: Path) -> None:
     """Draw reward and success of training episodes against env steps."""
-    runs: dict[str, list[list[dict]]] = {}
+    runs: dict[str, list[tuple[list[dict], float]]] = {}
     for folder in folders:
         task = json.loads((folder / "summary.json").read_text())["task"]
         text = (folder / "metrics.jsonl").read_text()
         rows = [json.loads(row) for row in text.splitlines()]
-        runs.setdefault(task, []).append(rows)
+        views = load_run_config(folder).task.views
+        runs.setdefault(task, []).append((rows, 0.35 if len(views) == 1 else 1.0))
     with figures.figure(9, 1.9 * -(-len(runs) // 4)) as made:
         axes = made.subplots(-(-len(runs) // 4), 4, squeeze=False, sharex=True)
         for ax, (task, of_task) in zip(axes.flat, runs.items(), strict=False):
-            for rows in of_task:
+            for rows, strength in of_task:
                 steps = np.array([row["env_steps"] for row in rows]) / 1000
                 for key, color in (
                     ("train/reward_mean", figures.COLORS[0]),
@@ -75,7 +77,7 @@ def curves(folders: list[Path], path: Path) -> None:
                 ):
                     values = np.array([row[key] for row in rows])
                     smooth = np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid")
-                    ax.plot(steps[SMOOTH - 1 :], smooth, color=color)
+                    ax.plot(steps[SMOOTH - 1 :], smooth, color=color, alpha=strength)
             ax.set_title(task, loc="left")
             ax.set_ylim(-0.03, 1.03)
         for ax in axes[-1]:

@@ -94,6 +94,7 @@ def test_peak_is_the_reward_that_a_run_would_give(tmp_path, capsys):
         assert row["reward_peak"] == max(row["rewards"])
         assert row["fell_short"] == (row["reward_peak"] < row["reward_goal_states"])
         assert row["goal_states"] > 10
+        assert row["camera"] == "track+side"
     assert "highest of goal states" in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "peak.png") as picture:
         assert picture.width > 800

@@ -404,11 +404,15 @@ def test_a_copy_of_a_run_is_no_second_piece_of_evidence(tmp_path):
 
 
 def test_what_chooses_the_kept_policy_tells_groups_apart(tmp_path):
-    for n, evaluation in enumerate(
-        ({"every": 8000}, {"every": 8000, "final_episodes": 9}, {"every": 4000})
+    for n, (evaluation, camera) in enumerate(
+        (
+            ({"every": 8000}, "fixed+side"),
+            ({"every": 8000, "final_episodes": 9}, "side+fixed"),
+            ({"every": 4000}, "fixed+side"),
+        )
     ):
         settings = {"evaluation": evaluation}
-        write_run(tmp_path / str(n), seed=n, settings=settings)
+        write_run(tmp_path / str(n), seed=n, camera=camera, settings=settings)
     groups = group_runs(walk(tmp_path)[0])
     found = [[run.folder.name for run in group.runs] for group in groups]
     assert sorted(found) == [["0", "1"], ["2"]]

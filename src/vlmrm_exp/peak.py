@@ -65,8 +65,7 @@ degrees at most and turned by {TURNS[2]:.0f}, and need not be balanced. "Meets" 
 share of the best search's {ELITE} best that meet the predicate. Beside it stands the
 highest reward among states of the kind that epic draws that do meet it: where the peak
 is higher and does not meet the task, an agent that can hold it learns something else.
-Prints a table; writes
-peak.json, peak.png and peak.svg.
+Prints a table; writes peak.json, peak.png and peak.svg.
 """
 
 
@@ -281,6 +280,8 @@ def _search_one(
         "task": task.name,
         "clip": clip.name,
         "alpha": config.alpha,
+        "textures": task.textures,
+        "camera": task.camera,
         "prompt": config.prompts,
         "baseline": config.baselines,
         "reward_peak": float(rewards[0]),

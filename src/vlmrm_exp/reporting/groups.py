@@ -190,12 +190,15 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
     left_out = IGNORED
     if config.get("reward") == "ground_truth":
         left_out += UNUSED_WITHOUT_CLIP
-    return {
+    relevant = {
         key: value
         for key, value in config.items()
         if not key.startswith(left_out)
         and (not key.startswith("compute.") or key == "compute.overlap")
     }
+    if isinstance(views := relevant.get("task.camera"), str):
+        relevant["task.camera"] = "+".join(sorted(views.split("+")))
+    return relevant
 
 
 def _other(mine: dict[str, Any], every: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -278,6 +278,12 @@ def check_states(configs: Sequence[Config], asked: StatesConfig) -> None:
         raise ConfigError(f"seed is {asked.seed}: give a whole number from 0 up.")
     if asked.frames and asked.state_set:
         raise ConfigError("frames and state_set are both given: choose one of them.")
+    for name in ("textures", "camera"):
+        if asked.frames and getattr(asked, name):
+            raise ConfigError(
+                f"{name} says how states are drawn, but frames are pictures already: "
+                "leave it out."
+            )
     if asked.frames and not asked.labels:
         raise ConfigError(
             "frames needs labels: give a CSV file with the columns file and label, as "
