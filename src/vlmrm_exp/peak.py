@@ -331,15 +331,16 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
 
 def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw a line for each search: poses of highest reward, then goal states."""
-    height, width = found[0]["pictures"][0].shape[:2]
-    wide = 1.25 * width / height  # several views stand side by side
+    wide = 1.25 * found[0]["pictures"].shape[2] / PICTURE_HEIGHT  # views side by side
     with figures.figure(wide * 2 * SHOWN + 1.6, 0.4 + 1.35 * len(found)) as made:
         axes = made.subplots(len(found), 2 * SHOWN, squeeze=False)
         for line, one in zip(axes, found, strict=True):
             for ax, picture in zip(line, one["pictures"], strict=False):
                 # Sky above and floor beside the body say nothing.
                 edge = len(picture) // 6
-                ax.imshow(picture[edge:, edge // 2 : -edge // 2])
+                views = np.split(picture, picture.shape[1] // len(picture), axis=1)
+                cut = [view[edge:, edge // 2 : -edge // 2] for view in views]
+                ax.imshow(np.concatenate(cut, axis=1))
             for ax in line:
                 ax.set_xticks([])
                 ax.set_yticks([])
