@@ -341,7 +341,7 @@ def truths(task: str, world: World) -> tuple[np.ndarray, np.ndarray]:
 
 
 def print_report(rows: Sequence[dict[str, Any]]) -> None:
-    """One camera, realistic where there is a choice, at alpha 0; report.json has the rest."""
+    """The realistic look from one camera, at alpha 0; report.json has the rest."""
     print(f"{'task':<14} {'goal states':>12} {'Pearson':>8} {'EPIC':>6} {'AUROC':>6}"
           "   paper's prompt (mean over held-out sentences)")  # fmt: skip
     for row in rows:
