@@ -61,14 +61,7 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
     found = []
     for path in (Path(p).expanduser() for p in paths):
         if path.is_dir():
-            suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-            inside = [
-                p
-                for p in sorted(path.iterdir(), key=_natural)
-                if p.suffix.lower() in suffixes
-                and not p.name.startswith(".")
-                and p.is_file()
-            ]
+            inside = files_in(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
             if not inside:
                 raise ConfigError(
                     f"The folder {path} holds no image or video (subfolders are not "
@@ -82,6 +75,22 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
                 f"There is no {path}: give images, videos, or folders of them."
             )
     return [PictureFile(path, _kind(path)) for path in found]
+
+
+def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files of these kinds, in natural order (2 before 10); hidden ones are left out.
+
+    Args:
+        folder: is there; its subfolders are not read.
+        suffixes: in lower case, with the dot.
+    """
+    return [
+        path
+        for path in sorted(folder.iterdir(), key=_natural)
+        if path.suffix.lower() in suffixes
+        and not path.name.startswith(".")
+        and path.is_file()
+    ]
 
 
 def read_pictures(file: PictureFile, every: int = 1) -> Generator[Picture, None, None]:

@@ -8,7 +8,7 @@ import numpy as np
 from vlmrm_exp.config import ConfigError, TaskConfig
 from vlmrm_exp.study import cache
 from vlmrm_exp.study.metrics import check_classes
-from vlmrm_exp.study.pictures import IMAGE_SUFFIXES
+from vlmrm_exp.study.pictures import IMAGE_SUFFIXES, files_in
 from vlmrm_exp.study.state_sets import StateSet, Truth
 
 STATE_ROWS = {"cartpole": 4, "mountain_car": 2, "humanoid": 47}
@@ -89,7 +89,7 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
 
 
 def picture_states(folder: Path) -> StateSet:
-    """The pictures in a folder, by name; hidden files are left out.
+    """The pictures in a folder, in natural order; hidden files are left out.
 
     Each counts as drawn on its own: where pictures follow each other in a film,
     intervals are too narrow.
@@ -97,17 +97,7 @@ def picture_states(folder: Path) -> StateSet:
     Raises:
         ConfigError: there is no such folder, or no picture in it.
     """
-    files = ()
-    if folder.is_dir():
-        files = tuple(
-            sorted(
-                file
-                for file in folder.iterdir()
-                if file.suffix.lower() in IMAGE_SUFFIXES
-                and not file.name.startswith(".")
-                and file.is_file()
-            )
-        )
+    files = tuple(files_in(folder, IMAGE_SUFFIXES)) if folder.is_dir() else ()
     if not files:
         raise ConfigError(
             f"There are no pictures ({', '.join(IMAGE_SUFFIXES)}) in {folder}: give a "
