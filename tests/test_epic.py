@@ -353,7 +353,7 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
         (["alpha=2"], "alpha is 2.0"),
         (["alpha=[]"], "alpha is an empty list"),
         (["alpha=0,0"], "names 0.0 twice"),
-        (["camera=above"], "one of fixed for cartpole"),
+        (["camera=above"], "^camera is 'above', but must be one of fixed for"),
         (["camera=fixed,side"], r"joined with \+, as fixed\+side"),
         (["camera=[fixed,side]"], r"joined with \+, as fixed\+side"),
         (["state=3"], "no setting state.*Did you mean states"),

@@ -88,6 +88,7 @@ def test_evaluate_equals_the_same_episodes_played_by_hand(
     error = np.sqrt(((returns - returns.mean()) ** 2).sum() / 3 / 4)
     assert saved["eval/return_standard_error"] == pytest.approx(error)
     assert (saved["seed"], saved["policy_env_steps"]) == (5, 1234)
+    assert (saved["textures"], saved["camera"]) == ("plain", "fixed")
     assert saved["versions"]["packages"]["numpy"] == np.__version__
 
 

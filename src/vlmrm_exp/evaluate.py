@@ -159,6 +159,8 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         "alpha": config.alpha,
         "clip": config.clip.name,
         "reward": config.reward,
+        "textures": config.task.textures,
+        "camera": config.task.camera,
         "checkpoint": asked.checkpoint,
         "policy_env_steps": policy.env_steps if policy else 0,
         "seed": seed,

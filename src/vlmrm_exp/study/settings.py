@@ -260,7 +260,10 @@ def resolve_tasks(tasks: Sequence[str], asked: Look) -> list[Config]:
         for key in ("textures", "camera")
         if (value := getattr(asked, key)) is not None
     ]
-    return [cli.composed(f"task={task}", *look) for task in tasks]
+    try:
+        return [cli.composed(f"task={task}", *look) for task in tasks]
+    except ConfigError as error:  # here a look's keys are given without their group
+        raise ConfigError(str(error).removeprefix("task.")) from None
 
 
 def check_states(configs: Sequence[Config], asked: StatesConfig) -> None:
