@@ -216,6 +216,7 @@ AGAINST: dict[str, tuple[State, ...]] = {
         State("lotus in the air", LOTUS, -5, lift=0.2),
         State("lotus lying back", LOTUS, -75),
         State("lotus tipped sideways", LOTUS, roll=60),
+        State("bowing deeply", LOTUS | {"hip_y": -64, "abdomen_y": -74}, 86),
         State("kneeling", KNEEL),
         State("standing"),
     ),
@@ -267,6 +268,13 @@ AGAINST: dict[str, tuple[State, ...]] = {
         State("splits in the air", SPLITS, -8, lift=0.15),
         State("lying back", SPLITS, -70),
         State("lying on the front", SPLITS | {"hip_y": -10}, 90),
+        State(
+            "bowing deeply",
+            SPLITS
+            | {"hip_y": -76, "abdomen_y": -74}
+            | {"shoulder1": -20, "shoulder2": -60},
+            84,
+        ),
         State("standing, legs apart", {"hip_x": -25}),
         State("lotus", LOTUS, -5),
     ),
