@@ -338,12 +338,13 @@ def test_hugging_face_tokenizer_is_checked_too(tmp_path):
         ({"model": "local-dir:/nowhere", "pretrained": None}, "open_clip_config.json"),
         ({"model": "hf-hub:some/where"}, "set clip.pretrained=null"),
         ({"model": "embedded", "pretrained": None}, "vlmrm_exp.pretrain clip=x"),
+        ({"name": "base"}, "small pictures of an embedded model"),
     ],
 )
 def test_impossible_source_is_one_sentence(changes, says):
-    clip = {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"} | changes
+    openclip = {"name": "x", "model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}
     with pytest.raises(ConfigError) as refusal:
-        check_prompts(ClipConfig(name="x", **clip), ["a dog"])
+        check_prompts(ClipConfig(**openclip | changes), ["a dog"])
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

@@ -380,7 +380,7 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
         (["frames="], "frames is empty"),
         (["frames=/a", "labels=/b", "camera=fixed"], "frames are pictures already"),
         (["out="], "out is empty"),
-        (["task=gym", "prompt=a"], "give any other task's name"),
+        (["task=gym", "prompt=a"], "epic with any other task's name"),
         (["missing.yaml"], "missing.yaml cannot be read"),
     ],
 )

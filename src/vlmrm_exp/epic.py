@@ -60,7 +60,8 @@ Measures how well rewards agree with the truth, before anything is trained.
 The truth is whether a state meets the task's goal; for cartpole and mountaincar also
 the pole's angle and the car's position. 95 % intervals resample states, those of one
 episode together; a grid (cartpole, mountaincar) is no sample and has none; pictures
-of frames= count as independent.
+of frames= count as independent. These may show anything: any task's name will do then,
+with prompt and baseline of your own.
 
 Settings:
   task=kneeling     or several, as [kneeling,lotus]
@@ -68,7 +69,7 @@ Settings:
   prompt=null       of the goal; null: the task's own; several are averaged: [...]
   baseline=null     null: the task's own
 {MODELS_HELP}{STATES_HELP}\
-  resamples=1000    of the bootstrap, 20 at least; 0: no intervals
+  resamples=1000    of the bootstrap (seed is its too), 20 at least; 0: no intervals
 
 Prints a table; writes epic.json, epic.png, epic.svg and the states into a folder.
 """

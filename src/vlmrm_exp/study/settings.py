@@ -34,12 +34,11 @@ STATES_HELP = """\
   states=2000       how many: a grid for cartpole and mountaincar, a mixture of poses,
                     falls and random actions for the humanoid; embedded models were
                     trained on the same kinds of poses and falls, in other draws
-  seed=0            of the humanoid's states, and of the bootstrap
+  seed=0            of the humanoid's states
   runs=[]           folders of humanoid runs, [A,B]: half of the states are visited by
                     their best and last policies
   state_set=null    states-WORLD.npz of an earlier study, instead
-  frames=null       a folder of pictures, instead; needs labels. They may show anything:
-                    any task's name will do then, with prompt and baseline of your own
+  frames=null       a folder of pictures, instead; needs labels
   labels=null       CSV file by people: columns label (0 or 1) and file (of frames) or
                     index (in state_set); null: by the task's predicate
 """
@@ -243,8 +242,8 @@ def resolve_tasks(tasks: Sequence[str], asked: Look) -> list[Config]:
     check_list("task", tasks)
     if "gym" in tasks:
         raise ConfigError(
-            "task=gym has no states to draw: for pictures of another environment give "
-            "any other task's name, with frames, labels, prompt and baseline."
+            "task=gym has no states to draw: for pictures of another environment use "
+            "epic with any other task's name, frames, labels, prompt and baseline."
         )
     for key in ("textures", "camera"):
         if "," in (getattr(asked, key) or ""):

@@ -82,6 +82,12 @@ def find(clip: ClipConfig) -> Source:
             )
         return _find_in_folder(clip, folder)
     schema, _, rest = clip.model.partition(":")
+    if schema != "local-dir" and (EMBEDDED / clip.name).is_dir():
+        raise ConfigError(
+            f"clip={clip.name} has the small pictures of an embedded model, which do "
+            f"not suit clip.model={clip.model}: choose an option of a pretrained model "
+            f"to change, as clip=vitb32 clip.model={clip.model} clip.name=NAME."
+        )
     if schema in ("local-dir", "hf-hub") and clip.pretrained is not None:
         raise ConfigError(
             f"clip.model={clip.model} names its own weights, but clip.pretrained is "
