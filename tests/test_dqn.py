@@ -149,3 +149,11 @@ def test_training_moves_every_weight_and_raises_the_reward(tmp_path):
     # A random walk stays far away; the best reaches its nearest point within 5 steps.
     assert metrics[0]["train/reward_mean"] < -0.4
     assert metrics[-1]["eval/reward_mean"] > -0.2
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_whether_time_limits_bootstrap_reaches_the_update(last):
+    batch = make_batch()._replace(last=torch.full((32,), last))
+    agents = [make_agent(bootstrap_at_time_limit=b) for b in (True, False)]
+    losses = [agent.update(batch)["loss/q"] for agent in agents]
+    assert torch.equal(*losses) == (not last)

@@ -90,7 +90,11 @@ def test_epic_measures_every_alpha_and_writes_all_of_it(tmp_path, folders, capsy
 
 
 @pytest.mark.parametrize(
-    "task", [["task=mountaincar"], ["task=kneeling", "task.camera=side+fixed"]]
+    "task",
+    [
+        ["task=mountaincar", "prompt=[a car, a flag]", "baseline=[a hill, a car]"],
+        ["task=kneeling", "task.camera=side+fixed"],
+    ],
 )
 def test_rewards_are_those_that_a_run_would_give(task, tmp_path):
     """Against the scorer of training, which draws and embeds on its own."""

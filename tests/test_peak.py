@@ -12,9 +12,9 @@ from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid import NUM_QPOS
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
-from vlmrm_exp.peak import look_for, parse, report, resolve, search
+from vlmrm_exp.peak import GOAL_STATES, look_for, parse, report, resolve, search
 from vlmrm_exp.study.embeddings import Embedder
-from vlmrm_exp.study.state_sets import StateSet
+from vlmrm_exp.study.state_sets import StateSet, draw_states
 
 
 @pytest.mark.parametrize("upright", [True, False])
@@ -92,8 +92,17 @@ def test_peak_is_the_reward_that_a_run_would_give(tmp_path, capsys):
         )
         np.testing.assert_allclose(row["rewards"], reward, atol=1e-5)
         assert row["reward_peak"] == max(row["rewards"])
+        assert row["reward_peak"] == max(row["reward_each_search"])
+        assert len(set(row["reward_each_search"])) == 2
+        drawn = draw_states(config.task, GOAL_STATES)
+        goals = drawn.rows[HumanoidGoal(row["task"])(drawn.rows)]
+        assert row["goal_states"] == len(goals) > 10
+        states = StateSet("humanoid", np.full(len(goals), "goal"), goals)
+        of_goals = embedder.reward(
+            embedder.embed(states, config.task), config.prompts, config.baselines, 0.5
+        )
+        assert row["reward_goal_states"] == pytest.approx(of_goals.max(), abs=1e-5)
         assert row["fell_short"] == (row["reward_peak"] < row["reward_goal_states"])
-        assert row["goal_states"] > 10
         assert row["camera"] == "track+side"
     assert "highest of goal states" in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "peak.png") as picture:

@@ -393,6 +393,10 @@ def test_a_copy_of_a_run_is_no_second_piece_of_evidence(tmp_path):
     assert row["of each seed"] == "0.80, 0.40"  # the newest's, b's
     assert row["success (95 %)"].endswith("120/200")
     assert row["runs"] == "2, and 2 not counted"
+    with (tmp_path / "report" / "groups.csv").open() as file:
+        first = next(csv.DictReader(file))
+    counts = [first[key] for key in ("seeds", "finished", "repeats", "episodes")]
+    assert counts == ["0, 1", "2", "2", "200"]
     assert page.rows("minutes a run")[0]["seeds"] == "0, 1"
     assert other["runs"] == "1"
     odd = {r["run"][-1]: r["reason, and what was odd"] for r in page.rows("status")}
@@ -416,6 +420,28 @@ def test_what_chooses_the_kept_policy_tells_groups_apart(tmp_path):
     groups = group_runs(walk(tmp_path)[0])
     found = [[run.folder.name for run in group.runs] for group in groups]
     assert sorted(found) == [["0", "1"], ["2"]]
+
+
+def test_a_setting_that_older_runs_lack_tells_groups_apart(tmp_path):
+    write_run(tmp_path / "old", seed=0)
+    algo = {"name": "sac", "learning_rate": 6e-4, "hidden": [256, 256]}
+    write_run(tmp_path / "new", seed=1, settings={"algo": {**algo, "squash": False}})
+    names = labels(group_runs(walk(tmp_path)[0]))
+    assert sorted(names) == ["algo.squash=false", "kneeling, base"]
+
+
+def test_one_seed_on_two_devices_is_two_runs(tmp_path):
+    """Their random numbers differ, and so does the precision of large models."""
+    write_run(tmp_path / "cpu", success=0.9)
+    gpu = write_run(tmp_path / "gpu", success=0.1)
+    versions = json.loads((gpu / "versions.json").read_text())
+    versions |= {"device": "cuda"}
+    versions["encoder"]["precision"] = "bf16"
+    (gpu / "versions.json").write_text(json.dumps(versions))
+    page = make(tmp_path)
+    (row,) = page.rows("success (95 %)")
+    assert row["success (95 %)"].endswith("100/200")
+    assert row["mind"] == "2 different precisions"
 
 
 def test_a_band_is_called_a_bootstrap_from_five_runs_on(tmp_path):

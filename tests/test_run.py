@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from point_mass import DistanceScorer, point_mass_run, read_metrics
+from point_mass import DistanceScorer, PointMassEnvs, point_mass_run, read_metrics
 from vlmrm_exp.config import AlgoConfig
 from vlmrm_exp.rl import Run, train
 from vlmrm_exp.rl.policy import load_policy
 from vlmrm_exp.rl.summary import peak_memory_gb
+from vlmrm_exp.rl.trial import judge, try_policy
 
 ROLLOUT = 160  # env steps: 8 envs x 20 steps
 
@@ -169,6 +170,7 @@ def test_only_pictures_are_saved_by_scoring_less_often(tmp_path, reward, rows):
 def test_the_policy_with_the_highest_reward_is_kept(tmp_path):
     with point_mass_run(tmp_path, small_algo(), env_steps=15 * ROLLOUT) as run:
         run.config.evaluation.every = 1
+        run.eval_envs.env_reward_scale = -1.0  # the environment's own prefers others
         train(run)
         summary = run.finish(interrupted=False)
     rewards = {x["env_steps"]: x["eval/reward_mean"] for x in read_metrics(tmp_path)}
@@ -178,6 +180,44 @@ def test_the_policy_with_the_highest_reward_is_kept(tmp_path):
     assert summary["best_env_steps"] == best
     assert load_policy(tmp_path / "checkpoints" / "best.pt").env_steps == best
     assert load_policy(tmp_path / "checkpoints" / "last.pt").env_steps == 15 * ROLLOUT
+
+    # The summary's numbers are that policy's, in episodes that chose nothing.
+    def tried(checkpoint: str, seed: int) -> float:
+        policy = load_policy(tmp_path / "checkpoints" / f"{checkpoint}.pt")
+        envs, scorer = PointMassEnvs(4, 20), DistanceScorer()
+        return judge(try_policy(envs, policy.act, scorer, 10, seed))["eval/reward_mean"]
+
+    assert summary["eval/reward_mean"] == tried("best", run.seeds.final)
+    assert summary["eval/reward_mean"] != tried("last", run.seeds.final)
+    assert summary["eval/reward_mean"] != tried("best", run.seeds.evaluation)
+
+
+def test_of_equal_rewards_the_latest_policy_is_kept(tmp_path):
+    class Equal(DistanceScorer):
+        def result(self, ticket: int) -> np.ndarray:
+            return 0 * super().result(ticket)
+
+    with point_mass_run(tmp_path, small_algo(), env_steps=3 * ROLLOUT) as run:
+        run.config.evaluation.every, run.scorer = 1, Equal()
+        train(run)
+        assert run.finish(interrupted=False)["best_env_steps"] == 3 * ROLLOUT
+
+
+@pytest.mark.parametrize("name", ["sac", "dqn"])
+def test_learning_is_from_the_numbers_that_acting_is_from(tmp_path, name):
+    algo = small_algo(name, squash_observations=True)
+    with point_mass_run(tmp_path, algo) as run:
+        train(run)
+    stored = run.state.replay.sample(2000).observation.abs().max().item()
+    assert stored == pytest.approx(np.log(2))  # of 1, the end of the line
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_rewards_are_normalised_if_the_run_says_so(tmp_path, normalise):
+    with point_mass_run(tmp_path, small_algo(normalise_rewards=normalise)) as run:
+        train(run)
+    reward = run.state.replay.sample(5000).reward
+    assert (abs(reward.mean()) < 0.1) == (abs(reward.std() - 1) < 0.1) == normalise
 
 
 def test_a_saved_state_goes_on_as_if_never_cut(tmp_path):

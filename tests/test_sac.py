@@ -247,3 +247,19 @@ def test_training_moves_every_weight_and_raises_the_reward(tmp_path):
     # Uniform actions drift to the wall; the best policy is there after a few steps.
     assert metrics[0]["train/reward_mean"] < -0.6
     assert metrics[-1]["eval/reward_mean"] > -0.12
+
+
+def test_settings_reach_the_networks_and_the_update():
+    assert make_agent().target_entropy == -2  # minus the number of actions
+    assert make_agent(target_entropy=-3.5).target_entropy == -3.5
+    for layer_norm in (True, False):
+        critics = make_agent(layer_norm=layer_norm).critics.state_dict()
+        alike = sac.TwinCritics(3, 2, [16, 16], layer_norm).state_dict()
+        assert critics.keys() == alike.keys()
+    for last in (True, False):
+        batch = make_batch()._replace(last=torch.full((32,), last))
+        losses = [
+            make_agent(bootstrap_at_time_limit=b).update(batch)["loss/critic"]
+            for b in (True, False)
+        ]
+        assert torch.equal(*losses) == (not last)

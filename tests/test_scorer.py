@@ -84,6 +84,39 @@ def test_reward_of_several_views_is_the_mean_of_each(compose):
     np.testing.assert_allclose(reward["fixed+side"], mean, atol=1e-6)
 
 
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_several_prompts_and_baselines_are_averaged(compose, renormalise):
+    """Against the formula of paper section 3.3, of mean embeddings by hand."""
+    import torch
+
+    from vlmrm_exp.vlm.encoder import load_encoder
+
+    config = compose(
+        "task=mountaincar",
+        "compute.scorer_workers=0",
+        "prompt=[a car at the peak, a car next to the flag]",
+        "baseline=[a car, a car in the mountain]",
+        "alpha=0.5",
+        f"renormalise={renormalise}",
+    )
+    scorer = open_scorer(config)
+    rewards = scorer.score(rows_of(config, 5))
+    scorer.close()
+    encoder = load_encoder(config.clip, torch.device("cpu"))
+    renderer = make_renderer(config.task, config.frame_height, effects=False)
+    s = encoder.embed_frames(renderer.render(rows_of(config, 5))).numpy()
+    g, b = (
+        encoder.embed_prompts(texts).mean(dim=0).numpy()
+        for texts in (config.prompts, config.baselines)
+    )
+    if renormalise:
+        g, b = g / np.linalg.norm(g), b / np.linalg.norm(b)
+    unit = (g - b) / np.linalg.norm(g - b)
+    projected = b + np.outer((s - b) @ unit, unit)
+    expected = 1 - ((0.5 * projected + 0.5 * s - g) ** 2).sum(axis=1) / 2
+    np.testing.assert_allclose(rewards, expected, atol=1e-5)
+
+
 def echo(config, make_renderer, example, pipe) -> None:
     """Answers as a worker does, with the rows' first numbers for rewards."""
     pipe.send("loaded")

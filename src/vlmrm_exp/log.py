@@ -32,6 +32,8 @@ PACKAGES = (
     "numpy",
     "omegaconf",
     "open_clip_torch",
+    "pillow",
+    "timm",
     "torch",
     "torchvision",
     "wandb",

@@ -286,6 +286,7 @@ def _search_one(
         "baseline": config.baselines,
         "reward_peak": float(rewards[0]),
         "meets": float(meets(rows).mean()),
+        "reward_each_search": [float(found[1][0]) for found in searched],
         "meets_each_search": [float(meets(found).mean()) for found, _ in searched],
         "reward_goal_states": float(of_known.max()),
         "fell_short": bool(rewards[0] < of_known.max()),

@@ -125,15 +125,19 @@ class Group:
         return [t / episodes for t in total] if episodes else None
 
     def mixed(self) -> list[str]:
-        """What its runs ought to share and do not: sources or weights."""
+        """What its runs ought to share and do not: sources, weights or precision."""
         commits = {str(run.versions["commit"]) for run in self.runs
                    if "commit" in run.versions}  # fmt: skip
-        weights = {
-            str(encoder.get("weights_sha256"))
+        encoders = [
+            encoder
             for run in self.runs
             if isinstance(encoder := run.versions.get("encoder"), dict)
+        ]
+        counts = {
+            "commits": len(commits),
+            "model weights": len({str(e.get("weights_sha256")) for e in encoders}),
+            "precisions": len({str(e.get("precision")) for e in encoders}),
         }
-        counts = {"commits": len(commits), "model weights": len(weights)}
         return [f"{n} different {what}" for what, n in counts.items() if n > 1]
 
 
@@ -171,11 +175,15 @@ def _trial(values: Mapping[str, Any]) -> tuple[float, int] | None:
 
 
 def _mark_repeats(members: Sequence[Run]) -> None:
-    """Let one finished run of each seed count: the newest, of equals the first."""
-    of_seed: dict[str, list[Run]] = defaultdict(list)
+    """Let one finished run of each seed count: the newest, of equals the first.
+
+    On another device one seed draws other numbers, and encoders have another precision.
+    """
+    of_seed: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in members:
         if run.status == FINISHED and "seed" in run.config:
-            of_seed[str(run.config["seed"])].append(run)
+            device = str(run.versions.get("device"))
+            of_seed[str(run.config["seed"]), device].append(run)
     for alike in of_seed.values():
         counted = max(alike, key=lambda run: run.written)
         for run in alike:
@@ -202,18 +210,21 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _other(mine: dict[str, Any], every: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Settings in which some group of the same task differs.
+    """Settings beside `COLUMNS` in which some group of the same task differs.
 
-    A model's own settings count only against groups with the model of that name.
+    A model's own settings count only against groups with the model of that name. From
+    a group of older runs, which differs in nothing but has no such setting yet, the
+    setting itself tells.
     """
-    found = {}
-    for key, value in mine.items():
-        peers = [s for s in every if s.get("task.name") == mine.get("task.name")]
-        if key.startswith("clip."):
-            peers = [s for s in peers if s.get("clip.name") == mine.get("clip.name")]
-        if key not in COLUMNS and any(key in s and s[key] != value for s in peers):
-            found[key] = value
-    return found
+    found: set[str] = set()
+    for peer in every:
+        if peer.get("task.name") != mine.get("task.name"):
+            continue
+        same_model = peer.get("clip.name") == mine.get("clip.name")
+        keys = [key for key in mine if same_model or not key.startswith("clip.")]
+        differs = {key for key in keys if key in peer and peer[key] != mine[key]}
+        found |= differs or {key for key in keys if key not in peer}
+    return {key: mine[key] for key in mine if key in found and key not in COLUMNS}
 
 
 def _order(group: Group) -> tuple[Any, ...]:

@@ -223,7 +223,12 @@ def _group_numbers(group: Group) -> dict[str, Any]:
     return {
         **{name: group.settings.get(key) for key, name in COLUMNS.items()},
         "other": "; ".join(f"{k}={v}" for k, v in group.other.items()),
-        **{s: sum(run.status == s for run in group.runs) for s in STATUSES},
+        "seeds": group.seeds,
+        **{
+            status: sum(r.status == status and not r.repeats for r in group.runs)
+            for status in STATUSES
+        },
+        "repeats": sum(bool(run.repeats) for run in group.runs),
         "parameters": group.parameters,
         "success": success.rate if success else None,
         "success_low": success.low if success else None,

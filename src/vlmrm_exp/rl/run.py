@@ -213,7 +213,10 @@ class Run:
         return (steps - self._warm[1]) / (time.perf_counter() - self._warm[0])
 
     def _evaluate(self) -> dict[str, float]:
-        """Try the present policy, and keep it if no reward was higher."""
+        """Try the present policy, and keep it if none had a higher reward.
+
+        Of equals the latest: where all rewards are the same, the most trained one.
+        """
         state = self._running()
         checkpoint = self._checkpoint(state)
         trial = try_policy(
@@ -227,7 +230,7 @@ class Run:
         reward = values["eval/reward_mean"]
         assert reward is not None
         save_policy(self.folder / "checkpoints" / "last.pt", checkpoint)
-        if reward > state.best_reward:
+        if reward >= state.best_reward:
             state.best, state.best_reward = checkpoint, reward
             save_policy(self.folder / "checkpoints" / "best.pt", checkpoint)
         logged = ("eval/success_rate", "eval/reward_mean", "eval/return_mean")

@@ -40,7 +40,7 @@ _DRAWN_BY_FILES = {
 }
 _EMBEDDED_BY_FILES = ("vlm/encoder.py", "vlm/preprocess.py")
 _DRAWING = ("gymnasium", "mujoco", "numpy", "pygame-ce")
-_EMBEDDING = ("open_clip_torch", "pillow", "torch", "torchvision")
+_EMBEDDING = ("open_clip_torch", "pillow", "timm", "torch", "torchvision")
 
 
 class Embedder:
