@@ -19,12 +19,13 @@ from vlmrm_exp import envs
 from vlmrm_exp.cli import composed
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.epic import main, measure, over_models, parse
-from vlmrm_exp.study import embeddings
+from vlmrm_exp.study import cache, embeddings
 from vlmrm_exp.study.embeddings import Embedder
 from vlmrm_exp.study.folder import result_folder
+from vlmrm_exp.study.metrics import auroc, interval
 from vlmrm_exp.study.settings import short_count, with_settings_files
-from vlmrm_exp.study.state_files import picture_states, save_states
-from vlmrm_exp.study.state_sets import StateSet, draw_states
+from vlmrm_exp.study.state_files import picture_states, save_states, stored_states
+from vlmrm_exp.study.state_sets import StateSet, draw_states, truth_of
 from vlmrm_exp.vlm.source import EMBEDDED
 
 CPU = torch.device("cpu")
@@ -148,7 +149,12 @@ def test_what_changes_an_embedding_changes_its_key(tmp_path, monkeypatch):
     rows[-1, 0] += 1e-9
     with pytest.raises(AssertionError, match="was drawn"):
         embedder.embed(replace(states, rows=rows), config.task)
-    for change in ({"frame_height": 80}, {"preprocess": "crop"}, {"precision": "bf16"}):
+    for change in (
+        {"frame_height": 80},
+        {"preprocess": "crop"},
+        {"precision": "bf16"},
+        {"render_effects": True},
+    ):
         other = Embedder(replace(config.clip, **change), CPU, tmp_path)
         with pytest.raises(AssertionError, match="was drawn"):
             other.embed(states, config.task)
@@ -158,6 +164,40 @@ def test_what_changes_an_embedding_changes_its_key(tmp_path, monkeypatch):
     weights.write_bytes(changed)
     with pytest.raises(AssertionError, match="was drawn"):
         Embedder(local, CPU, tmp_path).embed(states, config.task)
+
+
+def test_code_and_libraries_are_part_of_the_key(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_PACKAGE", tmp_path)
+    digests = set()
+    for text in ("a = 1", "a = 2"):
+        (tmp_path / "module.py").write_text(text)
+        digests.add(cache.sources(["module.py"]))
+    assert len(digests) == 2
+    monkeypatch.undo()
+
+    config = composed("task=mountaincar", "clip=tiny")
+    states = draw_states(config.task, 100)
+    embedder = Embedder(config.clip, CPU, tmp_path)
+    embedder.embed(states, config.task)
+    monkeypatch.setattr(envs, "make_renderer", no_drawing)
+    embedder.embed(states, config.task)
+    of_files, of_libraries = cache.sources, cache.libraries
+    for changed in ("envs/mountain_scene.py", "vlm/encoder.py"):
+        with monkeypatch.context() as other:
+            other.setattr(
+                cache, "sources", lambda f, c=changed: of_files(f) + str(c in f)
+            )
+            with pytest.raises(AssertionError, match="was drawn"):
+                embedder.embed(states, config.task)
+    for changed in ("pygame-ce", "timm"):
+        with monkeypatch.context() as other:
+            other.setattr(
+                cache,
+                "libraries",
+                lambda names, c=changed: of_libraries(names) | {c: c in names},
+            )
+            with pytest.raises(AssertionError, match="was drawn"):
+                embedder.embed(states, config.task)
 
 
 def test_an_interruption_loses_one_part_at_most(tmp_path, monkeypatch):
@@ -295,9 +335,24 @@ def test_labels_by_people_replace_the_predicate_of_a_stored_set(tmp_path, folder
 
 @pytest.mark.slow
 def test_kneeling_is_told_from_other_poses(tmp_path, folders, monkeypatch):
-    arguments = ["task=kneeling,standing_up", "states=300", "resamples=0", "alpha=0"]
+    arguments = ["task=kneeling,standing_up", "states=300", "resamples=50", "alpha=0"]
     result = measure(parse([*arguments, *folders]))
     kneeling, standing = result["rows"]
+
+    # States of one episode are drawn together, or intervals were far too narrow.
+    config = composed("task=standing_up", "clip=base")
+    states = stored_states(tmp_path / "out" / "states-humanoid.npz", config.task)
+    assert len(set(states.group)) < len(states)
+    embedder = Embedder(config.clip, CPU, tmp_path / "cache" / "embeddings")
+    embedded = embedder.embed(states, config.task)
+    reward = embedder.reward(embedded, config.prompts, config.baselines, 0)
+    goal = truth_of(config, states).goal
+    together, alone = (
+        interval(auroc, reward, goal, 50, 0, group) for group in (states.group, None)
+    )
+    measured = (standing["auroc_low"], standing["auroc_high"])
+    assert measured == pytest.approx(together)
+    assert measured != pytest.approx(alone)
     assert min(kneeling["auroc"], standing["auroc"]) > 0.8
     assert result["tasks"]["kneeling"]["sources"]["tasks"] == 120
     assert "llvmpipe" in result["versions"]["drawn_by"] or "GL" in str(

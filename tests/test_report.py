@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from scipy import stats
 
+from vlmrm_exp import figures
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.report import main, parse, report
 from vlmrm_exp.reporting.groups import group_runs, labels
-from vlmrm_exp.reporting.plots import epic_errors
+from vlmrm_exp.reporting.plots import draw_curves, epic_errors
 from vlmrm_exp.reporting.run_folders import last_error, walk
 
 from run_folders import COMMIT, ENV_STEPS, write_run  # isort: skip
@@ -420,6 +422,41 @@ def test_what_chooses_the_kept_policy_tells_groups_apart(tmp_path):
     groups = group_runs(walk(tmp_path)[0])
     found = [[run.folder.name for run in group.runs] for group in groups]
     assert sorted(found) == [["0", "1"], ["2"]]
+
+
+@pytest.mark.parametrize("runs", [4, 6])
+def test_a_curve_is_the_interquartile_mean_in_its_band(tmp_path, monkeypatch, runs):
+    """Four runs: their lowest and highest. Six: a bootstrap, narrower than that."""
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    rng = np.random.default_rng(0)
+    rewards = rng.normal(size=(runs, 12))
+    for seed, values in enumerate(rewards):
+        write_run(tmp_path / str(seed), seed=seed, rewards=values.tolist())
+    groups = group_runs(walk(tmp_path)[0])
+    draw_curves(groups, "train/reward_mean", "reward", tmp_path / "figure")
+    (axes,) = drawn[0].axes
+    (line,) = axes.lines
+    middle = stats.trim_mean(rewards, 0.25, axis=0)
+    np.testing.assert_allclose(line.get_ydata(), middle)
+    corners = axes.collections[0].get_paths()[0].vertices
+    low, high = (
+        [pick(corners[corners[:, 0] == x, 1]) for x in line.get_xdata()]
+        for pick in (min, max)
+    )
+    lowest, highest = rewards.min(axis=0), rewards.max(axis=0)
+    if runs == 4:
+        np.testing.assert_allclose([low, high], [lowest, highest])
+    else:
+        order = np.stack([lowest, low, middle, high, highest])
+        assert (np.diff(order, axis=0) >= 0).all()
+        assert np.subtract(high, low).mean() < 0.9 * (highest - lowest).mean()
+
+
+def test_parameters_are_those_of_both_towers(tmp_path):
+    write_run(tmp_path / "0", parameters=4_000_000)
+    (group,) = group_runs(walk(tmp_path)[0])
+    assert group.parameters == 4_000_000
 
 
 def test_a_setting_that_older_runs_lack_tells_groups_apart(tmp_path):

@@ -253,9 +253,16 @@ def test_settings_reach_the_networks_and_the_update():
     assert make_agent().target_entropy == -2  # minus the number of actions
     assert make_agent(target_entropy=-3.5).target_entropy == -3.5
     for layer_norm in (True, False):
-        critics = make_agent(layer_norm=layer_norm).critics.state_dict()
-        alike = sac.TwinCritics(3, 2, [16, 16], layer_norm).state_dict()
-        assert critics.keys() == alike.keys()
+        critics = make_agent(layer_norm=layer_norm).critics
+        alike, unlike = (
+            sac.TwinCritics(3, 2, [16, 16], n) for n in (layer_norm, not layer_norm)
+        )
+        values = []
+        for one in (critics, alike, unlike):
+            one.load_state_dict(critics.state_dict())
+            values.append(one(make_batch().observation, make_batch().action))
+        assert torch.equal(values[0], values[1])
+        assert not torch.equal(values[0], values[2])
     for last in (True, False):
         batch = make_batch()._replace(last=torch.full((32,), last))
         losses = [
