@@ -69,7 +69,7 @@ Settings:
   prompt=null       of the goal; null: the task's own; several are averaged: [...]
   baseline=null     null: the task's own
 {MODELS_HELP}{STATES_HELP}\
-  resamples=1000    of the bootstrap (seed is its too), 20 at least; 0: no intervals
+  resamples=1000    of the bootstrap (its seed is seed=), 20 at least; 0: no intervals
 
 Prints a table; writes epic.json, epic.png, epic.svg and the states into a folder.
 """
