@@ -339,6 +339,8 @@ def test_hugging_face_tokenizer_is_checked_too(tmp_path):
         ({"model": "hf-hub:some/where"}, "set clip.pretrained=null"),
         ({"model": "embedded", "pretrained": None}, "vlmrm_exp.pretrain clip=x"),
         ({"name": "base"}, "small pictures of an embedded model"),
+        ({"name": "base", "model": "embedded"}, "weights of its own: leave it out"),
+        ({"name": ""}, "clip.name is empty"),
     ],
 )
 def test_impossible_source_is_one_sentence(changes, says):

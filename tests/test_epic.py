@@ -425,7 +425,7 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
         ([str(Path(__file__).parents[1] / "sweeps/alpha.yaml")], "--config-name alpha"),
         (["task=kneeling,lotus", "prompt=a robot"], "prompt is of one task"),
         (["frames=/nowhere"], "frames needs labels"),
-        (["frames=/nowhere", "labels=/no.csv"], "no pictures"),
+        (["frames=/nowhere", "labels=/no.csv"], "no folder /nowhere"),
         (["labels=/no.csv"], "needs the states that they are of"),
         (["frames=/a", "state_set=/b"], "choose one"),
         (["state_set=/b.npz"], "no stored state set"),
@@ -467,6 +467,19 @@ def test_older_results_stay_and_two_commands_do_not_share_a_folder(tmp_path):
     with pytest.raises(ConfigError, match=r"holds epic\.json already"):
         measure(asked)
     assert (folder / "epic.json").read_text() == "mine"
+    # Another verb's too: both would write states under the same name.
+    (folder / "epic.json").rename(folder / "prompts.json")
+    with pytest.raises(ConfigError, match=r"holds prompts\.json already"):
+        measure(asked)
+    assert not list(folder.glob("states*"))
+
+
+def test_all_weights_are_there_before_the_first_model_is_used(
+    tmp_path, folders, monkeypatch
+):
+    monkeypatch.setattr(envs, "make_renderer", no_drawing)
+    with pytest.raises(ConfigError, match=r"clip=vitb32 .* cannot be had"):
+        measure(parse([*MOUNTAIN[:1], "clip=nano,vitb32", "states=200", *folders]))
 
 
 def test_folders_of_one_second_have_different_names(tmp_path, monkeypatch):

@@ -215,7 +215,7 @@ def assert_sentence_of_big_clip(error):
     for part in (
         "clip=bigG (ViT-bigG-14 laion2b_s39b_b160k, a download of 10.2 GB)",
         "HF_HUB_OFFLINE=1",
-        "clip.pretrained=/path/to/weights.safetensors",
+        "name a local file by pretrained: in conf/clip/bigG.yaml",
     ):
         assert part in error
     assert "\n" not in error

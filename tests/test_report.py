@@ -409,6 +409,23 @@ def test_a_copy_of_a_run_is_no_second_piece_of_evidence(tmp_path):
     assert page.text.count(told) == page.text.count("Runs in it") == 4
 
 
+def test_a_copy_does_not_take_the_place_of_the_run_that_was_evaluated(tmp_path):
+    """However late it was copied; and of two tries of chance the longer counts."""
+    run = write_run(tmp_path / "run")
+    shutil.copytree(run, tmp_path / "backup")
+    os.utime(run / "summary.json", (100, 100))
+    for name, episodes in (("evaluation-random", 2), ("evaluation-random-2", 50)):
+        played = {"eval/success_rate": 0.5, "eval/episodes": episodes}
+        (run / f"{name}.json").write_text(json.dumps(played))
+    (row,) = make(tmp_path).rows("success (95 %)")
+    assert row["random actions"].endswith("25/50")
+    with (tmp_path / "report" / "runs.csv").open() as file:
+        backup, original = csv.DictReader(file)
+    assert (backup["group"], original["group"]) == ("0", "0")
+    assert backup["repeats"] == original["run"]
+    assert original["repeats"] == ""
+
+
 def test_what_chooses_the_kept_policy_tells_groups_apart(tmp_path):
     for n, (evaluation, camera) in enumerate(
         (

@@ -59,8 +59,11 @@ def run(config: Config, folder: Path) -> float | None:
         from vlmrm_exp.envs import check_algo, make_envs
         from vlmrm_exp.log import RunLog, versions, write_json
         from vlmrm_exp.rl.labels import make_labeller
+        from vlmrm_exp.study.settings import tell_embedded
         from vlmrm_exp.vlm.scorer import choose_device
 
+    if config.task.env == "gym" and config.reward == "clip":
+        tell_embedded([config.clip])
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
     envs = make_envs(config.task, config.algo.num_envs)

@@ -188,13 +188,15 @@ def _look_for(
 
     from vlmrm_exp.log import versions, write_json
     from vlmrm_exp.study.embeddings import drawn_by
-    from vlmrm_exp.vlm.encoder import check_prompts
+    from vlmrm_exp.vlm.encoder import check_prompts, fetch_weights
     from vlmrm_exp.vlm.scorer import choose_device
 
     choose_device(cli.composed(f"compute={asked.compute}").compute.device)
     driver = drawn_by("humanoid")  # says in one sentence where nothing can be drawn
     for clip in models:
         check_prompts(clip, [s for c in configs for s in (*c.prompts, *c.baselines)])
+    for clip in models:
+        fetch_weights(clip)
     known = {c.task.name: _goal_states(c, asked) for c in configs}
     jobs = [
         replace(config, clip=clip, alpha=alpha)

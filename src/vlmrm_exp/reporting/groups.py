@@ -92,9 +92,19 @@ class Group:
         return found
 
     def random_success(self) -> Success | None:
-        """Success of random actions, where `evaluate` played them for these runs."""
-        played = [r.evaluations.get("evaluation-random", {}) for r in self.finished]
-        return pooled_success([trial for each in played if (trial := _trial(each))])
+        """Success of random actions, where `evaluate` played them for these runs.
+
+        Of several evaluations of one run, which may share episodes, the longest.
+        """
+        longest = []
+        for run in self.finished:
+            played = [
+                trial
+                for name, values in run.evaluations.items()
+                if name.startswith("evaluation-random") and (trial := _trial(values))
+            ]
+            longest += [max(played, key=lambda trial: trial[1])] if played else []
+        return pooled_success(longest)
 
     def success(self) -> Success | None:
         """Success over the pooled episodes of the finished runs."""
@@ -177,6 +187,8 @@ def _trial(values: Mapping[str, Any]) -> tuple[float, int] | None:
 def _mark_repeats(members: Sequence[Run]) -> None:
     """Let one finished run of each seed count: the newest, of equals the first.
 
+    Copies of one run are as new as each other, whenever they were copied: of these the
+    one that was evaluated most often.
     On another device one seed draws other numbers, and encoders have another precision.
     """
     of_seed: dict[tuple[str, str], list[Run]] = defaultdict(list)
@@ -185,7 +197,9 @@ def _mark_repeats(members: Sequence[Run]) -> None:
             device = str(run.versions.get("device"))
             of_seed[str(run.config["seed"]), device].append(run)
     for alike in of_seed.values():
-        counted = max(alike, key=lambda run: run.written)
+        newest = max(alike, key=lambda run: run.written)
+        copies = [run for run in alike if run.summary == newest.summary]
+        counted = max(copies, key=lambda run: (len(run.evaluations), -run.written))
         for run in alike:
             if run is not counted and not run.repeats:
                 run.repeats = counted.name

@@ -96,7 +96,7 @@ def write_page(
     embedded = {str(g.settings.get("clip.name", "?")) for g in groups if g.embedded}
     embedded |= embedded_models(results)
     if runs:
-        _run_table(runs).to_csv(out / "runs.csv", index=False)
+        _run_table(runs, groups).to_csv(out / "runs.csv", index=False)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -491,8 +491,10 @@ def _run_list(runs: Sequence[Run]) -> Table:
     return make_table("Every run", frame_of(rows), "", source_of(runs))
 
 
-def _run_table(runs: Sequence[Run]) -> pd.DataFrame:
+def _run_table(runs: Sequence[Run], groups: Sequence[Group]) -> pd.DataFrame:
+    """A line for each run; `group` is its line of groups.csv, counted from 0."""
     settings = (*COLUMNS, "seed")
+    of = {id(run): number for number, g in enumerate(groups) for run in g.runs}
     measured = ("eval/", "perf/", "wall_s")
     return pd.DataFrame(
         {
@@ -500,6 +502,8 @@ def _run_table(runs: Sequence[Run]) -> pd.DataFrame:
             "status": run.status,
             "reason": run.reason,
             "notes": "; ".join(run.notes),
+            "group": of.get(id(run)),
+            "repeats": run.repeats,
             **{COLUMNS.get(key, key): run.config.get(key) for key in settings},
             "env_steps": run.env_steps,
             **{k: v for k, v in run.summary.items() if k.startswith(measured)},

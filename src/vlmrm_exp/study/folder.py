@@ -10,6 +10,9 @@ from pathlib import Path
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.study.settings import ModelsConfig
 
+RESULTS = ("epic.json", "peak.json", "prompts.json", "landscape.json", "scores.csv")
+"""One of these is in a folder of results; files of two would be taken for one study."""
+
 
 @contextlib.contextmanager
 def result_folder(asked: ModelsConfig, verb: str, result: str) -> Iterator[Path]:
@@ -43,11 +46,12 @@ def result_folder(asked: ModelsConfig, verb: str, result: str) -> Iterator[Path]
             raise ConfigError(
                 f"Another command is writing into {folder}: choose another out=..."
             ) from error
-        if (folder / result).exists():
-            raise ConfigError(
-                f"{folder} holds {result} already: choose another out=..., or remove "
-                "it."
-            )
+        for name in dict.fromkeys((result, *RESULTS)):
+            if (folder / name).exists():
+                raise ConfigError(
+                    f"{folder} holds {name} already: choose another out=..., or remove "
+                    "it."
+                )
         if not os.access(folder, os.W_OK):
             raise ConfigError(
                 f"{folder} cannot be written into: choose another out=..."

@@ -383,12 +383,14 @@ def embedders(
     kept.mkdir(parents=True, exist_ok=True)
 
     from vlmrm_exp.study.embeddings import Embedder
-    from vlmrm_exp.vlm.encoder import check_prompts
+    from vlmrm_exp.vlm.encoder import check_prompts, fetch_weights
     from vlmrm_exp.vlm.scorer import choose_device
 
     device = choose_device(cli.composed(f"compute={asked.compute}").compute.device)
     for clip in models:
         check_prompts(clip, sentences)
+    for clip in models:
+        fetch_weights(clip)
     return (Embedder(clip, device, kept) for clip in models)
 
 

@@ -97,7 +97,9 @@ def picture_states(folder: Path) -> StateSet:
     Raises:
         ConfigError: there is no such folder, or no picture in it.
     """
-    files = tuple(files_in(folder, IMAGE_SUFFIXES)) if folder.is_dir() else ()
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder}: give one, as frames=FOLDER.")
+    files = tuple(files_in(folder, IMAGE_SUFFIXES))
     if not files:
         raise ConfigError(
             f"There are no pictures ({', '.join(IMAGE_SUFFIXES)}) in {folder}: give a "

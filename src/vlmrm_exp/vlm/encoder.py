@@ -130,6 +130,15 @@ def load_encoder(clip: ClipConfig, device: torch.device) -> Encoder:
     return Encoder(clip, fetch(clip, find(clip)), tokenizer, device)
 
 
+def fetch_weights(clip: ClipConfig) -> None:
+    """Download what `load_encoder` will read, if it is not here; loads nothing.
+
+    Raises:
+        ConfigError: as `load_encoder`, but for what only reading the file shows.
+    """
+    fetch(clip, find(clip))
+
+
 def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
     """Refuse a prompt that the model would not read to its end; reads no weights.
 

@@ -71,7 +71,15 @@ def find(clip: ClipConfig) -> Source:
         ConfigError: unknown or missing model, tag or file; QuickGELU or normalisation
             that contradict what is known of the weights, or are not known at all.
     """
+    if not clip.name:
+        raise ConfigError("clip.name is empty: give the model a name.")
     if clip.model == "embedded":
+        if clip.pretrained is not None:
+            raise ConfigError(
+                f"clip.pretrained is {clip.pretrained!r}, but clip={clip.name} is an "
+                "embedded model with weights of its own: leave it out, or choose "
+                "another clip."
+            )
         folder = EMBEDDED / clip.name
         if not folder.is_dir():
             made = sorted(p.name for p in EMBEDDED.glob("*") if p.is_dir())
@@ -85,8 +93,8 @@ def find(clip: ClipConfig) -> Source:
     if schema != "local-dir" and (EMBEDDED / clip.name).is_dir():
         raise ConfigError(
             f"clip={clip.name} has the small pictures of an embedded model, which do "
-            f"not suit clip.model={clip.model}: choose an option of a pretrained model "
-            f"to change, as clip=vitb32 clip.model={clip.model} clip.name=NAME."
+            f"not suit clip.model={clip.model}: copy conf/clip/vitb32.yaml, write that "
+            "model's name, model and pretrained there, and choose it."
         )
     if schema in ("local-dir", "hf-hub") and clip.pretrained is not None:
         raise ConfigError(
@@ -113,7 +121,7 @@ def fetch(clip: ClipConfig, source: Source) -> Source:
     named = " ".join(filter(None, (clip.model, clip.pretrained)))
     what = f"clip={clip.name} ({named}{size})"
     if not clip.model.startswith("hf-hub:"):
-        instead = "give a local file by clip.pretrained=/path/to/weights.safetensors"
+        instead = f"name a local file by pretrained: in conf/clip/{clip.name}.yaml"
         file = hub_file(source.repo, source.names, what, instead)
         return dataclasses.replace(source, file=file)
     fetch_description(clip)
