@@ -457,7 +457,7 @@ def test_older_results_stay_and_two_commands_do_not_share_a_folder(tmp_path):
     (tmp_path / "out").mkdir()
     asked = parse([*MOUNTAIN, f"cache={tmp_path}/cache", f"out={tmp_path}/out"])
     with (
-        result_folder(asked, "epic", "epic.json") as folder,
+        result_folder(asked, "epic") as folder,
         pytest.raises(ConfigError, match="Another command is writing into"),
     ):
         measure(asked)
@@ -485,8 +485,8 @@ def test_all_weights_are_there_before_the_first_model_is_used(
 def test_folders_of_one_second_have_different_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with (
-        result_folder(parse([]), "epic", "epic.json") as one,
-        result_folder(parse([]), "epic", "epic.json") as other,
+        result_folder(parse([]), "epic") as one,
+        result_folder(parse([]), "epic") as other,
     ):
         assert one != other
         (other / "epic.json").touch()

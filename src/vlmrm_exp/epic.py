@@ -115,7 +115,7 @@ def measure(asked: EpicConfig) -> dict[str, Any]:
     models = resolve_models(asked)
     configs = worded(resolve_tasks(asked.task, asked), asked)
     check_states(configs, asked)
-    with result_folder(asked, "epic", "epic.json") as folder:
+    with result_folder(asked, "epic") as folder:
         return _measure(asked, models, configs, folder)
 
 

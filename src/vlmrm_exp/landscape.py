@@ -137,7 +137,7 @@ def survey(asked: LandscapeConfig) -> dict[str, Any]:
     """
     models = resolve_models(asked)
     shown = panels(asked)
-    with result_folder(asked, "landscape", "landscape.json") as folder:
+    with result_folder(asked, "landscape") as folder:
         return _survey(asked, models, shown, folder)
 
 

@@ -172,7 +172,7 @@ def look_for(asked: PeakConfig) -> dict[str, Any]:
         ConfigError: a model cannot be had, or nothing can be drawn.
     """
     configs, models = resolve(asked), resolve_models(asked)
-    with result_folder(asked, "peak", "peak.json") as folder:
+    with result_folder(asked, "peak") as folder:
         return _look_for(asked, models, configs, folder)
 
 

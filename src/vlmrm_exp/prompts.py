@@ -127,7 +127,7 @@ def measure(asked: PromptsConfig) -> dict[str, Any]:
         config.task.name: {PROMPT: config.prompts} | sentences(config.task.name)
         for config in configs
     }
-    with result_folder(asked, "prompts", "prompts.json") as folder:
+    with result_folder(asked, "prompts") as folder:
         return _measure(asked, models, configs, said, folder)
 
 

@@ -189,7 +189,7 @@ def score(asked: ScoreConfig) -> dict[str, Any]:
     place = ModelsConfig(clip=[asked.clip], out=asked.out)
     (clip,) = resolve_models(place)
     files = find_files(asked.files)
-    with result_folder(place, "score", "scores.csv") as out:
+    with result_folder(place, "score") as out:
         return _score(asked, columns, clip, files, out)
 
 

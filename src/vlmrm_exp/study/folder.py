@@ -15,7 +15,7 @@ RESULTS = ("epic.json", "peak.json", "prompts.json", "landscape.json", "scores.c
 
 
 @contextlib.contextmanager
-def result_folder(asked: ModelsConfig, verb: str, result: str) -> Iterator[Path]:
+def result_folder(asked: ModelsConfig, verb: str) -> Iterator[Path]:
     """Where results go: what `out` says, or a folder named by the time.
 
     It is made before any work, so that none is done in vain, and is this process's
@@ -24,7 +24,6 @@ def result_folder(asked: ModelsConfig, verb: str, result: str) -> Iterator[Path]
     Args:
         asked: says where.
         verb: of whose results.
-        result: name of the file that is written in any case.
 
     Raises:
         ConfigError: there are results already, or another process is about to write.
@@ -46,7 +45,7 @@ def result_folder(asked: ModelsConfig, verb: str, result: str) -> Iterator[Path]
             raise ConfigError(
                 f"Another command is writing into {folder}: choose another out=..."
             ) from error
-        for name in dict.fromkeys((result, *RESULTS)):
+        for name in RESULTS:
             if (folder / name).exists():
                 raise ConfigError(
                     f"{folder} holds {name} already: choose another out=..., or remove "
