@@ -27,7 +27,15 @@ from vlmrm_exp.envs.poses import (
     LEGS,
     PoseLibrary,
 )
-from vlmrm_exp.pretrain import check, learn_merges, write_tokenizer
+from vlmrm_exp.pretrain import (
+    PretrainConfig,
+    check,
+    learn_merges,
+    make_optimizers,
+    model_config,
+    write_tokenizer,
+)
+from vlmrm_exp.vlm.source import open_clip
 from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, draw_rows, draw_world
 
 
@@ -205,6 +213,22 @@ def test_impossible_pretraining_is_refused_at_once(tmp_path, override, says):
         config = OmegaConf.to_object(hydra_compose("pretrain", overrides))
     with pytest.raises(ConfigError, match=says):
         check(config)
+
+
+def test_every_parameter_has_one_optimizer():
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_object(hydra_compose("pretrain", ["clip=nano"]))
+    assert isinstance(config, PretrainConfig)
+    description = model_config(config.recipe, 700)
+    model = open_clip.model.CLIP(**description["model_cfg"])
+    matrices, others = (
+        [p for group in optimizer.param_groups for p in group["params"]]
+        for optimizer in make_optimizers(model, config.recipe)
+    )
+    assert sorted(map(id, matrices + others)) == sorted(map(id, model.parameters()))
+    hidden = model.visual.layer2[0].conv2.weight
+    assert any(hidden is p for p in matrices)
+    assert any(model.token_embedding.weight is p for p in others)
 
 
 @pytest.mark.slow

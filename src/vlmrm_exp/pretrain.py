@@ -31,6 +31,7 @@ from vlmrm_exp.captions import BASELINES, HELD_OUT
 from vlmrm_exp.config import ClipConfig, ConfigError, conf_dir
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.log import write_json
+from vlmrm_exp.muon import Muon
 from vlmrm_exp.study.metrics import auroc, epic, pearson
 from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, drawn_before
 
@@ -59,6 +60,7 @@ class RecipeConfig:
     batch_size: int = MISSING
     share: dict[str, float] = MISSING
     learning_rate: float = MISSING
+    matrix_learning_rate: float = MISSING
     weight_decay: float = MISSING
 
 
@@ -179,12 +181,17 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     model = open_clip.model.CLIP(**description["model_cfg"]).to(device)
     # Convolutions on a CPU are twice as fast with the channels last.
     model.visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1
-    )
+    optimizers = make_optimizers(model, recipe)
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            optimizer.defaults["lr"],
+            recipe.steps,
+            pct_start=0.1,
+            cycle_momentum=False,
+        )
+        for optimizer in optimizers
+    ]
     mean, std = (
         torch.tensor(description["preprocess_cfg"][key], device=device).view(3, 1, 1)
         for key in ("mean", "std")
@@ -217,11 +224,12 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
         ]
         weighted = [x * size for x, size in zip(losses, sizes, strict=True)]
         loss = torch.stack(weighted).sum() / sum(sizes)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         for world, value in zip(worlds, losses, strict=True):
@@ -244,6 +252,23 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     weights = folder / "open_clip_model.safetensors"
     save_file(half, weights)
     weights.chmod(0o644)  # safetensors writes for the owner alone; wheels are for all
+
+
+def make_optimizers(
+    model: torch.nn.Module, recipe: RecipeConfig
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices of hidden layers, AdamW for all other parameters."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        outer = ("embedding", "visual.conv1", "text_projection")
+        hidden = parameter.ndim >= 2 and not any(part in name for part in outer)
+        (matrices if hidden else others).append(parameter)
+    return (
+        Muon(matrices, recipe.matrix_learning_rate),
+        torch.optim.AdamW(
+            others, recipe.learning_rate, weight_decay=recipe.weight_decay
+        ),
+    )
 
 
 def divergence(logits: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,6 @@ from vlmrm_exp.envs.poses import PoseLibrary
 
 WORLDS = ("humanoid", "cartpole", "mountaincar")
 PARTS = 8  # a world is drawn in as many parts, whatever the number of processes
-FIRST_LOOK_SHARE = 0.5  # of the pictures; the other looks share the rest
 
 
 @dataclass
@@ -41,7 +40,7 @@ LOOKS: dict[str, tuple[TaskConfig, ...]] = {
     "humanoid": tuple(
         TaskConfig("", "humanoid", episode_length=100, textures=t, camera=c)
         for t in ("realistic", "plain")
-        for c in ("fixed", "track")
+        for c in ("fixed", "side", "track")
     ),
     "cartpole": (TaskConfig("", "cartpole", episode_length=200),),
     "mountaincar": tuple(
@@ -49,6 +48,14 @@ LOOKS: dict[str, tuple[TaskConfig, ...]] = {
         for t in ("realistic", "plain")
     ),
 }
+
+
+LOOK_SHARES = {
+    "humanoid": (0.35, 0.25, 0.1, 0.1, 0.1, 0.1),
+    "cartpole": (1.0,),
+    "mountaincar": (0.5, 0.5),
+}
+"""Of the pictures: a default run sees the humanoid realistic, in front and aside."""
 
 
 def draw_rows(world: str, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -80,11 +87,7 @@ def _draw_part(job: tuple[str, int, np.random.SeedSequence, int, int]) -> World:
     name, count, seed, frame_height, image_size = job
     rng = np.random.default_rng(seed)
     rows = draw_rows(name, count, rng)
-    # The first look is a default run's, for the humanoid from in front.
-    others = len(LOOKS[name]) - 1
-    share = np.full(others + 1, (1 - FIRST_LOOK_SHARE) / max(others, 1))
-    share[0] = 1 - share[1:].sum()
-    looks = rng.choice(len(LOOKS[name]), count, p=share)
+    looks = rng.choice(len(LOOKS[name]), count, p=LOOK_SHARES[name])
     frames = np.empty((count, image_size, image_size, 3), np.uint8)
     for look, task in enumerate(LOOKS[name]):
         renderer = make_renderer(task, frame_height, effects=False)
@@ -168,7 +171,8 @@ def drawn_before(
     # A change of poses, colours, libraries or driver shows in a sample drawn anew.
     rows = draw_rows(name, 200, np.random.default_rng(0))
     few = _draw_part((name, 16, np.random.SeedSequence(0), frame_height, image_size))
-    drawn = (name, count, seed, frame_height, image_size, PARTS, FIRST_LOOK_SHARE)
+    shares = LOOK_SHARES[name]
+    drawn = (name, count, seed, frame_height, image_size, PARTS, shares)
     what = repr(drawn).encode()
     sample = what + rows.tobytes() + few.frames.tobytes()
     sample += b"".join(distances.tobytes() for distances in few.poses or ())
