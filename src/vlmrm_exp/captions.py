@@ -170,6 +170,11 @@ _LEG_PHRASES: dict[str, tuple[str, ...]] = {
         "sitting with its legs apart",
         "seated on the floor, legs spread and bent",
     ),
+    "front_split": (
+        "with one leg stretched forward and the other back",
+        "seated on the floor, one leg ahead and one behind",
+        "in a front split",
+    ),
     "wide_squat": (
         "squatting with its knees wide apart",
         "in a wide squat, knees out",
@@ -289,7 +294,7 @@ _UPRIGHT = ("standing", "legs_apart", "one_leg", "stepping", "half_squat")
 _GROUPS: dict[str, tuple[str, ...]] = {
     "upright": _UPRIGHT,
     "on the ground": tuple(
-        n for n in LEG_NAMES if n.startswith(("lying", "sitting", "straddle"))
+        n for n in LEG_NAMES if n.startswith(("lying", "sitting", "straddle", "front"))
     ),
     "falling down": tuple(n for n in LEG_NAMES if n.startswith("falling")),
     "lying on the floor": tuple(n for n in LEG_NAMES if n.startswith("lying")),

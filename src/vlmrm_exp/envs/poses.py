@@ -58,6 +58,16 @@ _SPLITS: Angles = {
     "knee": -4,
     "abdomen_y": -12,
 }
+# The left leg is the one ahead. Hips reach back so little that the trunk turns too.
+_FRONT: Angles = {
+    "hip_x": -25,
+    "right_hip_z": 35,
+    "right_hip_y": 20,
+    "knee": -2,
+    "abdomen_x": -35,
+    "abdomen_y": 30,
+    "abdomen_z": -45,
+}
 
 LEGS = (
     Legs("standing"),
@@ -83,6 +93,14 @@ LEGS = (
     Legs("splits", _SPLITS, pitch=-8),
     Legs("splits", {"knee": -2, "hip_y": -75, "hip_z": -60, "hip_x": -25}, pitch=10),
     Legs("straddle", _SPLITS | {"hip_z": -40, "knee": -25}, pitch=-8),
+    Legs("front_split", _FRONT | {"left_hip_z": -60, "left_hip_y": -110}, roll=-5),
+    Legs(
+        "front_split",
+        _FRONT
+        | {"abdomen_x": 35, "abdomen_z": 45}
+        | {"left_hip_z": 35, "left_hip_y": 20, "right_hip_z": -60, "right_hip_y": -110},
+        roll=5,
+    ),
     Legs("sitting", {"hip_y": -90}),
     Legs("sitting", {"hip_y": -100, "abdomen_y": -10}, pitch=-10),
     Legs("sitting_knees_up", {"hip_y": -110, "knee": -110}, pitch=-10),
@@ -161,6 +179,9 @@ class PoseLibrary:
         self._data = mujoco.MjData(self.model)
         names = [self.model.joint(i).name for i in range(1, self.model.njnt)]
         self._right = np.array([name.startswith("right_") for name in names])
+        trunk = np.array([name.startswith("abdomen") for name in names])
+        arms = np.array(["shoulder" in name or "elbow" in name for name in names])
+        self._parts = trunk, arms, ~(trunk | arms)
         self._leg_features = self._prototypes(LEGS)
         self._arm_features = self._prototypes(ARMS)
 
@@ -230,13 +251,16 @@ class PoseLibrary:
             pitch += share * (other.pitch - pitch)
             roll += share * (other.roll - roll)
         angles += rng.normal(0, rng.choice([0.03, 0.1, 0.2, 0.35]), len(angles))
+        if rng.random() < 0.4:
+            self._contort(angles, rng)
         yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
         tilt = rng.normal(0, 6, 2)
         row = self.place(angles, quaternion(yaw, pitch + tilt[0], roll + tilt[1]))
         row[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
         row[2] += rng.uniform(0, 0.06)
         if rng.random() < 0.5:
-            torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
+            strength = rng.choice([0.1, 0.4])
+            torque = rng.normal(0, strength, len(angles)).clip(-0.4, 0.4)
             row = self.settle(row, torque, int(rng.integers(1, 40)))
         return row
 
@@ -262,6 +286,19 @@ class PoseLibrary:
             torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
             row = self.settle(row, torque, int(rng.integers(1, 10)))
         return row
+
+    def _contort(self, angles: np.ndarray, rng: np.random.Generator) -> None:
+        """Set some joints of trunk, arms or legs anywhere, many of them at a limit.
+
+        Agents hold themselves as no person would, and a model that has not seen it may
+        take it for a goal (docs/decisions/0011).
+        """
+        low, high = self.model.jnt_range[1:].T
+        middle, reach = (low + high) / 2, 1.3 * (high - low) / 2
+        for part in self._parts:
+            if rng.random() < 0.5:
+                odd = part & (rng.random(len(angles)) < rng.random())
+                angles[odd] = (middle + rng.uniform(-reach, reach))[odd]
 
     def fall(self, rng: np.random.Generator) -> np.ndarray:
         """What random torques, changed a few times, make of a standing body."""
