@@ -179,9 +179,6 @@ class PoseLibrary:
         self._data = mujoco.MjData(self.model)
         names = [self.model.joint(i).name for i in range(1, self.model.njnt)]
         self._right = np.array([name.startswith("right_") for name in names])
-        trunk = np.array([name.startswith("abdomen") for name in names])
-        arms = np.array(["shoulder" in name or "elbow" in name for name in names])
-        self._parts = trunk, arms, ~(trunk | arms)
         self._leg_features = self._prototypes(LEGS)
         self._arm_features = self._prototypes(ARMS)
 
@@ -251,16 +248,13 @@ class PoseLibrary:
             pitch += share * (other.pitch - pitch)
             roll += share * (other.roll - roll)
         angles += rng.normal(0, rng.choice([0.03, 0.1, 0.2, 0.35]), len(angles))
-        if rng.random() < 0.4:
-            self._contort(angles, rng)
         yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
         tilt = rng.normal(0, 6, 2)
         row = self.place(angles, quaternion(yaw, pitch + tilt[0], roll + tilt[1]))
         row[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
         row[2] += rng.uniform(0, 0.06)
         if rng.random() < 0.5:
-            strength = rng.choice([0.1, 0.4])
-            torque = rng.normal(0, strength, len(angles)).clip(-0.4, 0.4)
+            torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
             row = self.settle(row, torque, int(rng.integers(1, 40)))
         return row
 
@@ -286,19 +280,6 @@ class PoseLibrary:
             torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
             row = self.settle(row, torque, int(rng.integers(1, 10)))
         return row
-
-    def _contort(self, angles: np.ndarray, rng: np.random.Generator) -> None:
-        """Set some joints of trunk, arms or legs anywhere, many of them at a limit.
-
-        Agents hold themselves as no person would, and a model that has not seen it may
-        take it for a goal (docs/decisions/0011).
-        """
-        low, high = self.model.jnt_range[1:].T
-        middle, reach = (low + high) / 2, 1.3 * (high - low) / 2
-        for part in self._parts:
-            if rng.random() < 0.5:
-                odd = part & (rng.random(len(angles)) < rng.random())
-                angles[odd] = (middle + rng.uniform(-reach, reach))[odd]
 
     def fall(self, rng: np.random.Generator) -> np.ndarray:
         """What random torques, changed a few times, make of a standing body."""
