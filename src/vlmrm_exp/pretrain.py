@@ -397,6 +397,10 @@ def check(config: PretrainConfig) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ConfigError(f"{name} is {value}: give a whole number from 1 up.")
+    for name in ("learning_rate", "matrix_learning_rate"):
+        rate = getattr(config.recipe, name)
+        if not 0 < rate < math.inf:
+            raise ConfigError(f"recipe.{name} is {rate:g}: give a number above 0.")
     if config.seed < 0:
         raise ConfigError(f"seed is {config.seed}: give a whole number from 0 up.")
     if config.clip.frame_height is None:
