@@ -200,7 +200,7 @@ def test_tokenizer_reads_back_what_it_wrote(tmp_path):
         ("processes=0", "processes is 0"),
         ("recipe.steps=0", "recipe.steps is 0"),
         ("recipe.learning_rate=0", "recipe.learning_rate is 0: give a number above 0"),
-        ("recipe.matrix_learning_rate=.nan", "matrix_learning_rate is nan"),
+        ("recipe.matrix_learning_rate=nan", "matrix_learning_rate is nan"),
         ("seed=-1", "seed is -1"),
         ("clip.frame_height=null", "clip.frame_height=96"),
         ("folder=FOLDER", "holds a model already"),
