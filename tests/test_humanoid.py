@@ -136,7 +136,7 @@ def test_views_stand_side_by_side_in_one_frame():
 def test_side_camera_sees_the_right_side_of_a_body_that_faces_forward():
     """Turned to its right by a right angle, the body shows it what the front shows."""
     library = PoseLibrary()
-    angles = library.angles(LEGS[3]) + library.angles(ARMS[21])  # right leg, right arm
+    angles = library.angles(LEGS[3]) + library.angles(ARMS[22])  # right leg, right arm
     rows = np.stack([library.place(angles, quaternion(y, 0, 0)) for y in (0, -90)])
     frames = {}
     for camera in ("fixed", "side"):

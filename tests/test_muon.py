@@ -34,6 +34,8 @@ def test_steps_are_those_of_torch():
             ours.grad, theirs.grad = gradient.clone(), gradient.clone()
             one.step()
             other.step()
+        average = other.state[theirs]["momentum_buffer"]
+        torch.testing.assert_close(one.state[ours]["average"], average)
         # Torch iterates in bfloat16, of 8 bits.
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)
         assert (ours - start).abs().max() > 0.1

@@ -299,20 +299,20 @@ def check(config: Config) -> None:
             f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
             "they must differ."
         )
-    _one_of("reward", config.reward, ("clip", "ground_truth"))
-    _at_least("reward_every", config.reward_every, 1)
-    _at_least("seed", config.seed, 0)
-    _at_least("env_steps", config.env_steps, 1)
+    one_of("reward", config.reward, ("clip", "ground_truth"))
+    at_least("reward_every", config.reward_every, 1)
+    at_least("seed", config.seed, 0)
+    at_least("env_steps", config.env_steps, 1)
     _check_task(config.task)
-    _check_clip(config.clip)
+    check_clip(config.clip)
     _check_algo(config.algo, config.task, config.env_steps)
     _check_effect(config)
-    _one_of("compute.device", config.compute.device, ("auto", "cpu", "gpu"))
-    _at_least("compute.scorer_workers", config.compute.scorer_workers, 0)
-    _at_least("compute.torch_threads", config.compute.torch_threads, 1)
-    _one_of("log.mode", config.log.mode, ("offline", "online", "none"))
+    one_of("compute.device", config.compute.device, ("auto", "cpu", "gpu"))
+    at_least("compute.scorer_workers", config.compute.scorer_workers, 0)
+    at_least("compute.torch_threads", config.compute.torch_threads, 1)
+    one_of("log.mode", config.log.mode, ("offline", "online", "none"))
     for name in ("every", "episodes", "final_episodes"):
-        _at_least(f"evaluation.{name}", getattr(config.evaluation, name), 1)
+        at_least(f"evaluation.{name}", getattr(config.evaluation, name), 1)
     _between(
         "evaluation.video_episodes",
         config.evaluation.video_episodes,
@@ -322,12 +322,12 @@ def check(config: Config) -> None:
 
 
 def _check_task(task: TaskConfig) -> None:
-    _one_of("task.env", task.env, ENV_KINDS)
-    _one_of("task.textures", task.textures, TEXTURES[task.env], f" for {task.env}")
+    one_of("task.env", task.env, ENV_KINDS)
+    one_of("task.textures", task.textures, TEXTURES[task.env], f" for {task.env}")
     cameras = CAMERAS[task.env]
     if len(task.views) == 1 or len(cameras) == 1:
         several = ", or several as fixed+side," if len(cameras) > 1 else ""
-        _one_of("task.camera", task.camera, cameras, f"{several} for {task.env}")
+        one_of("task.camera", task.camera, cameras, f"{several} for {task.env}")
     elif unknown := set(task.views) - set(cameras):
         raise ConfigError(
             f"task.camera is {task.camera!r}, but {min(unknown)!r} is none of "
@@ -337,24 +337,24 @@ def _check_task(task: TaskConfig) -> None:
         raise ConfigError(
             f"task.camera is {task.camera!r}, which has one view twice: give each once."
         )
-    _one_of("task.version", task.version, ("v4", "v5"))
-    _one_of("task.observation", task.observation, ("full", "joints"))
+    one_of("task.version", task.version, ("v4", "v5"))
+    one_of("task.observation", task.observation, ("full", "joints"))
     if task.goal:
-        _one_of("task.goal", task.goal, GOALS)
+        one_of("task.goal", task.goal, GOALS)
         if task.env != "humanoid":
             raise ConfigError(
                 f"task.goal is {task.goal!r}, but {task.env} has no such predicate: "
                 "leave it out."
             )
-    _at_least("task.frame_skip", task.frame_skip, 1)
-    _at_least("task.frame_height", task.frame_height, 16)
+    at_least("task.frame_skip", task.frame_skip, 1)
+    at_least("task.frame_height", task.frame_height, 16)
     if task.env == "gym" and not task.env_id:
         raise ConfigError(
             "task=gym needs the Gymnasium id of an environment: "
             "give it, as task.env_id=Pendulum-v1."
         )
     if task.episode_length is not None:
-        _at_least("task.episode_length", task.episode_length, 1)
+        at_least("task.episode_length", task.episode_length, 1)
     elif task.env != "gym":
         raise ConfigError(
             "task.episode_length is null, but only task=gym has a limit of its own: "
@@ -362,12 +362,17 @@ def _check_task(task: TaskConfig) -> None:
         )
 
 
-def _check_clip(clip: ClipConfig) -> None:
-    _one_of("clip.precision", clip.precision, ("auto", "fp32", "bf16", "fp16"))
-    _one_of("clip.preprocess", clip.preprocess, ("pad", "squash", "crop"))
-    _at_least("clip.batch_size", clip.batch_size, 1)
+def check_clip(clip: ClipConfig) -> None:
+    """Refuse impossible values of `clip`.
+
+    Raises:
+        ConfigError: one sentence says which, and what to do.
+    """
+    one_of("clip.precision", clip.precision, ("auto", "fp32", "bf16", "fp16"))
+    one_of("clip.preprocess", clip.preprocess, ("pad", "squash", "crop"))
+    at_least("clip.batch_size", clip.batch_size, 1)
     if clip.frame_height is not None:
-        _at_least("clip.frame_height", clip.frame_height, 16)
+        at_least("clip.frame_height", clip.frame_height, 16)
     for name in ("mean", "std"):
         values = getattr(clip, name)
         if values is not None and len(values) != 3:
@@ -378,7 +383,7 @@ def _check_clip(clip: ClipConfig) -> None:
 
 
 def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
-    _one_of("algo.name", algo.name, ("sac", "dqn"))
+    one_of("algo.name", algo.name, ("sac", "dqn"))
     needed = {"cartpole": "dqn", "mountain_car": "sac", "humanoid": "sac"}.get(task.env)
     if needed and algo.name != needed:
         actions = "discrete" if needed == "dqn" else "continuous"
@@ -387,14 +392,14 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
             f"choose from: use algo={needed}."
         )
     for name in ("num_envs", "batch_size", "buffer_size", "random_action_repeat"):
-        _at_least(f"algo.{name}", getattr(algo, name), 1)
+        at_least(f"algo.{name}", getattr(algo, name), 1)
     for name in (
         "gradient_steps",
         "learning_starts",
         "random_steps",
         "exploration_steps",
     ):
-        _at_least(f"algo.{name}", getattr(algo, name), 0)
+        at_least(f"algo.{name}", getattr(algo, name), 0)
     for name in ("gamma", "tau", "exploration_start", "exploration_end"):
         _between(f"algo.{name}", getattr(algo, name), 0, 1)
     for name in ("learning_rate", "temperature"):
@@ -457,7 +462,8 @@ def _as_list(value: Any) -> list[Any]:
     return [value]
 
 
-def _one_of(name: str, value: str, options: Sequence[str], where: str = "") -> None:
+def one_of(name: str, value: str, options: Sequence[str], where: str = "") -> None:
+    """Refuse a setting that is none of its options, with a ConfigError."""
     if value not in options:
         raise ConfigError(
             f"{name} is {value!r}, but must be one of {', '.join(options)}{where}."
@@ -471,7 +477,8 @@ def did_you_mean(wanted: str, options: Sequence[str]) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
-def _at_least(name: str, value: int, low: int) -> None:
+def at_least(name: str, value: int, low: int) -> None:
+    """Refuse a setting that is too low, with a ConfigError."""
     if value < low:
         raise ConfigError(f"{name} is {value}: give a whole number from {low} up.")
 

@@ -1,8 +1,8 @@
 """Muon: momentum, made orthogonal, as the step of a matrix (Jordan et al. 2024).
 
-`torch.optim.Muon` is the same in bfloat16, which a CPU without it only imitates: there
-one step of `clip=base` takes ten seconds, and here a fifth of one. It also takes
-matrices alone, where most of these models are convolutions.
+`torch.optim.Muon` is the same in bfloat16, which a CPU without it only imitates:
+there one step of `clip=base` takes eleven seconds, and here less than half of one. It
+also takes matrices alone, where most of these models are convolutions.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ as in torch.optim.Muon."""
 class Muon(torch.optim.Optimizer):
     """Steps whose singular values are all near 1, whatever the gradient's are.
 
-    For weights of hidden layers; inputs, outputs, gains and biases are AdamW's.
+    For weights of hidden layers: `pretrain.make_optimizers` says which.
 
     Args:
         params: matrices, or convolutions (O, I, H, W) that are taken as (O, I H W).

@@ -28,12 +28,20 @@ from torch.nn import functional
 
 from vlmrm_exp import cli
 from vlmrm_exp.captions import BASELINES, HELD_OUT
-from vlmrm_exp.config import ClipConfig, ConfigError, conf_dir
+from vlmrm_exp.config import (
+    ClipConfig,
+    ConfigError,
+    at_least,
+    check_clip,
+    conf_dir,
+    one_of,
+)
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.log import write_json
 from vlmrm_exp.muon import Muon
 from vlmrm_exp.study.metrics import auroc, epic, pearson
-from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, drawn_before
+from vlmrm_exp.vlm.scorer import choose_device
+from vlmrm_exp.worlds import LOOKS, PARTS, WORLDS, Captioner, World, drawn_before
 
 logger = logging.getLogger(__name__)
 
@@ -156,10 +164,9 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     """
     from safetensors.torch import save_file
 
-    from vlmrm_exp.vlm.scorer import choose_device
     from vlmrm_exp.vlm.source import open_clip
 
-    recipe, device = config.recipe, choose_device(config.device)
+    recipe, device = config.recipe, choose_device(config.device, "device")
     rng = np.random.default_rng([config.seed, 1])
     captioners = [Captioner(w) for w in worlds]
     corpus = [
@@ -186,7 +193,7 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
         torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             optimizer.defaults["lr"],
-            recipe.steps,
+            max(recipe.steps, 11),  # a warm-up of one step is divided by its length, 0
             pct_start=0.1,
             cycle_momentum=False,
         )
@@ -290,7 +297,9 @@ def divergence(logits: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
     return (both[0] + both[1]) / 2
 
 
-def report(folder: Path, config: PretrainConfig) -> list[dict[str, Any]]:
+def report(
+    folder: Path, config: PretrainConfig, worlds: Sequence[World]
+) -> list[dict[str, Any]]:
     """Examine the finished model on held-out states and the held-out sentences.
 
     For each task, look and alpha: Pearson correlation and EPIC distance (paper Lemma 1)
@@ -305,18 +314,9 @@ def report(folder: Path, config: PretrainConfig) -> list[dict[str, Any]]:
     encoder = load_encoder(
         replace(config.clip, model=f"local-dir:{folder}"), torch.device("cpu")
     )
-    assert config.clip.frame_height is not None
     rows = []
-    for name in WORLDS:
-        world = drawn_before(
-            Path(config.worlds),
-            name,
-            config.held_out_states,
-            HELD_OUT_SEED,
-            config.clip.frame_height,
-            config.recipe.image_size,
-            config.processes,
-        )
+    for world in worlds:
+        name = world.name
         embeddings = encoder.embed_frames(world.frames)
         tasks = GOALS if name == "humanoid" else (name,)
         for task, alpha in itertools.product(tasks, ALPHAS):
@@ -386,23 +386,44 @@ def check(config: PretrainConfig) -> None:
     Raises:
         ConfigError: one sentence says which, and what to do.
     """
-    counts = {
-        "held_out_states": config.held_out_states,
-        "processes": config.processes,
-        "threads": config.threads,
-        "recipe.steps": config.recipe.steps,
-        "recipe.batch_size": config.recipe.batch_size,
-        **{f"recipe.states.{w}": config.recipe.states.get(w, 0) for w in WORLDS},
-    }
-    for name, value in counts.items():
-        if value < 1:
-            raise ConfigError(f"{name} is {value}: give a whole number from 1 up.")
+    recipe = config.recipe
+    at_least("seed", config.seed, 0)
+    at_least("processes", config.processes, 1)
+    at_least("threads", config.threads, 1)
+    at_least("held_out_states", config.held_out_states, PARTS)
+    for name in ("steps", "batch_size", "text_heads"):
+        at_least(f"recipe.{name}", getattr(recipe, name), 1)
+    for world in WORLDS:
+        at_least(f"recipe.states.{world}", recipe.states.get(world, 0), PARTS)
     for name in ("learning_rate", "matrix_learning_rate"):
-        rate = getattr(config.recipe, name)
+        rate = getattr(recipe, name)
         if not 0 < rate < math.inf:
             raise ConfigError(f"recipe.{name} is {rate:g}: give a number above 0.")
-    if config.seed < 0:
-        raise ConfigError(f"seed is {config.seed}: give a whole number from 0 up.")
+    if not recipe.weight_decay >= 0:
+        raise ConfigError(
+            f"recipe.weight_decay is {recipe.weight_decay:g}: give a number from 0 up."
+        )
+    for world in WORLDS:
+        share = recipe.share.get(world, 0.0)
+        pictures = share * recipe.batch_size
+        if not pictures >= 2:
+            raise ConfigError(
+                f"recipe.share.{world} is {share:g}, which makes {pictures:.0f} of "
+                f"{recipe.batch_size} pictures, but contrast needs two: raise it."
+            )
+    if len(recipe.image_layers) != 4 or min(recipe.image_layers) < 1:
+        raise ConfigError(
+            f"recipe.image_layers is {list(recipe.image_layers)}, but the picture's "
+            "tower has four stages: give four numbers from 1 up."
+        )
+    if recipe.text_width % recipe.text_heads:
+        raise ConfigError(
+            f"recipe.text_width is {recipe.text_width}, which {recipe.text_heads} "
+            "heads cannot share evenly: choose another number of recipe.text_heads."
+        )
+    check_clip(config.clip)
+    one_of("device", config.device, ("auto", "cpu", "gpu"))
+    choose_device(config.device, "device")
     if config.clip.frame_height is None:
         raise ConfigError(
             "clip.frame_height is null, but the states have to be drawn at some "
@@ -424,34 +445,38 @@ def pretrain(cfg: DictConfig) -> None:
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, PretrainConfig)
     check(config)
-    assert config.clip.frame_height is not None
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    worlds = []
-    for name in WORLDS:
-        logger.info("drawing %d states of %s", config.recipe.states[name], name)
-        worlds.append(
-            drawn_before(
-                Path(config.worlds),
-                name,
-                config.recipe.states[name],
-                STATES_SEED,
-                config.clip.frame_height,
-                config.recipe.image_size,
-                config.processes,
-            )
-        )
+    worlds = [_drawn(config, n, config.recipe.states[n], STATES_SEED) for n in WORLDS]
+    held_out = [
+        _drawn(config, n, config.held_out_states, HELD_OUT_SEED) for n in WORLDS
+    ]
     train(config, worlds, folder)
-    rows = report(folder, config)
+    rows = report(folder, config, held_out)
     write_json(folder / "report.json", rows)
     print_report(rows)
     logger.info("%s after %.0f min", folder, (time.monotonic() - started) / 60)
 
 
+def _drawn(config: PretrainConfig, world: str, count: int, seed: int) -> World:
+    assert config.clip.frame_height is not None
+    logger.info("drawing %d states of %s", count, world)
+    return drawn_before(
+        Path(config.worlds),
+        world,
+        count,
+        seed,
+        config.clip.frame_height,
+        config.recipe.image_size,
+        config.processes,
+    )
+
+
 def main() -> None:
     """Run `pretrain`; bad input ends in one sentence."""
-    cli.run_hydra(pretrain, "Interrupted: there is no model.", "pretrain")
+    interrupted = "Interrupted: a model without a report.json is not finished."
+    cli.run_hydra(pretrain, interrupted, "pretrain")
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ class PoseLibrary:
             return self.fall(rng)
         if kind > 0.75:
             return self.still(rng)
-        # Every episode starts standing, and half of the tasks are about the arms.
+        # Every episode starts standing, and half of the tasks end on both feet.
         legs = LEGS[0 if rng.random() < 0.25 else rng.integers(len(LEGS))]
         arms = ARMS[rng.integers(len(ARMS))]
         angles = self.angles(legs) + self.angles(arms)

@@ -85,16 +85,20 @@ def make_scorer(
     return WorkerScorer(config, make_renderer, example)
 
 
-def choose_device(name: str) -> torch.device:
-    """Turn compute.device (auto, cpu, gpu) into a torch device.
+def choose_device(name: str, setting: str = "compute") -> torch.device:
+    """Turn auto, cpu or gpu into a torch device.
+
+    Args:
+        name: as compute.device has it.
+        setting: what a user chooses it by, for the message.
 
     Raises:
         ConfigError: gpu was asked for and there is none that torch can use.
     """
     if name == "gpu" and not torch.cuda.is_available():
         raise ConfigError(
-            "compute=gpu needs a GPU that torch can use, and torch sees none: install "
-            "a CUDA build of torch, or use compute=cpu."
+            f"{setting}=gpu needs a GPU that torch can use, and torch sees none: "
+            f"install a CUDA build of torch, or use {setting}=cpu."
         )
     return torch.device(
         "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
