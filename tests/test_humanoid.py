@@ -19,6 +19,7 @@ from vlmrm_exp.envs.poses import (
     ARMS,
     LEG_NAMES,
     LEGS,
+    VISITED,
     PoseLibrary,
     quaternion,
 )
@@ -191,6 +192,37 @@ def test_poses_rest_on_the_floor_within_joint_limits():
         assert min(c.dist for c in floor) > -1e-6, f"{pose.name} is in the floor"
         assert (row[7:NUM_QPOS] <= high + 1e-9).all()
         assert (row[7:NUM_QPOS] >= low - 1e-9).all()
+
+
+def test_visited_states_and_their_mirror_images(monkeypatch):
+    library = PoseLibrary()
+    data = mujoco.MjData(library.model)
+    geoms = [library.model.geom(i).name for i in range(library.model.ngeom)]
+    swap = {"right": "left", "left": "right"}
+    partner = [
+        geoms.index(swap.get(name.split("_")[0], "") + name[name.find("_") :])
+        if name.split("_")[0] in swap
+        else i
+        for i, name in enumerate(geoms)
+    ]
+    qpos = np.load(VISITED)["qpos"].astype(float)
+    assert qpos.shape[1] == NUM_QPOS
+    assert len(qpos) > 10_000
+    for one in qpos[:: len(qpos) // 20]:
+        places = []
+        for position in (one, library._mirrored(one)):
+            data.qpos[:] = position
+            mujoco.mj_forward(library.model, data)
+            places.append(data.geom_xpos.copy())
+        np.testing.assert_allclose(
+            places[1][partner], places[0] * (1, -1, 1), atol=2e-3
+        )
+    rng = np.random.default_rng(0)
+    rows = np.stack([library.visited(rng) for _ in range(100)])
+    low, high = library.model.jnt_range[1:].T
+    assert (rows[:, 7:NUM_QPOS] >= low).all()
+    assert (rows[:, 7:NUM_QPOS] <= high).all()
+    np.testing.assert_allclose(np.linalg.norm(rows[:, 3:7], axis=1), 1, atol=1e-6)
 
 
 def test_pose_distances_find_each_pose():

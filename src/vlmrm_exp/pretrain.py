@@ -64,6 +64,8 @@ class RecipeConfig:
     context_length: int = MISSING
     merges: int = MISSING
     states: dict[str, int] = MISSING
+    visited: float = MISSING
+    """Share of the humanoid's states that agents visited."""
     steps: int = MISSING
     batch_size: int = MISSING
     share: dict[str, float] = MISSING
@@ -403,6 +405,10 @@ def check(config: PretrainConfig) -> None:
         raise ConfigError(
             f"recipe.weight_decay is {recipe.weight_decay:g}: give a number from 0 up."
         )
+    if not 0 <= recipe.visited <= 1:
+        raise ConfigError(
+            f"recipe.visited is {recipe.visited:g}, but a share lies between 0 and 1."
+        )
     for world in WORLDS:
         share = recipe.share.get(world, 0.0)
         pictures = share * recipe.batch_size
@@ -448,9 +454,12 @@ def pretrain(cfg: DictConfig) -> None:
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    worlds = [_drawn(config, n, config.recipe.states[n], STATES_SEED) for n in WORLDS]
+    recipe = config.recipe
+    worlds = [
+        _drawn(config, n, recipe.states[n], STATES_SEED, recipe.visited) for n in WORLDS
+    ]
     held_out = [
-        _drawn(config, n, config.held_out_states, HELD_OUT_SEED) for n in WORLDS
+        _drawn(config, n, config.held_out_states, HELD_OUT_SEED, 0.0) for n in WORLDS
     ]
     train(config, worlds, folder)
     rows = report(folder, config, held_out)
@@ -459,7 +468,9 @@ def pretrain(cfg: DictConfig) -> None:
     logger.info("%s after %.0f min", folder, (time.monotonic() - started) / 60)
 
 
-def _drawn(config: PretrainConfig, world: str, count: int, seed: int) -> World:
+def _drawn(
+    config: PretrainConfig, world: str, count: int, seed: int, visited: float
+) -> World:
     assert config.clip.frame_height is not None
     logger.info("drawing %d states of %s", count, world)
     return drawn_before(
@@ -470,6 +481,7 @@ def _drawn(config: PretrainConfig, world: str, count: int, seed: int) -> World:
         config.clip.frame_height,
         config.recipe.image_size,
         config.processes,
+        visited,
     )
 
 

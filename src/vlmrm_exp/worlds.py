@@ -58,12 +58,21 @@ LOOK_SHARES = {
 """Of the pictures: a default run sees the humanoid realistic, in front and aside."""
 
 
-def draw_rows(world: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Varied state rows (count, S) of a world."""
+def draw_rows(
+    world: str, count: int, rng: np.random.Generator, visited: float = 0.0
+) -> np.ndarray:
+    """Varied state rows (count, S) of a world, a share of them visited by agents."""
     match world:
         case "humanoid":
             library = PoseLibrary()
-            return np.stack([library.sample(rng) for _ in range(count)])
+            return np.stack(
+                [
+                    library.visited(rng)
+                    if rng.random() < visited
+                    else library.sample(rng)
+                    for _ in range(count)
+                ]
+            )
         case "cartpole":
             small, large = (
                 rng.uniform(-0.35, 0.35, count),
@@ -80,13 +89,15 @@ def draw_rows(world: str, count: int, rng: np.random.Generator) -> np.ndarray:
     raise ValueError(world)
 
 
-def _draw_part(job: tuple[str, int, np.random.SeedSequence, int, int]) -> World:
+def _draw_part(
+    job: tuple[str, int, np.random.SeedSequence, int, int, float],
+) -> World:
     """One process's share of a world; at module level so that it can be sent."""
     import torch
 
-    name, count, seed, frame_height, image_size = job
+    name, count, seed, frame_height, image_size, visited = job
     rng = np.random.default_rng(seed)
-    rows = draw_rows(name, count, rng)
+    rows = draw_rows(name, count, rng, visited)
     looks = rng.choice(len(LOOKS[name]), count, p=LOOK_SHARES[name])
     frames = np.empty((count, image_size, image_size, 3), np.uint8)
     for look, task in enumerate(LOOKS[name]):
@@ -112,7 +123,13 @@ def _one_thread() -> None:
 
 
 def draw_world(
-    name: str, count: int, seed: int, frame_height: int, image_size: int, processes: int
+    name: str,
+    count: int,
+    seed: int,
+    frame_height: int,
+    image_size: int,
+    processes: int,
+    visited: float = 0.0,
 ) -> World:
     """Draw and render states of a world.
 
@@ -123,10 +140,11 @@ def draw_world(
         frame_height: px of the picture as a run would draw it.
         image_size: px of the square that the model is shown.
         processes: how many draw at the same time; has no influence on the result.
+        visited: share of the humanoid's states that agents visited.
     """
     seeds = np.random.SeedSequence([seed, WORLDS.index(name)]).spawn(PARTS)
     jobs = [
-        (name, len(part), s, frame_height, image_size)
+        (name, len(part), s, frame_height, image_size, visited)
         for part, s in zip(np.array_split(np.arange(count), PARTS), seeds, strict=True)
     ]
     context = multiprocessing.get_context("spawn")
@@ -153,6 +171,7 @@ def drawn_before(
     frame_height: int,
     image_size: int,
     processes: int,
+    visited: float = 0.0,
 ) -> World:
     """`draw_world`, kept on disk: models that differ in size alone share the states.
 
@@ -164,22 +183,27 @@ def drawn_before(
         frame_height: see there.
         image_size: see there.
         processes: see there.
+        visited: see there.
 
     Returns:
         The world, with its frames mapped from the file.
     """
     # A change of poses, colours, libraries or driver shows in a sample drawn anew.
-    rows = draw_rows(name, 200, np.random.default_rng(0))
-    few = _draw_part((name, 16, np.random.SeedSequence(0), frame_height, image_size))
+    rows = draw_rows(name, 200, np.random.default_rng(0), visited)
+    few = _draw_part(
+        (name, 16, np.random.SeedSequence(0), frame_height, image_size, visited)
+    )
     shares = LOOK_SHARES[name]
-    drawn = (name, count, seed, frame_height, image_size, PARTS, shares)
+    drawn = (name, count, seed, frame_height, image_size, PARTS, shares, visited)
     what = repr(drawn).encode()
     sample = what + rows.tobytes() + few.frames.tobytes()
     sample += b"".join(distances.tobytes() for distances in few.poses or ())
     key = hashlib.sha256(sample).hexdigest()[:12]
     place = folder / f"{name}-{count}-s{seed}-{key}"
     if not place.exists():
-        world = draw_world(name, count, seed, frame_height, image_size, processes)
+        world = draw_world(
+            name, count, seed, frame_height, image_size, processes, visited
+        )
         part = folder / f".{place.name}.{os.getpid()}.part"
         part.mkdir(parents=True, exist_ok=True)
         legs, arms = world.poses or (np.empty((0, 0)), np.empty((0, 0)))

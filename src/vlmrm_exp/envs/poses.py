@@ -7,6 +7,8 @@ around these poses, and captions say how near a state is to each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import mujoco
@@ -19,6 +21,8 @@ from vlmrm_exp.envs.humanoid import (
 )
 
 MOMENT = 5  # physics steps of 3 ms
+VISITED = Path(__file__).with_name("visited.npz")
+"""Positions (B, 24) that agents passed through, by scripts/visited_states.py."""
 
 # Degrees. A plain name means both sides alike; left and right mirror each other.
 Angles = dict[str, float]
@@ -179,6 +183,7 @@ class PoseLibrary:
         self._data = mujoco.MjData(self.model)
         names = [self.model.joint(i).name for i in range(1, self.model.njnt)]
         self._right = np.array([name.startswith("right_") for name in names])
+        self._mirror = _mirror(names)
         self._leg_features = self._prototypes(LEGS)
         self._arm_features = self._prototypes(ARMS)
 
@@ -233,6 +238,9 @@ class PoseLibrary:
             return self.still(rng)
         # Every episode starts standing, and half of the tasks end on both feet.
         legs = LEGS[0 if rng.random() < 0.25 else rng.integers(len(LEGS))]
+        # The way to a goal is what an agent has to find.
+        if rng.random() < 0.4:
+            legs = _of_name(LEGS, str(rng.choice(TASK_LEGS)), rng)
         arms = ARMS[rng.integers(len(ARMS))]
         angles = self.angles(legs) + self.angles(arms)
         # An agent moves its sides apart: a third of the right legs, and of the right
@@ -280,6 +288,35 @@ class PoseLibrary:
             torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
             row = self.settle(row, torque, int(rng.integers(1, 10)))
         return row
+
+    def visited(self, rng: np.random.Generator) -> np.ndarray:
+        """A state that an agent passed through, or its mirror image, varied a little.
+
+        Agents find poses that no person would set and noise does not meet, and stay
+        where a model that has never seen them takes them for a goal.
+        """
+        qpos = self._visited[rng.integers(len(self._visited))].astype(float)
+        if rng.random() < 0.5:
+            qpos = self._mirrored(qpos)
+        angles = qpos[7:] + rng.normal(0, rng.choice([0.0, 0.05, 0.15]), len(qpos) - 7)
+        yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
+        turned = np.empty(4)
+        mujoco.mju_mulQuat(turned, quaternion(yaw, 0, 0), qpos[3:7])
+        mujoco.mju_normalize4(turned)  # half precision
+        row = self.place(angles, turned)
+        row[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
+        return row
+
+    def _mirrored(self, qpos: np.ndarray) -> np.ndarray:
+        """The mirror image of a position (24,), left for right."""
+        angles = qpos[7:]
+        mirrored = np.concatenate((qpos[:7], self._mirror @ angles))
+        mirrored[[1, 4, 6]] *= -1  # to the left; turned about ahead and about up
+        return mirrored
+
+    @cached_property
+    def _visited(self) -> np.ndarray:
+        return np.load(VISITED)["qpos"]
 
     def fall(self, rng: np.random.Generator) -> np.ndarray:
         """What random torques, changed a few times, make of a standing body."""
@@ -361,6 +398,19 @@ _LEG_JOINTS = tuple(
     for side in ("right", "left")
     for joint in ("hip_x", "hip_z", "hip_y", "knee")
 )
+
+
+def _mirror(names: Sequence[str]) -> np.ndarray:
+    """What turns joint angles (17,) into those of the mirrored body: (17, 17)."""
+    matrix = np.zeros((len(names), len(names)))
+    swap = {"right": "left", "left": "right"}
+    for i, name in enumerate(names):
+        side, _, joint = name.partition("_")
+        # Hips, knees and elbows are built as mirror images, shoulders and trunk not.
+        alike = joint == "y" or (side in swap and not joint.startswith("shoulder"))
+        other = f"{swap[side]}_{joint}" if side in swap else name
+        matrix[names.index(other), i] = 1 if alike else -1
+    return matrix
 
 
 def _of_name(poses: Sequence[Pose], name: str, rng: np.random.Generator) -> Pose:

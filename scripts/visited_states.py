@@ -1,0 +1,57 @@
+"""Collect states that trained agents visit: src/vlmrm_exp/envs/visited.npz.
+
+    python scripts/visited_states.py outputs/sweeps/tasks_embedded/* ...
+
+The arguments are folders of humanoid runs, of whatever reward. The embedded models see
+such states among those they learn from (docs/decisions/0012).
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vlmrm_exp.cli import load_run_config
+from vlmrm_exp.envs import make_envs
+from vlmrm_exp.envs.humanoid import NUM_QPOS
+from vlmrm_exp.envs.poses import VISITED
+from vlmrm_exp.rl.policy import Policy, load_policy
+from vlmrm_exp.rl.rollout import collect
+
+EPISODES = 16  # of each policy, half of them with noise
+NOISE = 0.2  # standard deviation of an action's, of which the limits are 0.4
+KEPT = 20_000  # states: a megabyte
+
+
+def visited(folder: Path, rng: np.random.Generator) -> np.ndarray:
+    """Positions (B, 24) that a run's best and last policies pass through."""
+    task = load_run_config(folder).task
+    parts = []
+    for name in ("best", "last"):
+        policy = load_policy(folder / "checkpoints" / f"{name}.pt")
+
+        def act(observation: np.ndarray, policy: Policy = policy) -> np.ndarray:
+            action = policy.act(observation)
+            noise = rng.normal(0, NOISE, action.shape)
+            noise[::2] = 0
+            return (action + noise).clip(-0.4, 0.4).astype(np.float32)
+
+        seed = int(rng.integers(2**31))
+        rows = collect(make_envs(task, EPISODES), act, seed=seed).rows
+        assert rows is not None
+        parts.append(rows[rng.integers(3) :: 3, :, :NUM_QPOS].reshape(-1, NUM_QPOS))
+    return np.concatenate(parts)
+
+
+def main() -> None:
+    """Collect and write."""
+    rng = np.random.default_rng(0)
+    folders = [f for f in map(Path, sys.argv[1:]) if (f / "checkpoints").is_dir()]
+    states = np.concatenate([visited(folder, rng) for folder in folders])
+    kept = np.sort(rng.choice(len(states), min(KEPT, len(states)), replace=False))
+    np.savez_compressed(VISITED, qpos=states[kept].astype(np.float16))
+    print(f"{len(kept)} of {len(states)} states of {len(folders)} runs in {VISITED}")
+
+
+if __name__ == "__main__":
+    main()
