@@ -411,10 +411,10 @@ def check(config: PretrainConfig) -> None:
         )
     for world in WORLDS:
         share = recipe.share.get(world, 0.0)
-        pictures = share * recipe.batch_size
-        if not pictures >= 2:
+        pictures = round(share * recipe.batch_size)
+        if pictures < 2:
             raise ConfigError(
-                f"recipe.share.{world} is {share:g}, which makes {pictures:.0f} of "
+                f"recipe.share.{world} is {share:g}, which makes {pictures} of "
                 f"{recipe.batch_size} pictures, but contrast needs two: raise it."
             )
     if len(recipe.image_layers) != 4 or min(recipe.image_layers) < 1:
