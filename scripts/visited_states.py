@@ -47,6 +47,11 @@ def main() -> None:
     """Collect and write."""
     rng = np.random.default_rng(0)
     folders = [f for f in map(Path, sys.argv[1:]) if (f / "checkpoints").is_dir()]
+    if not folders:
+        sys.exit("No run with checkpoints is given: give folders of humanoid runs.")
+    for folder in folders:
+        if load_run_config(folder).task.env != "humanoid":
+            sys.exit(f"{folder} is no run of the humanoid: leave it out.")
     states = np.concatenate([visited(folder, rng) for folder in folders])
     kept = np.sort(rng.choice(len(states), min(KEPT, len(states)), replace=False))
     np.savez_compressed(VISITED, qpos=states[kept].astype(np.float16))

@@ -194,7 +194,7 @@ def test_poses_rest_on_the_floor_within_joint_limits():
         assert (row[7:NUM_QPOS] >= low - 1e-9).all()
 
 
-def test_visited_states_and_their_mirror_images(monkeypatch):
+def test_visited_states_and_their_mirror_images():
     library = PoseLibrary()
     data = mujoco.MjData(library.model)
     geoms = [library.model.geom(i).name for i in range(library.model.ngeom)]

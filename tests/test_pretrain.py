@@ -214,6 +214,7 @@ def test_tokenizer_reads_back_what_it_wrote(tmp_path):
         ("recipe.states.humanoid=7", "recipe.states.humanoid is 7: give .* from 8 up"),
         ("held_out_states=7", "held_out_states is 7"),
         ("recipe.share.cartpole=0.01", "recipe.share.cartpole is 0.01, .* 1 of 128"),
+        ("recipe.share.cartpole=nan", "recipe.share.cartpole is nan"),
         ("recipe.text_heads=3", "recipe.text_width is 64, .* 3 heads"),
         ("recipe.image_layers=[1,1]", "four stages"),
         ("recipe.weight_decay=-1", "recipe.weight_decay is -1"),

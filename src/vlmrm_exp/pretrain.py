@@ -411,7 +411,7 @@ def check(config: PretrainConfig) -> None:
         )
     for world in WORLDS:
         share = recipe.share.get(world, 0.0)
-        pictures = round(share * recipe.batch_size)
+        pictures = round(share * recipe.batch_size) if math.isfinite(share) else 0
         if pictures < 2:
             raise ConfigError(
                 f"recipe.share.{world} is {share:g}, which makes {pictures} of "
