@@ -54,7 +54,8 @@ def main() -> None:
             sys.exit(f"{folder} is no run of the humanoid: leave it out.")
     states = np.concatenate([visited(folder, rng) for folder in folders])
     kept = np.sort(rng.choice(len(states), min(KEPT, len(states)), replace=False))
-    np.savez_compressed(VISITED, qpos=states[kept].astype(np.float16))
+    runs = np.array([str(folder) for folder in folders])
+    np.savez_compressed(VISITED, qpos=states[kept].astype(np.float16), runs=runs)
     print(f"{len(kept)} of {len(states)} states of {len(folders)} runs in {VISITED}")
 
 

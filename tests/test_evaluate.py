@@ -204,11 +204,16 @@ def test_parse_takes_a_folder_as_it_is_typed() -> None:
         ("sead: 1", "sead"),
         ("- 1", "this version can read"),
         ("seed: 1", "has no value"),
+        ("5", "this version can read"),
+        (b"\xff\xfe\x80", "this version can read"),
     ],
 )
-def test_load_run_config_refuses(tmp_path: Path, text: str | None, reason: str) -> None:
+def test_load_run_config_refuses(
+    tmp_path: Path, text: str | bytes | None, reason: str
+) -> None:
     if text is not None:
-        (tmp_path / "config.yaml").write_text(text)
+        data = text if isinstance(text, bytes) else text.encode()
+        (tmp_path / "config.yaml").write_bytes(data)
     with pytest.raises(ConfigError, match=reason) as caught:
         load_run_config(tmp_path)
     assert "\n" not in str(caught.value)

@@ -1,11 +1,13 @@
 """`python -m vlmrm_exp.peak`: the search, against a peak that is known."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from vlmrm_exp.cli import composed
 from vlmrm_exp.config import ConfigError
@@ -15,6 +17,7 @@ from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
 from vlmrm_exp.peak import GOAL_STATES, look_for, parse, report, resolve, search
 from vlmrm_exp.study.embeddings import Embedder
 from vlmrm_exp.study.state_sets import StateSet, draw_states
+from vlmrm_exp.vlm.source import EMBEDDED
 
 
 @pytest.mark.parametrize("upright", [True, False])
@@ -54,6 +57,20 @@ def test_search_finds_the_pose_that_is_rewarded(upright):
 def test_impossible_search_is_one_sentence(arguments, says):
     with pytest.raises(ConfigError, match=says):
         resolve(parse(arguments))
+
+
+def test_rewards_that_are_no_numbers_are_refused(tmp_path):
+    """Else a model of damaged weights has a table of nan."""
+    model = tmp_path / "model"
+    shutil.copytree(EMBEDDED / "nano", model)
+    weights = load_file(model / "open_clip_model.safetensors")
+    for name, value in weights.items():
+        if name.startswith("visual.") and value.is_floating_point():
+            value.fill_(float("nan"))
+    save_file(weights, model / "open_clip_model.safetensors")
+    asked = [f"clip=local-dir:{model}", "rounds=1", "searches=1"]
+    with pytest.raises(ConfigError, match="not a finite number"):
+        look_for(parse([*asked, f"cache={tmp_path}/cache", f"out={tmp_path}/out"]))
 
 
 def test_search_that_fell_short_is_said():

@@ -111,6 +111,18 @@ def test_spread_by_hand():
     assert (summed["paraphrases"], summed["misleading"]) == (3, 2)
 
 
+def test_spread_comes_with_the_interval_of_a_sentence():
+    """Else nobody could tell wording from chance."""
+    rows = [row(PROMPT, 0.2, 0.7), row(MISLEADING, 0.9, 0.7)]
+    rows += [row(PARAPHRASE, epic, 0.9) for epic in (0.1, 0.2, 0.3)]
+    for one, half in zip(rows, (9, 9, 0.02, 0.03, 0.07), strict=True):
+        for key in ("epic", "auroc"):
+            one[f"{key}_low"], one[f"{key}_high"] = one[key] - half, one[key] + half
+    summed = prompts.spread(rows)
+    assert summed["epic_half_interval"] == pytest.approx(0.03)
+    assert summed["auroc_half_interval"] == pytest.approx(0.03)
+
+
 def test_paraphrases_mean_more_to_the_model_than_misleading_ones(tmp_path, capsys):
     folders = [f"cache={tmp_path}/c", f"out={tmp_path}/out"]
     result = measure(parse(["task=mountaincar", "states=200", *folders]))
@@ -119,6 +131,7 @@ def test_paraphrases_mean_more_to_the_model_than_misleading_ones(tmp_path, capsy
     kinds = [r["kind"] for r in written["rows"]]
     assert [kinds.count(k) for k in (PROMPT, PARAPHRASE, MISLEADING)] == [1, 10, 5]
     (spread,) = written["spread"]
+    assert "epic_half_interval" not in spread  # a grid is no sample
     assert spread["auroc_median"] > 0.8
     assert spread["pairs_ranked_rightly"] > 0.6
     names = {f.name for f in (tmp_path / "out").iterdir()}

@@ -296,6 +296,24 @@ def test_command_commit_and_versions_stand_behind_every_item(tmp_path):
     assert "Embedded (base): small models" in page.text
 
 
+def test_epic_over_size_is_fitted_on_the_mean_over_tasks(tmp_path):
+    """Where every model has the same tasks; else a mean would compare unlike ones."""
+    rows = [
+        {"task": task, "clip": clip, "alpha": 0, "parameters": parameters,
+         "epic": 0.9 - slope * np.log10(parameters)}
+        for clip, parameters in (("nano", 3e5), ("tiny", 2e6), ("base", 1e7))
+        for task, slope in (("kneeling", 0.05), ("splits", 0.07))
+    ]  # fmt: skip
+    (tmp_path / "epic.json").write_text(json.dumps({"rows": rows}))
+    fits = {fit["task"]: fit["slope"] for fit in make(tmp_path).rows("slope")}
+    assert fits == {
+        "kneeling": "-0.050", "splits": "-0.070", "mean over tasks": "-0.060"
+    }  # fmt: skip
+    (tmp_path / "epic.json").write_text(json.dumps({"rows": rows[:-1]}))
+    fits = make(tmp_path).rows("slope")
+    assert [fit["task"] for fit in fits] == ["kneeling"]
+
+
 def test_epic_is_shown_with_its_picture_and_fit(tmp_path):
     rows = [
         {"task": "kneeling", "clip": clip, "alpha": alpha, "parameters": parameters,

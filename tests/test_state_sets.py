@@ -16,7 +16,7 @@ from vlmrm_exp.study.state_files import (
     save_states,
     stored_states,
 )
-from vlmrm_exp.study.state_sets import StateSet, draw_states, truth_of
+from vlmrm_exp.study.state_sets import StateSet, Truth, draw_states, truth_of
 
 
 def test_cart_pole_grid_is_uniform_over_angle_and_position(compose):
@@ -217,17 +217,19 @@ def test_stored_states_come_back(tmp_path, compose):
     task = compose("task=mountaincar").task
     states = draw_states(task, 100)
     goal = np.arange(100) > 50
-    save_states(tmp_path / "s.npz", states, {"mountaincar": goal})
-    again = stored_states(tmp_path / "s.npz", task)
+    save_states(tmp_path / "s.npz", states, {"mountaincar": Truth(goal, "people")})
+    again, truth = stored_states(tmp_path / "s.npz", task)
+    np.testing.assert_array_equal(truth.goal, goal)
+    assert truth.labelled_by == "people"
     np.testing.assert_array_equal(again.rows, states.rows)
     np.testing.assert_array_equal(again.source, states.source)
     assert again.world == "mountain_car"
     assert again.group is None
     save_states(tmp_path / "g.npz", replace(states, group=np.arange(100) // 4), {})
-    grouped = stored_states(tmp_path / "g.npz", task)
+    grouped, truth = stored_states(tmp_path / "g.npz", task)
+    assert truth is None
     np.testing.assert_array_equal(grouped.group, np.arange(100) // 4)
     (tmp_path / "g.npz").unlink()
-    np.testing.assert_array_equal(np.load(tmp_path / "s.npz")["goal_mountaincar"], goal)
     assert [f.name for f in tmp_path.iterdir()] == ["s.npz"]
     with pytest.raises(ConfigError, match="of mountain_car, but task=cartpole"):
         stored_states(tmp_path / "s.npz", compose("task=cartpole").task)

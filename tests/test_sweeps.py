@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vlmrm_exp import landscape, prompts
-from vlmrm_exp.config import conf_dir, to_config
+from vlmrm_exp.config import GOALS, Config, conf_dir, to_config
 from vlmrm_exp.study import settings
 
 FILES = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
@@ -53,7 +53,50 @@ def test_every_job_of_a_sweep_composes(path):
     assert any(f"= {len(all_jobs)} jobs" in line for line in said), "comment is wrong"
 
 
-def composed_jobs(name: str, search: str) -> list[tuple[str, ...]]:
+# Table 1 and Figures 3, 4, 8: of the paper, four seeds of ten million steps each
+# (section 4.2); models by parameters as in Figure 4; alphas as in Figure 8's table.
+PAPER = {
+    "tasks": {"clip": ["bigG"], "task": list(GOALS), "alpha": [0.0]},
+    "scaling": {"clip": ["rn50", "vitl14", "vith14", "bigG"], "alpha": [0.0]},
+    "alpha": {"clip": ["bigG"], "alpha": [0.0, 0.2, 0.4, 0.6]},
+    "textures_camera": {
+        "clip": ["bigG"], "textures": ["plain", "realistic"],
+        "camera": ["track", "fixed"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_sweeps_of_the_paper_are_its_own_and_twins_ask_the_same(name):
+    with initialize_config_dir(str(FILES[0].parent), version_base="1.3"):
+        search = f"hydra.searchpath=[file://{conf_dir()}]"
+        paper = list(composed_jobs(name, search).values())
+        twin = list(composed_jobs(f"{name}_embedded", search).values())
+    for job in paper:
+        assert job.env_steps == 10_000_000
+        assert job.clip.model != "embedded"
+        assert not job.algo.bootstrap_at_time_limit  # as experiment=paper has it
+    assert {job.seed for job in paper} == {0, 1, 2, 3}
+    for job in twin:
+        assert job.clip.model == "embedded"
+    for key in ("task", "alpha", "textures", "camera"):
+        asked = {values_of(job)[key] for job in paper}
+        if key in PAPER[name]:
+            assert asked == set(PAPER[name][key])
+        if key != "camera" or name == "textures_camera":  # ours have two by default
+            assert {values_of(job)[key] for job in twin} == asked
+    assert {job.clip.name for job in paper} == set(PAPER[name]["clip"])
+
+
+def values_of(job: Config) -> dict[str, object]:
+    task = job.task
+    return {
+        "task": task.name, "alpha": job.alpha, "textures": task.textures,
+        "camera": task.camera,
+    }  # fmt: skip
+
+
+def composed_jobs(name: str, search: str) -> dict[tuple[str, ...], Config]:
     hydra = compose(name, [search], return_hydra_config=True).hydra
     assert hydra.mode.name == "MULTIRUN"
     texts = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
@@ -62,7 +105,7 @@ def composed_jobs(name: str, search: str) -> list[tuple[str, ...]]:
         assert override.is_sweep_override()
         values = override.sweep_string_iterator()
         choices.append([f"{override.key_or_group}={value}" for value in values])
-    listed = list(itertools.product(*choices))
-    for job in listed:
-        to_config(compose(name, [search, *job, "name=test"]))
-    return listed
+    return {
+        job: to_config(compose(name, [search, *job, "name=test"]))
+        for job in itertools.product(*choices)
+    }

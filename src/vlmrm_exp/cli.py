@@ -25,6 +25,15 @@ from omegaconf.errors import OmegaConfBaseException
 from vlmrm_exp.config import Config, ConfigError, conf_dir, did_you_mean, to_config
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes; the second is the shell's after Ctrl-C
+# What a file of settings may raise. OSError: OmegaConf's, of a file with one number.
+_UNREADABLE = (
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    ConfigError,
+    TypeError,
+    UnicodeDecodeError,
+    OSError,
+)
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -152,7 +161,9 @@ def load_run_config(folder: Path) -> Config:
         written = OmegaConf.load(path)
         cfg = OmegaConf.merge(OmegaConf.structured(Config), written)
         return to_config(cfg)  # pyright: ignore[reportArgumentType]
-    except (OmegaConfBaseException, yaml.YAMLError, ConfigError, TypeError) as error:
+    except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # not its contents, but the file cannot be had
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
             f"{path} is not a configuration that this version can read ({reason}): "

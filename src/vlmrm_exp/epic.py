@@ -4,7 +4,7 @@ Compares the rewards of states with the truth, by EPIC distance, Pearson correla
 AUROC, for each task, model and alpha. Nothing is trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmrm_exp import cli, figures
-from vlmrm_exp.config import ClipConfig, Config, ConfigError
+from vlmrm_exp.config import ClipConfig, Config
 from vlmrm_exp.study.folder import result_folder
 from vlmrm_exp.study.settings import (
     MODELS_HELP,
@@ -68,9 +68,7 @@ Settings:
   alpha=[0,0.25,0.5,0.75,1]
   prompt=null       of the goal; null: the task's own; several are averaged: [...]
   baseline=null     null: the task's own
-{MODELS_HELP}{STATES_HELP}\
-  resamples=1000    of the bootstrap (its seed is seed=), 20 at least; 0: no intervals
-
+{MODELS_HELP}{STATES_HELP}
 Prints a table; writes epic.json, epic.png, epic.svg and the states into a folder.
 """
 
@@ -83,7 +81,6 @@ class EpicConfig(StatesConfig):
     alpha: list[float] = field(default_factory=lambda: [0, 0.25, 0.5, 0.75, 1])
     prompt: list[str] | None = None
     baseline: list[str] | None = None
-    resamples: int = 1000
 
 
 def parse(arguments: Sequence[str]) -> EpicConfig:
@@ -99,10 +96,6 @@ def parse(arguments: Sequence[str]) -> EpicConfig:
     )
     check_alphas(asked.alpha)
     check_one_task(asked)
-    if asked.resamples < 0 or 0 < asked.resamples < 20:
-        raise ConfigError(
-            f"resamples is {asked.resamples}: give 20 at least, or 0 for no intervals."
-        )
     return asked
 
 
@@ -198,7 +191,7 @@ def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     from scipy.stats import t as student
 
-    rows = [*rows, *_mean_over_tasks(rows)]
+    rows = [*rows, *mean_over_tasks(rows)]
     groups: dict[tuple[str, float, str], list[float]] = {}
     for row in rows:
         key = row["task"], row["alpha"], short_count(row["parameters"])
@@ -293,7 +286,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for ax, (title, kind) in zip(axes.flat, panels, strict=False):
             rows = [r for r in result["rows"] if r["task"] == title]
             if title not in tasks:
-                rows = _mean_over_tasks(result["rows"])
+                rows = mean_over_tasks(result["rows"])
             drawers[kind](ax, rows)
             ax.set_title(title, loc="left")
             ax.set_ylabel("EPIC distance to the goal")
@@ -375,11 +368,11 @@ def _whiskers(rows: Sequence[dict[str, Any]]) -> np.ndarray | None:
     return np.maximum([values - ends[0], ends[1] - values], 0)
 
 
-def _mean_over_tasks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row for each model and alpha if there are several tasks; no intervals."""
     if len({row["task"] for row in rows}) < 2:
         return []
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["clip"], row["alpha"]), []).append(row)
     return [

@@ -17,6 +17,7 @@ import numpy as np
 from vlmrm_exp import cli, figures
 from vlmrm_exp.config import ClipConfig, Config, ConfigError
 from vlmrm_exp.study.folder import result_folder
+from vlmrm_exp.study.progress import progress_bar
 from vlmrm_exp.study.settings import (
     TEXT,
     ModelsConfig,
@@ -184,8 +185,6 @@ def _look_for(
 ) -> dict[str, Any]:
     """As `look_for`, of what is known to be possible."""
     # Imported here so that --help and refusals are immediate.
-    from tqdm import tqdm
-
     from vlmrm_exp.log import versions, write_json
     from vlmrm_exp.study.embeddings import drawn_by
     from vlmrm_exp.vlm.encoder import check_prompts, fetch_weights
@@ -206,7 +205,7 @@ def _look_for(
     ]
     found, facts = [], {}
     total = len(jobs) * asked.searches
-    with tqdm(total=total, desc="searches", leave=False, disable=None) as progress:
+    with progress_bar(total, "search") as progress:
         for config in jobs:
             goal_states = known[config.task.name]
             row, encoder = _search_one(config, goal_states, asked, progress.update)
@@ -249,9 +248,13 @@ def _search_one(
 
     Returns:
         A row of the table with its pictures, and facts about the model.
+
+    Raises:
+        ConfigError: a reward is not finite.
     """
     from vlmrm_exp.envs import make_renderer
     from vlmrm_exp.envs.goals import HumanoidGoal
+    from vlmrm_exp.study.metrics import check_finite
     from vlmrm_exp.vlm.scorer import LocalScorer
 
     clip, task = config.clip, config.task
@@ -260,13 +263,19 @@ def _search_one(
     scorer = LocalScorer(
         config, partial(make_renderer, task, height, clip.render_effects)
     )
+
+    def reward(rows: np.ndarray) -> np.ndarray:
+        rewards = scorer.score(rows)
+        check_finite(rewards)
+        return rewards
+
     try:
         searched = []
         for number in range(asked.searches):
             rng = np.random.default_rng([asked.seed, number])
-            searched.append(search(scorer.score, asked.rounds, rng, number == 0))
+            searched.append(search(reward, asked.rounds, rng, number == 0))
             done()
-        of_known = scorer.score(known)
+        of_known = reward(known)
         facts = scorer.facts()["encoder"]
     finally:
         scorer.close()

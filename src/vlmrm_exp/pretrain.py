@@ -37,7 +37,7 @@ from vlmrm_exp.config import (
     one_of,
 )
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
-from vlmrm_exp.log import write_json
+from vlmrm_exp.log import versions, write_json
 from vlmrm_exp.muon import Muon
 from vlmrm_exp.study.metrics import auroc, epic, pearson
 from vlmrm_exp.vlm.scorer import choose_device
@@ -163,6 +163,9 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     probabilities are known, so the target is the probability that caption j, among
     the batch's, was said of picture i: the expectation of the usual one, and the same
     optimum, without the noise of drawing it.
+
+    Raises:
+        ConfigError: the loss stops being a number.
     """
     from safetensors.torch import save_file
 
@@ -233,6 +236,11 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
         ]
         weighted = [x * size for x, size in zip(losses, sizes, strict=True)]
         loss = torch.stack(weighted).sum() / sum(sizes)
+        if not loss.isfinite():
+            raise ConfigError(
+                f"The loss is {loss.item()} at step {step + 1}: lower "
+                "recipe.learning_rate or recipe.matrix_learning_rate."
+            )
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -461,6 +469,9 @@ def pretrain(cfg: DictConfig) -> None:
     held_out = [
         _drawn(config, n, config.held_out_states, HELD_OUT_SEED, 0.0) for n in WORLDS
     ]
+    # What the weights are made of and by, for whoever gets them.
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    write_json(folder / "versions.json", versions({"device": config.device}))
     train(config, worlds, folder)
     rows = report(folder, config, held_out)
     write_json(folder / "report.json", rows)

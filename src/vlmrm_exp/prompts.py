@@ -55,7 +55,8 @@ Settings:
   baseline=null     null: the task's own
 {MODELS_HELP}{STATES_HELP}
 EPIC: 0 best, 0.71 unrelated. AUROC: 1 best, 0.5 chance; share of pairs of a goal and
-another state that the reward ranks rightly. Prints tables; writes prompts.json,
+another state that the reward ranks rightly. 95 % intervals resample states, as epic's:
+sentences that differ by less may not differ. Prints tables; writes prompts.json,
 prompts.png and prompts.svg.
 """
 
@@ -153,7 +154,7 @@ def _measure(
     for embedder in loading:
         facts[embedder.facts["name"]] = embedder.facts
         for one in examined:
-            rows += _of_model(embedder, one, said[one.config.task.name], asked.alpha)
+            rows += _of_model(embedder, one, said[one.config.task.name], asked)
         drawn_by |= embedder.drawn_by
         del embedder
     result = {
@@ -177,7 +178,7 @@ def _measure(
 
 
 def _of_model(
-    embedder: Any, one: Examined, said: dict[str, list[str]], alpha: float
+    embedder: Any, one: Examined, said: dict[str, list[str]], asked: PromptsConfig
 ) -> list[dict[str, Any]]:
     """The measures of each sentence; the task's own prompts count as one."""
     from vlmrm_exp.study.metrics import agreement
@@ -188,16 +189,24 @@ def _of_model(
     spoken += [(kind, [s]) for kind in (PARAPHRASE, MISLEADING) for s in said[kind]]
     rows = []
     for kind, prompts in spoken:
-        reward = embedder.reward(embeddings, prompts, config.baselines, alpha)
+        reward = embedder.reward(embeddings, prompts, config.baselines, asked.alpha)
+        measured = agreement(
+            reward,
+            one.truth.goal,
+            one.truth.graded,
+            0 if one.states.group is None else asked.resamples,
+            asked.seed,
+            one.states.group,
+        )
         about = {
             "task": config.task.name,
             "clip": embedder.facts["name"],
             "parameters": parameters(embedder.facts),
-            "alpha": alpha,
+            "alpha": asked.alpha,
             "kind": kind,
             "sentence": " / ".join(prompts),
         }
-        rows.append(about | agreement(reward, one.truth.goal, one.truth.graded))
+        rows.append(about | measured)
     return rows
 
 
@@ -206,9 +215,10 @@ def spread(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         For epic and auroc: min, quartiles and max over paraphrases, the prompt's own
-        value and rank among them and itself (1: best), and of all pairs of a
-        paraphrase and a misleading sentence the share in which the paraphrase's AUROC
-        is higher.
+        value and rank among them and itself (1: best), and half a 95 % interval over
+        states, where there are such: the median of the paraphrases'. And of all pairs
+        of a paraphrase and a misleading sentence the share in which the paraphrase's
+        AUROC is higher.
     """
     summed: dict[str, Any] = {key: rows[0][key] for key in ("task", "clip", "alpha")}
     of = {
@@ -226,6 +236,9 @@ def spread(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         own = of[PROMPT][0][key]
         summed[f"{key}_prompt"] = own
+        if f"{key}_low" in rows[0]:
+            halves = [(r[f"{key}_high"] - r[f"{key}_low"]) / 2 for r in of[PARAPHRASE]]
+            summed[f"{key}_half_interval"] = float(np.median(halves))
         summed[f"{key}_prompt_rank"] = 1 + int((better * (values - own) > 0).sum())
     right = np.array([row["auroc"] for row in of[PARAPHRASE]])
     wrong = np.array([row["auroc"] for row in of[MISLEADING]])
@@ -267,6 +280,7 @@ def report(result: dict[str, Any]) -> str:
             f"{s['epic_prompt_rank']} of {s['paraphrases'] + 1}",
             *(
                 " ".join(f"{s[f'{key}_{n}']:.3f}" for n in ("min", "median", "max"))
+                + (f" ± {s[half]:.3f}" if (half := f"{key}_half_interval") in s else "")
                 for key in ("epic", "auroc")
             ),
             f"{s['pairs_ranked_rightly']:.0%} of pairs",
@@ -275,7 +289,8 @@ def report(result: dict[str, Any]) -> str:
     ]
     parts.append(
         "Over paraphrases. The prompt's rank is by EPIC, 1 the best; a pair is a "
-        "paraphrase\nand a misleading sentence, compared by AUROC.\n"
+        "paraphrase\nand a misleading sentence, compared by AUROC; ± is half a 95 % "
+        "interval of one\nsentence over states, where these are a sample.\n"
         + table(head, lines)
     )
     return "\n\n".join(parts)
@@ -303,7 +318,8 @@ def _draw_strips(ax: "Axes", rows: Sequence[dict[str, Any]], key: str) -> None:
     clips = list(dict.fromkeys(row["clip"] for row in rows))
     for kind, (label, middle, marker, color, size) in _STRIPS.items():
         for i, clip in enumerate(clips):
-            values = [r[key] for r in rows if r["clip"] == clip and r["kind"] == kind]
+            mine = [r for r in rows if r["clip"] == clip and r["kind"] == kind]
+            values = [row[key] for row in mine]
             # Beside each other in the order of the file, so that marks stay apart.
             beside = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0]
             ax.scatter(
@@ -319,6 +335,9 @@ def _draw_strips(ax: "Axes", rows: Sequence[dict[str, Any]], key: str) -> None:
             if kind == PARAPHRASE:
                 ends = [i + middle - 0.17, i + middle + 0.17]
                 ax.plot(ends, [np.median(values)] * 2, color=color, lw=1.2)
+            if kind == PROMPT and f"{key}_low" in mine[0]:
+                ends = [mine[0][f"{key}_low"], mine[0][f"{key}_high"]]
+                ax.plot([i + middle] * 2, ends, color=color, lw=1, zorder=1)
     ax.set_xticks(range(len(clips)), clips)
     ax.set_xlim(-0.6, len(clips) - 0.4)
     chance = {"epic": np.sqrt(0.5), "auroc": 0.5}[key]
@@ -329,7 +348,7 @@ def _draw_strips(ax: "Axes", rows: Sequence[dict[str, Any]], key: str) -> None:
 _STRIPS = {
     PARAPHRASE: ("paraphrases (bar: median)", -0.15, "o", figures.COLORS[0], 20),
     MISLEADING: ("misleading sentences", 0.2, "x", figures.COLORS[1], 24),
-    PROMPT: ("the task's prompt", -0.15, "*", figures.COLORS[6], 90),
+    PROMPT: ("the task's prompt (line: 95 %)", -0.15, "*", figures.COLORS[6], 90),
 }
 
 

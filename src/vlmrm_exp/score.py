@@ -7,7 +7,6 @@ writes the rewards as a table (scores.csv) and as pictures (strip.png, curve.png
 import contextlib
 import csv
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from vlmrm_exp import cli
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.study.folder import result_folder
 from vlmrm_exp.study.pictures import Picture, PictureFile, find_files, read_pictures
+from vlmrm_exp.study.progress import progress_bar
 from vlmrm_exp.study.settings import (
     ModelsConfig,
     check_alphas,
@@ -275,8 +275,6 @@ def score_pictures(
     Raises:
         ConfigError: a damaged file.
     """
-    from tqdm import tqdm
-
     places: list[tuple[int, int, float]] = []
     rewards: list[np.ndarray] = []
     waiting: list[np.ndarray] = []
@@ -288,10 +286,8 @@ def score_pictures(
             waiting.clear()
 
     still = all(file.kind == "image" for file in files)
-    # Into a file goes a line now and then; short work needs none.
-    pause = 0.1 if sys.stderr.isatty() else 10
     total = len(files) if still else None
-    with tqdm(total=total, unit="picture", mininterval=pause, delay=2) as bar:
+    with progress_bar(total, "picture") as bar:
         for number, file in enumerate(files):
             for frame, time_s, pixels in read_pictures(file, every):
                 full = min(batch_size, BATCH_BYTES // pixels.nbytes)

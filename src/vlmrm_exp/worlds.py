@@ -4,6 +4,7 @@ What the embedded models learn from and are examined on: every pose, position an
 """
 
 import hashlib
+import logging
 import multiprocessing
 import os
 import shutil
@@ -18,6 +19,8 @@ from vlmrm_exp.envs import make_renderer
 from vlmrm_exp.envs.poses import PoseLibrary
 
 WORLDS = ("humanoid", "cartpole", "mountaincar")
+logger = logging.getLogger(__name__)
+
 PARTS = 8  # a world is drawn in as many parts, whatever the number of processes
 
 
@@ -149,7 +152,11 @@ def draw_world(
     ]
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, _one_thread) as pool:
-        worlds = pool.map(_draw_part, jobs, chunksize=1)
+        worlds = []
+        for world in pool.imap(_draw_part, jobs):
+            worlds.append(world)
+            drawn = sum(len(part.rows) for part in worlds)
+            logger.info("drew %d of %d states of %s", drawn, count, name)
     poses = None
     if name == "humanoid":
         pairs = [w.poses for w in worlds if w.poses is not None]

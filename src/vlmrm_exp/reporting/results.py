@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from vlmrm_exp.epic import mean_over_tasks
 from vlmrm_exp.reporting.parts import (
     Figure,
     Section,
@@ -143,7 +144,7 @@ def _cell(value: Any) -> str:
 def _epic_over_size(
     rows: Sequence[Mapping[str, Any]], stem: str, out: Path, source: Source
 ) -> list[Table | Figure]:
-    """EPIC against parameters for each task with at least two models."""
+    """EPIC against parameters for each task with at least two models, and the mean."""
     needed = ("alpha", "parameters", "epic")
     usable = [
         row
@@ -152,9 +153,14 @@ def _epic_over_size(
         and row["parameters"] > 0
         and row.get("clip")
     ]
+    tasks = sorted({str(row.get("task", "")) for row in usable})
+    if len(usable) == len(tasks) * len({(r["clip"], r["alpha"]) for r in usable}):
+        means = mean_over_tasks(usable)  # of the same tasks for every model
+        usable += means
+        tasks += sorted({str(row["task"]) for row in means})
     items: list[Table | Figure] = []
     fitted = []
-    for task in sorted({str(row.get("task", "")) for row in usable}):
+    for task in tasks:
         of_task = [row for row in usable if str(row.get("task", "")) == task]
         if len({row["parameters"] for row in of_task}) < 2:
             continue

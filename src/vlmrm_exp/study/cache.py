@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def load(path: Path) -> dict[str, np.ndarray] | None:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    # TypeError: of a file .npy, which is one array and no archive.
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from vlmrm_exp.config import ClipConfig, ConfigError, TaskConfig
 from vlmrm_exp.study import cache
 from vlmrm_exp.study.pictures import to_rgb
+from vlmrm_exp.study.progress import progress_bar
 from vlmrm_exp.study.state_sets import StateSet
 
 if TYPE_CHECKING:
@@ -91,19 +92,12 @@ class Embedder:
 
     def _embed_view(self, states: StateSet, task: TaskConfig) -> np.ndarray:
         """As `embed`, of a task with one view: (B, D)."""
-        from tqdm import tqdm
-
         look = self._look(states, task)
         renderer: Renderer | None = None
         parts = []
         try:
-            with tqdm(
-                total=len(states),
-                desc=f"{self._clip.name} sees {task.env}",
-                unit="state",
-                leave=False,
-                disable=None,
-            ) as progress:
+            said = f"{self._clip.name} sees {task.env}"
+            with progress_bar(len(states), "state", said) as progress:
                 for start in range(0, len(states), PART):
                     what = slice(start, start + PART)
                     file = self._kept / f"{self._key(look, states, what)}.npz"

@@ -180,17 +180,26 @@ def check_reward(reward: np.ndarray) -> None:
     Raises:
         ConfigError: one is not finite, or all are the same but for rounding.
     """
-    bad = ~np.isfinite(reward)
-    if bad.any():
-        raise ConfigError(
-            f"The reward of {int(bad.sum())} of {bad.size} states is not a finite "
-            "number: check the model's weights and clip.precision."
-        )
+    check_finite(reward)
     rounding = 4 * np.finfo(np.float32).eps * np.abs(reward).max()
     if np.ptp(reward) <= rounding:
         raise ConfigError(
             f"The reward is {reward.flat[0]:.6g} in all {reward.size} states, so it "
             "correlates with nothing: check the model, the sentence and the pictures."
+        )
+
+
+def check_finite(reward: np.ndarray) -> None:
+    """Refuse rewards that are no numbers.
+
+    Raises:
+        ConfigError: one is not finite.
+    """
+    bad = ~np.isfinite(reward)
+    if bad.any():
+        raise ConfigError(
+            f"The reward of {int(bad.sum())} of {bad.size} states is not a finite "
+            "number: check the model's weights and clip.precision."
         )
 
 

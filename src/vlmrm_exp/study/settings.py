@@ -40,7 +40,9 @@ STATES_HELP = """\
   state_set=null    states-WORLD.npz of an earlier study, instead
   frames=null       a folder of pictures, instead; needs labels
   labels=null       CSV file by people: columns label (0 or 1) and file (of frames) or
-                    index (in state_set); null: by the task's predicate
+                    index (in state_set); null: as stored by people, else the task's
+                    predicate
+  resamples=1000    of the bootstrap (its seed is seed=), 20 at least; 0: no intervals
 """
 
 
@@ -82,6 +84,7 @@ class StatesConfig(ModelsConfig):
     state_set: str | None = None
     frames: str | None = None
     labels: str | None = None
+    resamples: int = 1000
 
 
 TEXT = ("cache", "out", "runs", "state_set", "frames", "labels")
@@ -278,6 +281,10 @@ def check_states(configs: Sequence[Config], asked: StatesConfig) -> None:
             raise ConfigError(f"{name} is empty: give a path, or leave it out.")
     if asked.seed < 0:
         raise ConfigError(f"seed is {asked.seed}: give a whole number from 0 up.")
+    if asked.resamples < 0 or 0 < asked.resamples < 20:
+        raise ConfigError(
+            f"resamples is {asked.resamples}: give 20 at least, or 0 for no intervals."
+        )
     if asked.frames and asked.state_set:
         raise ConfigError("frames and state_set are both given: choose one of them.")
     for name in ("textures", "camera"):
@@ -346,7 +353,7 @@ def examine(configs: Sequence[Config], asked: StatesConfig) -> list[Examined]:
 def _given_states(
     config: Config, asked: StatesConfig
 ) -> "tuple[StateSet, Truth | None]":
-    """States of `frames` or `state_set`, and the labels if there is a file of them.
+    """States of `frames` or `state_set`, and the labels if people gave some.
 
     Raises:
         ConfigError: they cannot be read, or do not match.
@@ -354,12 +361,13 @@ def _given_states(
     from vlmrm_exp.study.state_files import labels_of, picture_states, stored_states
 
     if asked.frames:
-        states = picture_states(Path(asked.frames).expanduser())
+        states, truth = picture_states(Path(asked.frames).expanduser()), None
     else:
         assert asked.state_set is not None
-        states = stored_states(Path(asked.state_set).expanduser(), config.task)
+        path = Path(asked.state_set).expanduser()
+        states, truth = stored_states(path, config.task)
     if not asked.labels:
-        return states, None
+        return states, truth
     return states, labels_of(Path(asked.labels).expanduser(), states)
 
 
@@ -418,8 +426,8 @@ def save_state_sets(folder: Path, examined: Sequence[Examined]) -> None:
         if one.states.rows is not None:
             worlds.setdefault(one.states.world, []).append(one)
     for world, ones in worlds.items():
-        goals = {one.config.task.name: one.truth.goal for one in ones}
-        save_states(folder / f"states-{world}.npz", ones[0].states, goals)
+        truths = {one.config.task.name: one.truth for one in ones}
+        save_states(folder / f"states-{world}.npz", ones[0].states, truths)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from vlmrm_exp.config import ConfigError, TaskConfig
 from vlmrm_exp.study import cache
 from vlmrm_exp.study.metrics import check_classes
 from vlmrm_exp.study.pictures import IMAGE_SUFFIXES, files_in
-from vlmrm_exp.study.state_sets import StateSet, Truth
+from vlmrm_exp.study.state_sets import PREDICATE, StateSet, Truth
 
 STATE_ROWS = {"cartpole": 4, "mountain_car": 2, "humanoid": 47}
 """Numbers in a state row of each world."""
@@ -113,16 +114,19 @@ def picture_states(folder: Path) -> StateSet:
     )
 
 
-def save_states(path: Path, states: StateSet, goals: dict[str, np.ndarray]) -> None:
+def save_states(path: Path, states: StateSet, truths: dict[str, Truth]) -> None:
     """Write rows, sources, groups and, for each task, labels into an .npz file.
 
     Args:
         path: of the file.
         states: with rows.
-        goals: labels (B,) bool by task.
+        truths: by task.
     """
     assert states.rows is not None
-    more = {f"goal_{task}": goal for task, goal in goals.items()}
+    more: dict[str, Any] = {}
+    for task, truth in truths.items():
+        more[f"goal_{task}"] = truth.goal
+        more[f"labelled_by_{task}"] = truth.labelled_by
     if states.group is not None:
         more["group"] = states.group
     cache.store(
@@ -130,8 +134,12 @@ def save_states(path: Path, states: StateSet, goals: dict[str, np.ndarray]) -> N
     )
 
 
-def stored_states(path: Path, task: TaskConfig) -> StateSet:
+def stored_states(path: Path, task: TaskConfig) -> tuple[StateSet, Truth | None]:
     """Read what `save_states` wrote.
+
+    Returns:
+        The states, and the task's labels if people gave them; the predicate's are to be
+        computed anew, as it may have changed.
 
     Raises:
         ConfigError: there is no such file, it is not one, or of another world.
@@ -151,6 +159,8 @@ def stored_states(path: Path, task: TaskConfig) -> StateSet:
             "give a task of that world, or another file."
         )
     rows, group = held["rows"], held.get("group")
+    if rows.dtype.kind != "f":
+        raise ConfigError(f"{path} holds states that are no numbers: it is damaged.")
     if rows.ndim != 2 or rows.shape[1] != STATE_ROWS[world]:
         raise ConfigError(
             f"{path} holds states of shape {rows.shape}, but those of {world} have "
@@ -164,4 +174,16 @@ def stored_states(path: Path, task: TaskConfig) -> StateSet:
         )
     if not np.isfinite(rows).all():
         raise ConfigError(f"{path} holds states that are not finite numbers.")
-    return StateSet(world, held["source"], rows, group=group)
+    states = StateSet(world, held["source"], rows, group=group)
+    goal, labelled_by = (
+        held.get(f"{what}_{task.name}") for what in ("goal", "labelled_by")
+    )
+    if goal is None or labelled_by is None or labelled_by == PREDICATE:
+        return states, None
+    if goal.shape != (len(rows),) or goal.dtype != bool:
+        raise ConfigError(
+            f"{path} has labels of shape {goal.shape} for {len(rows)} states: it is "
+            "damaged."
+        )
+    check_classes(goal, str(path))
+    return states, Truth(goal, str(labelled_by))

@@ -20,6 +20,7 @@ import numpy as np
 from vlmrm_exp.config import Config, ConfigError, TaskConfig
 from vlmrm_exp.study import cache
 from vlmrm_exp.study.metrics import check_classes
+from vlmrm_exp.study.progress import progress_bar
 
 if TYPE_CHECKING:
     from vlmrm_exp.envs import VectorEnv
@@ -52,6 +53,10 @@ class StateSet:
     def __len__(self) -> int:
         """B."""
         return len(self.source)
+
+
+PREDICATE = "predicate"
+"""What labels states where no person did."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ def truth_of(config: Config, states: StateSet) -> Truth:
 
         truth = Truth(
             in_bounds(rows),
-            "predicate",
+            PREDICATE,
             -np.abs(wrap_angle(rows[:, 2])),
             "minus the pole's angle",
         )
@@ -141,11 +146,11 @@ def truth_of(config: Config, states: StateSet) -> Truth:
         from vlmrm_exp.envs.mountain_car import GOAL
 
         x = rows[:, 0]
-        truth = Truth(x >= GOAL, "predicate", x, "the car's position")
+        truth = Truth(x >= GOAL, PREDICATE, x, "the car's position")
     else:
         from vlmrm_exp.envs.goals import HumanoidGoal
 
-        truth = Truth(HumanoidGoal(task.goal)(rows), "predicate")
+        truth = Truth(HumanoidGoal(task.goal)(rows), PREDICATE)
     check_classes(truth.goal, f"task={task.name}")
     return truth
 
@@ -218,8 +223,6 @@ def _drawn_states(
     task: TaskConfig, parts: dict[str, int], rng: np.random.Generator
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Rows and their groups by source: `parts` says how many of each."""
-    from tqdm import tqdm
-
     from vlmrm_exp.envs.poses import PoseLibrary
 
     library = PoseLibrary()
@@ -230,7 +233,7 @@ def _drawn_states(
     }
     drawn = {}
     total = sum(parts[name] for name in draw)
-    with tqdm(total=total, desc="states", leave=False, disable=None) as progress:
+    with progress_bar(total, "state", "drawing poses") as progress:
         for name, one in draw.items():
             rows = []
             for i in range(parts[name]):
