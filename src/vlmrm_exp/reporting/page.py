@@ -56,7 +56,10 @@ CURVES = {
     "eval/success_rate": ("success", "success, greedy episodes"),
 }
 """Metrics that are drawn over env steps: file name, and axis."""
-BUCKETS = "% of episodes with the goal in 0 / 25 / 50 / 75 / 100 % of steps"
+BUCKETS = (
+    "% of episodes with the goal in 0 / 25 / 50 / 75 / 100 % of steps, the nearest of "
+    "these (38 to 49 % counts as 50, and is no success)"
+)
 INTERVALS = (
     "95 % Wilson intervals over the episodes of all seeds; they are of these policies' "
     "episodes and say nothing about other seeds. Each seed's rate stands beside them."
