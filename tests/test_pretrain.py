@@ -11,6 +11,7 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from vlmrm_exp.captions import (
     BASELINES,
@@ -38,8 +39,23 @@ from vlmrm_exp.pretrain import (
     model_config,
     write_tokenizer,
 )
-from vlmrm_exp.vlm.source import open_clip
-from vlmrm_exp.worlds import LOOKS, WORLDS, Captioner, World, draw_rows, draw_world
+from vlmrm_exp.vlm.source import EMBEDDED, open_clip
+from vlmrm_exp.worlds import (
+    LOOKS,
+    WORLDS,
+    Captioner,
+    Drawing,
+    World,
+    draw_rows,
+    draw_world,
+)
+
+
+def pretrain_config(*overrides: str) -> PretrainConfig:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_object(hydra_compose("pretrain", [*overrides]))
+    assert isinstance(config, PretrainConfig)
+    return config
 
 
 def world_of(name: str, count: int, seed: int = 0) -> World:
@@ -227,19 +243,16 @@ def test_tokenizer_reads_back_what_it_wrote(tmp_path):
 )
 def test_impossible_pretraining_is_refused_at_once(tmp_path, override, says):
     (tmp_path / "open_clip_model.safetensors").touch()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        overrides = [override.replace("FOLDER", str(tmp_path))]
-        if "folder" not in override:
-            overrides.append(f"folder={tmp_path}/new")
-        config = OmegaConf.to_object(hydra_compose("pretrain", overrides))
+    overrides = [override.replace("FOLDER", str(tmp_path))]
+    if "folder" not in override:
+        overrides.append(f"folder={tmp_path}/new")
+    config = pretrain_config(*overrides)
     with pytest.raises(ConfigError, match=says):
         check(config)
 
 
 def test_every_parameter_has_one_optimizer():
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = OmegaConf.to_object(hydra_compose("pretrain", ["clip=nano"]))
-    assert isinstance(config, PretrainConfig)
+    config = pretrain_config("clip=nano")
     description = model_config(config.recipe, 700)
     model = open_clip.model.CLIP(**description["model_cfg"])
     matrices, others = (
@@ -272,9 +285,27 @@ def test_divergence_by_hand():
     assert divergence(predicted, ratios).item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_shipped_models_are_a_ladder_made_by_their_recipes():
+    sizes, steps = [], []
+    for name in ("nano", "tiny", "small", "base"):
+        recipe = pretrain_config(f"clip={name}").recipe
+        folder = EMBEDDED / name
+        shipped = json.loads((folder / "open_clip_config.json").read_text())
+        vocabulary = shipped["model_cfg"]["text_cfg"]["vocab_size"]
+        assert shipped == model_config(recipe, vocabulary)
+        weights = load_file(folder / "open_clip_model.safetensors")
+        sizes.append(sum(w.numel() for w in weights.values()))
+        steps.append(recipe.steps)
+        assert all(w.isfinite().all() for w in weights.values())
+    assert sizes == sorted(set(sizes))
+    assert steps == sorted(set(steps))
+    files = [file for file in EMBEDDED.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 20e6
+
+
 @pytest.mark.slow
 def test_drawing_does_not_depend_on_the_number_of_processes():
-    one, two = (draw_world("humanoid", 24, 0, 96, 64, n) for n in (1, 2))
+    one, two = (draw_world(Drawing("humanoid", 24, 0, 96, 64), n) for n in (1, 2))
     np.testing.assert_array_equal(one.rows, two.rows)
     np.testing.assert_array_equal(one.frames, two.frames)
     assert set(one.looks) <= set(range(len(LOOKS["humanoid"])))
@@ -296,6 +327,9 @@ def test_pretraining_makes_a_model_that_loads_and_a_report(tmp_path, monkeypatch
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "model" / "report.json").read_text())
     assert {row["task"] for row in report} == {*GOALS, "cartpole", "mountaincar"}
+    made = OmegaConf.load(tmp_path / "model" / "config.yaml")
+    assert (made.recipe.steps, made.recipe.states.humanoid) == (3, 64)
+    assert (tmp_path / "model" / "versions.json").is_file()
     run = [
         sys.executable, "-m", "vlmrm_exp", "experiment=smoke", "log=none",
         f"clip.model=local-dir:{tmp_path}/model",

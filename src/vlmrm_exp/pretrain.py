@@ -41,7 +41,15 @@ from vlmrm_exp.log import versions, write_json
 from vlmrm_exp.muon import Muon
 from vlmrm_exp.study.metrics import auroc, epic, pearson
 from vlmrm_exp.vlm.scorer import choose_device
-from vlmrm_exp.worlds import LOOKS, PARTS, WORLDS, Captioner, World, drawn_before
+from vlmrm_exp.worlds import (
+    LOOKS,
+    PARTS,
+    WORLDS,
+    Captioner,
+    Drawing,
+    World,
+    drawn_before,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -483,17 +491,17 @@ def _drawn(
     config: PretrainConfig, world: str, count: int, seed: int, visited: float
 ) -> World:
     assert config.clip.frame_height is not None
-    logger.info("drawing %d states of %s", count, world)
-    return drawn_before(
-        Path(config.worlds),
+    drawing = Drawing(
         world,
         count,
         seed,
         config.clip.frame_height,
         config.recipe.image_size,
-        config.processes,
-        visited,
+        # Not of the other worlds, so that theirs are drawn once for every share.
+        visited if world == "humanoid" else 0.0,
     )
+    logger.info("drawing %d states of %s", count, world)
+    return drawn_before(Path(config.worlds), drawing, config.processes)
 
 
 def main() -> None:

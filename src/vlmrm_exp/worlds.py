@@ -92,23 +92,40 @@ def draw_rows(
     raise ValueError(world)
 
 
-def _draw_part(
-    job: tuple[str, int, np.random.SeedSequence, int, int, float],
-) -> World:
+@dataclass(frozen=True)
+class Drawing:
+    """Which states of a world to draw, and how."""
+
+    name: str
+    """One of WORLDS."""
+    count: int
+    """States."""
+    seed: int
+    """Decides them, together with the name."""
+    frame_height: int
+    """Px of the picture as a run would draw it."""
+    image_size: int
+    """Px of the square that the model is shown."""
+    visited: float = 0.0
+    """Share of the humanoid's states that agents visited."""
+
+
+def _draw_part(job: tuple[Drawing, int, np.random.SeedSequence]) -> World:
     """One process's share of a world; at module level so that it can be sent."""
     import torch
 
-    name, count, seed, frame_height, image_size, visited = job
+    drawing, count, seed = job
+    name, size = drawing.name, drawing.image_size
     rng = np.random.default_rng(seed)
-    rows = draw_rows(name, count, rng, visited)
+    rows = draw_rows(name, count, rng, drawing.visited)
     looks = rng.choice(len(LOOKS[name]), count, p=LOOK_SHARES[name])
-    frames = np.empty((count, image_size, image_size, 3), np.uint8)
+    frames = np.empty((count, size, size, 3), np.uint8)
     for look, task in enumerate(LOOKS[name]):
-        renderer = make_renderer(task, frame_height, effects=False)
+        renderer = make_renderer(task, drawing.frame_height, effects=False)
         for chunk in np.array_split(np.flatnonzero(looks == look), 1 + count // 256):
             drawn = torch.from_numpy(renderer.render(rows[chunk])).permute(0, 3, 1, 2)
             square = torch.nn.functional.interpolate(
-                drawn.float(), (image_size, image_size), mode="bicubic", antialias=True
+                drawn.float(), (size, size), mode="bicubic", antialias=True
             )
             frames[chunk] = square.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
         renderer.close()
@@ -125,31 +142,17 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def draw_world(
-    name: str,
-    count: int,
-    seed: int,
-    frame_height: int,
-    image_size: int,
-    processes: int,
-    visited: float = 0.0,
-) -> World:
+def draw_world(drawing: Drawing, processes: int) -> World:
     """Draw and render states of a world.
 
     Args:
-        name: one of WORLDS.
-        count: number of states.
-        seed: decides them, together with the name.
-        frame_height: px of the picture as a run would draw it.
-        image_size: px of the square that the model is shown.
+        drawing: which.
         processes: how many draw at the same time; has no influence on the result.
-        visited: share of the humanoid's states that agents visited.
     """
-    seeds = np.random.SeedSequence([seed, WORLDS.index(name)]).spawn(PARTS)
-    jobs = [
-        (name, len(part), s, frame_height, image_size, visited)
-        for part, s in zip(np.array_split(np.arange(count), PARTS), seeds, strict=True)
-    ]
+    name, count = drawing.name, drawing.count
+    seeds = np.random.SeedSequence([drawing.seed, WORLDS.index(name)]).spawn(PARTS)
+    sizes = [len(part) for part in np.array_split(np.arange(count), PARTS)]
+    jobs = [(drawing, n, seed) for n, seed in zip(sizes, seeds, strict=True)]
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, _one_thread) as pool:
         worlds = []
@@ -170,47 +173,28 @@ def draw_world(
     )
 
 
-def drawn_before(
-    folder: Path,
-    name: str,
-    count: int,
-    seed: int,
-    frame_height: int,
-    image_size: int,
-    processes: int,
-    visited: float = 0.0,
-) -> World:
+def drawn_before(folder: Path, drawing: Drawing, processes: int) -> World:
     """`draw_world`, kept on disk: models that differ in size alone share the states.
 
     Args:
         folder: of such worlds; each is one more folder in it, about 28 kB a state.
-        name: as for `draw_world`, and so the other arguments.
-        count: see there.
-        seed: see there.
-        frame_height: see there.
-        image_size: see there.
-        processes: see there.
-        visited: see there.
+        drawing: which.
+        processes: how many draw at the same time, if it has to be drawn.
 
     Returns:
         The world, with its frames mapped from the file.
     """
+    name = drawing.name
     # A change of poses, colours, libraries or driver shows in a sample drawn anew.
-    rows = draw_rows(name, 200, np.random.default_rng(0), visited)
-    few = _draw_part(
-        (name, 16, np.random.SeedSequence(0), frame_height, image_size, visited)
-    )
-    shares = LOOK_SHARES[name]
-    drawn = (name, count, seed, frame_height, image_size, PARTS, shares, visited)
-    what = repr(drawn).encode()
-    sample = what + rows.tobytes() + few.frames.tobytes()
+    rows = draw_rows(name, 200, np.random.default_rng(0), drawing.visited)
+    few = _draw_part((drawing, 16, np.random.SeedSequence(0)))
+    sample = repr((drawing, PARTS, LOOK_SHARES[name])).encode()
+    sample += rows.tobytes() + few.frames.tobytes()
     sample += b"".join(distances.tobytes() for distances in few.poses or ())
     key = hashlib.sha256(sample).hexdigest()[:12]
-    place = folder / f"{name}-{count}-s{seed}-{key}"
+    place = folder / f"{name}-{drawing.count}-s{drawing.seed}-{key}"
     if not place.exists():
-        world = draw_world(
-            name, count, seed, frame_height, image_size, processes, visited
-        )
+        world = draw_world(drawing, processes)
         part = folder / f".{place.name}.{os.getpid()}.part"
         part.mkdir(parents=True, exist_ok=True)
         legs, arms = world.poses or (np.empty((0, 0)), np.empty((0, 0)))
