@@ -2,8 +2,9 @@
 
     python scripts/visited_states.py outputs/sweeps/tasks_embedded/* ...
 
-The arguments are folders of humanoid runs, of whatever reward. The embedded models see
-such states among those they learn from (docs/decisions/0012).
+The arguments are folders of humanoid runs, of whatever reward; one that is named twice
+counts twice. The embedded models see such states among those they learn from
+(docs/decisions/0012). The names are kept beside the states, as `runs`.
 """
 
 import sys

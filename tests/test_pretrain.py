@@ -239,6 +239,8 @@ def test_tokenizer_reads_back_what_it_wrote(tmp_path):
         ("seed=-1", "seed is -1"),
         ("clip.frame_height=null", "clip.frame_height=96"),
         ("folder=FOLDER", "holds a model already"),
+        ("init=FOLDER", "it has no bpe.txt.gz"),
+        (f"init={EMBEDDED}/nano", "other sizes than the recipe's"),
     ],
 )
 def test_impossible_pretraining_is_refused_at_once(tmp_path, override, says):
@@ -312,6 +314,32 @@ def test_drawing_does_not_depend_on_the_number_of_processes():
     assert one.poses is not None
     assert one.poses[0].shape == (24, len(LEG_NAMES))
     assert one.poses[1].shape == (24, len(ARM_NAMES))
+
+
+@pytest.mark.slow
+def test_pretraining_goes_on_from_a_model(tmp_path):
+    """With no step to speak of it says what it said: its weights and its tokenizer."""
+    command = [
+        sys.executable, "-m", "vlmrm_exp.pretrain", "clip=nano", "threads=1",
+        "recipe.steps=1", "recipe.learning_rate=1e-9",
+        "recipe.matrix_learning_rate=1e-9", "recipe.batch_size=16",
+        "recipe.states={humanoid: 8, cartpole: 8, mountaincar: 8}",
+        "held_out_states=100", f"init={EMBEDDED}/nano", f"folder={tmp_path}/model",
+    ]  # fmt: skip
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    before, after = (
+        load_file(folder / "open_clip_model.safetensors")
+        for folder in (EMBEDDED / "nano", tmp_path / "model")
+    )
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if "running" not in name and "num_batches" not in name:  # of batch statistics
+            torch.testing.assert_close(after[name], value, atol=1e-5, rtol=1e-3)
+    same = (EMBEDDED / "nano" / "bpe.txt.gz").read_bytes()
+    assert (tmp_path / "model" / "bpe.txt.gz").read_bytes() == same
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -56,6 +57,12 @@ logger = logging.getLogger(__name__)
 STATES_SEED = 0  # one set for all models: `seed` decides weights, batches and captions
 HELD_OUT_SEED = 1_000_000  # states that training never saw
 ALPHAS = (0.0, 0.5, 1.0)
+# A model's files; open_clip asks for the last two names.
+TOKENIZER, WEIGHTS, CONFIG_FILE = (
+    "bpe.txt.gz",
+    "open_clip_model.safetensors",
+    "open_clip_config.json",
+)
 
 
 @dataclass
@@ -90,6 +97,9 @@ class PretrainConfig:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     seed: int = 0
     folder: str = MISSING
+    init: str | None = None
+    """Folder of a model of the same sizes to go on from, with its tokenizer; null: from
+    the beginning."""
     worlds: str = MISSING
     """Folder of drawn states, which models of all sizes share."""
     held_out_states: int = 6_000
@@ -175,30 +185,29 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     Raises:
         ConfigError: the loss stops being a number.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     from vlmrm_exp.vlm.source import open_clip
 
     recipe, device = config.recipe, choose_device(config.device, "device")
     rng = np.random.default_rng([config.seed, 1])
     captioners = [Captioner(w) for w in worlds]
-    corpus = [
-        caption
-        for world, captioner in zip(worlds, captioners, strict=True)
-        for _ in range(80)
-        for caption in captioner.draw(rng.integers(len(world.rows), size=256), rng)[0]
-    ]
-    merges = learn_merges(corpus, recipe.merges)
-    vocabulary = write_tokenizer(folder / "bpe.txt.gz", merges)
+    if config.init is None:
+        vocabulary = _learn_tokenizer(captioners, worlds, recipe.merges, folder, rng)
+    else:
+        shutil.copyfile(Path(config.init) / TOKENIZER, folder / TOKENIZER)
+        vocabulary = _vocabulary(Path(config.init))
     description = model_config(recipe, vocabulary)
-    (folder / "open_clip_config.json").write_text(json.dumps(description, indent=2))
+    (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2))
     tokenizer = open_clip.tokenizer.SimpleTokenizer(
-        str(folder / "bpe.txt.gz"), context_length=recipe.context_length
+        str(folder / TOKENIZER), context_length=recipe.context_length
     )
 
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     model = open_clip.model.CLIP(**description["model_cfg"]).to(device)
+    if config.init is not None:
+        model.load_state_dict(load_file(Path(config.init) / WEIGHTS))
     # Convolutions on a CPU are twice as fast with the channels last.
     model.visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizers = make_optimizers(model, recipe)
@@ -274,9 +283,32 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
         name: value.half().contiguous() if value.is_floating_point() else value
         for name, value in model.cpu().state_dict().items()
     }
-    weights = folder / "open_clip_model.safetensors"
+    weights = folder / WEIGHTS
     save_file(half, weights)
     weights.chmod(0o644)  # safetensors writes for the owner alone; wheels are for all
+
+
+def _learn_tokenizer(
+    captioners: Sequence[Captioner],
+    worlds: Sequence[World],
+    merges: int,
+    folder: Path,
+    rng: np.random.Generator,
+) -> int:
+    """Write a tokenizer of the worlds' captions; the size of its vocabulary."""
+    corpus = [
+        caption
+        for world, captioner in zip(worlds, captioners, strict=True)
+        for _ in range(80)
+        for caption in captioner.draw(rng.integers(len(world.rows), size=256), rng)[0]
+    ]
+    return write_tokenizer(folder / TOKENIZER, learn_merges(corpus, merges))
+
+
+def _vocabulary(folder: Path) -> int:
+    """Tokens that a model's tokenizer has."""
+    description = json.loads((folder / CONFIG_FILE).read_text())
+    return description["model_cfg"]["text_cfg"]["vocab_size"]
 
 
 def make_optimizers(
@@ -451,10 +483,28 @@ def check(config: PretrainConfig) -> None:
             "clip.frame_height is null, but the states have to be drawn at some "
             "height: give the pixels, as clip.frame_height=96."
         )
-    if (Path(config.folder) / "open_clip_model.safetensors").exists():
+    if config.init is not None:
+        _check_init(Path(config.init), recipe)
+    if (Path(config.folder) / WEIGHTS).exists():
         raise ConfigError(
             f"{config.folder} holds a model already: choose another folder=..., or "
             "remove it."
+        )
+
+
+def _check_init(folder: Path, recipe: RecipeConfig) -> None:
+    """Refuse a folder that holds no model of the recipe's sizes."""
+    for name in (WEIGHTS, TOKENIZER, CONFIG_FILE):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"init={folder} is not the folder of a pretrained model: it has no "
+                f"{name}."
+            )
+    held = json.loads((folder / CONFIG_FILE).read_text())
+    if held != model_config(recipe, _vocabulary(folder)):
+        raise ConfigError(
+            f"init={folder} holds a model of other sizes than the recipe's: give one "
+            "that was made with the same clip=."
         )
 
 
