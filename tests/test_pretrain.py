@@ -240,7 +240,7 @@ def test_tokenizer_reads_back_what_it_wrote(tmp_path):
         ("clip.frame_height=null", "clip.frame_height=96"),
         ("folder=FOLDER", "holds a model already"),
         ("init=FOLDER", "it has no bpe.txt.gz"),
-        (f"init={EMBEDDED}/nano", "other sizes than the recipe's"),
+        (f"init={EMBEDDED}/nano", "no model of the recipe's sizes"),
     ],
 )
 def test_impossible_pretraining_is_refused_at_once(tmp_path, override, says):

@@ -500,11 +500,15 @@ def _check_init(folder: Path, recipe: RecipeConfig) -> None:
                 f"init={folder} is not the folder of a pretrained model: it has no "
                 f"{name}."
             )
-    held = json.loads((folder / CONFIG_FILE).read_text())
-    if held != model_config(recipe, _vocabulary(folder)):
+    try:
+        held = json.loads((folder / CONFIG_FILE).read_text())
+        same = held == model_config(recipe, _vocabulary(folder))
+    except (ValueError, KeyError, TypeError):
+        same = False
+    if not same:
         raise ConfigError(
-            f"init={folder} holds a model of other sizes than the recipe's: give one "
-            "that was made with the same clip=."
+            f"init={folder} holds no model of the recipe's sizes: give one that was "
+            "made with the same clip=."
         )
 
 
