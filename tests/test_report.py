@@ -95,7 +95,7 @@ def test_buckets_weigh_runs_by_their_episodes(tmp_path):
     unknown = {"eval/buckets": [None, 0, 0, 0, 1]}
     write_run(tmp_path / "2", seed=2, episodes=60, summary=unknown)
     (row,) = make(tmp_path).rows("success (95 %)")
-    key = "% of episodes with the goal in 0 / 25 / 50 / 75 / 100 % of steps"
+    (key,) = (name for name in row if "0 / 25 / 50 / 75 / 100 %" in name)
     assert row[key] == "25 / 0 / 0 / 38 / 38"
 
 

@@ -4,7 +4,7 @@ Compares the rewards of states with the truth, by EPIC distance, Pearson correla
 AUROC, for each task, model and alpha. Nothing is trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from vlmrm_exp import cli, figures
 from vlmrm_exp.config import ClipConfig, Config
+from vlmrm_exp.reporting.means import MEAN, mean_over_tasks
 from vlmrm_exp.study.folder import result_folder
 from vlmrm_exp.study.settings import (
     MODELS_HELP,
@@ -39,7 +40,6 @@ from vlmrm_exp.study.settings import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MEAN = "mean over tasks"
 SEEDS = 3  # models of one size, from which on an interval over them is given
 MEASURES = {
     "epic": "EPIC distance to the goal (0 best, 0.71 unrelated, 1 opposite)",
@@ -366,25 +366,6 @@ def _whiskers(rows: Sequence[dict[str, Any]]) -> np.ndarray | None:
     values = np.array([row["epic"] for row in rows])
     # Never negative: with few goals an interval of percentiles can miss the value.
     return np.maximum([values - ends[0], ends[1] - values], 0)
-
-
-def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each model and alpha if there are several tasks; no intervals."""
-    if len({row["task"] for row in rows}) < 2:
-        return []
-    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["clip"], row["alpha"]), []).append(row)
-    return [
-        {
-            "task": MEAN,
-            "clip": clip,
-            "alpha": alpha,
-            "parameters": group[0]["parameters"],
-            "epic": float(np.mean([row["epic"] for row in group])),
-        }
-        for (clip, alpha), group in groups.items()
-    ]
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from vlmrm_exp.epic import mean_over_tasks
+from vlmrm_exp.reporting.means import mean_over_tasks
 from vlmrm_exp.reporting.parts import (
     Figure,
     Section,
