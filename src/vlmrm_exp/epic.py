@@ -153,28 +153,18 @@ def _measure(
 
 def _of_model(embedder: Any, one: Examined, asked: EpicConfig) -> list[dict[str, Any]]:
     """The measures of one model on one task, for each alpha."""
-    from vlmrm_exp.study.metrics import agreement
-
     config = one.config
     embeddings = embedder.embed(one.states, config.task)
     rows = []
     for alpha in asked.alpha:
         reward = embedder.reward(embeddings, config.prompts, config.baselines, alpha)
-        measured = agreement(
-            reward,
-            one.truth.goal,
-            one.truth.graded,
-            0 if one.states.group is None else asked.resamples,
-            asked.seed,
-            one.states.group,
-        )
         about = {
             "task": config.task.name,
             "clip": embedder.facts["name"],
             "parameters": parameters(embedder.facts),
             "alpha": alpha,
         }
-        rows.append(about | measured)
+        rows.append(about | one.agreement(reward, asked))
     return rows
 
 

@@ -181,8 +181,6 @@ def _of_model(
     embedder: Any, one: Examined, said: dict[str, list[str]], asked: PromptsConfig
 ) -> list[dict[str, Any]]:
     """The measures of each sentence; the task's own prompts count as one."""
-    from vlmrm_exp.study.metrics import agreement
-
     config = one.config
     embeddings = embedder.embed(one.states, config.task)
     spoken = [(PROMPT, said[PROMPT])]
@@ -190,14 +188,6 @@ def _of_model(
     rows = []
     for kind, prompts in spoken:
         reward = embedder.reward(embeddings, prompts, config.baselines, asked.alpha)
-        measured = agreement(
-            reward,
-            one.truth.goal,
-            one.truth.graded,
-            0 if one.states.group is None else asked.resamples,
-            asked.seed,
-            one.states.group,
-        )
         about = {
             "task": config.task.name,
             "clip": embedder.facts["name"],
@@ -206,7 +196,7 @@ def _of_model(
             "kind": kind,
             "sentence": " / ".join(prompts),
         }
-        rows.append(about | measured)
+        rows.append(about | one.agreement(reward, asked))
     return rows
 
 

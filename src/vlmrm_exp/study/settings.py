@@ -99,6 +99,18 @@ class Examined:
     states: "StateSet"
     truth: "Truth"
 
+    def agreement(self, reward: np.ndarray, asked: StatesConfig) -> dict[str, float]:
+        """All measures of a reward (B,), with intervals where the states are a sample.
+
+        Raises:
+            ConfigError: a reward is not finite or always the same.
+        """
+        from vlmrm_exp.study.metrics import agreement
+
+        goal, graded, group = self.truth.goal, self.truth.graded, self.states.group
+        resamples = 0 if group is None else asked.resamples
+        return agreement(reward, goal, graded, resamples, asked.seed, group)
+
     def about(self) -> dict[str, Any]:
         """For the record."""
         sources, counts = np.unique(self.states.source, return_counts=True)
