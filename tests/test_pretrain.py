@@ -12,6 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 from vlmrm_exp.captions import (
     BASELINES,
@@ -31,6 +32,7 @@ from vlmrm_exp.envs.poses import (
     PoseLibrary,
 )
 from vlmrm_exp.pretrain import (
+    Batches,
     PretrainConfig,
     check,
     divergence,
@@ -47,7 +49,7 @@ from vlmrm_exp.worlds import (
     Drawing,
     World,
     draw_rows,
-    draw_world,
+    draw_worlds,
 )
 
 
@@ -307,7 +309,9 @@ def test_shipped_models_are_a_ladder_made_by_their_recipes():
 
 @pytest.mark.slow
 def test_drawing_does_not_depend_on_the_number_of_processes():
-    one, two = (draw_world(Drawing("humanoid", 24, 0, 96, 64), n) for n in (1, 2))
+    (one,), (two,) = (
+        draw_worlds([Drawing("humanoid", 24, 0, 96, 64)], n) for n in (1, 2)
+    )
     np.testing.assert_array_equal(one.rows, two.rows)
     np.testing.assert_array_equal(one.frames, two.frames)
     assert set(one.looks) <= set(range(len(LOOKS["humanoid"])))
@@ -317,13 +321,35 @@ def test_drawing_does_not_depend_on_the_number_of_processes():
 
 
 @pytest.mark.slow
+def test_batches_do_not_depend_on_who_draws_them():
+    drawings = [Drawing("humanoid", 16, 0, 96, 64), Drawing("cartpole", 16, 0, 96, 64)]
+    captioners = [Captioner(world) for world in draw_worlds(drawings, 1)]
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(
+        str(EMBEDDED / "nano" / "bpe.txt.gz"), context_length=32
+    )
+    batches = Batches(captioners, [4, 3], tokenizer, seed=0, steps=5)
+    alone = list(DataLoader(batches, batch_size=None))
+    assert len(alone) == 5
+    helped = DataLoader(batches, batch_size=None, num_workers=2)
+    for one, other in zip(alone, helped, strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    indices, tokens, ratios = alone[0]
+    assert [len(index) for index in indices] == [4, 3]
+    assert tokens.shape == (7, 32)
+    assert [ratio.shape for ratio in ratios] == [(4, 4), (3, 3)]
+    assert not torch.equal(tokens, alone[1][1])  # drawn anew for each step
+    others = Batches(captioners, [4, 3], tokenizer, seed=1, steps=5)
+    assert not torch.equal(tokens, others[0][1])
+
+
+@pytest.mark.slow
 def test_pretraining_goes_on_from_a_model(tmp_path):
     """With no step to speak of it says what it said: its weights and its tokenizer."""
     command = [
         sys.executable, "-m", "vlmrm_exp.pretrain", "clip=nano", "threads=1",
         "recipe.steps=1", "recipe.learning_rate=1e-9",
         "recipe.matrix_learning_rate=1e-9", "recipe.batch_size=16",
-        "recipe.states={humanoid: 8, cartpole: 8, mountaincar: 8}",
+        "recipe.states={humanoid: 16, cartpole: 16, mountaincar: 16}",
         "held_out_states=100", f"init={EMBEDDED}/nano", f"folder={tmp_path}/model",
     ]  # fmt: skip
     result = subprocess.run(

@@ -11,11 +11,12 @@ import itertools
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from vlmrm_exp import cli
 from vlmrm_exp.captions import BASELINES, HELD_OUT
@@ -44,7 +46,6 @@ from vlmrm_exp.study.metrics import auroc, epic, pearson
 from vlmrm_exp.vlm.scorer import choose_device
 from vlmrm_exp.worlds import (
     LOOKS,
-    PARTS,
     WORLDS,
     Captioner,
     Drawing,
@@ -104,8 +105,9 @@ class PretrainConfig:
     """Folder of drawn states, which models of all sizes share."""
     held_out_states: int = 6_000
     """Per world, for the report."""
-    processes: int = 2
-    """That draw."""
+    processes: int | None = None
+    """That draw states before training, and on a GPU captions during it; null: one for
+    each core."""
     threads: int = 2
     """Of tensor operations on the CPU."""
     device: str = "auto"
@@ -190,9 +192,9 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     from vlmrm_exp.vlm.source import open_clip
 
     recipe, device = config.recipe, choose_device(config.device, "device")
-    rng = np.random.default_rng([config.seed, 1])
     captioners = [Captioner(w) for w in worlds]
     if config.init is None:
+        rng = np.random.default_rng([config.seed, 1])
         vocabulary = _learn_tokenizer(captioners, worlds, recipe.merges, folder, rng)
     else:
         shutil.copyfile(Path(config.init) / TOKENIZER, folder / TOKENIZER)
@@ -205,6 +207,7 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
 
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
+    torch.backends.cudnn.benchmark = True  # all batches have the same shape
     model = open_clip.model.CLIP(**description["model_cfg"]).to(device)
     if config.init is not None:
         model.load_state_dict(load_file(Path(config.init) / WEIGHTS))
@@ -228,36 +231,36 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     # Where the processor only imitates bfloat16, it is ten times slower than float32.
     fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     sizes = [round(recipe.share[w.name] * recipe.batch_size) for w in worlds]
+    batches = DataLoader(
+        Batches(captioners, sizes, tokenizer, config.seed, recipe.steps),
+        batch_size=None,
+        # A CPU has nothing to spare, and a GPU would wait for the captions.
+        num_workers=_processes(config) if device.type == "cuda" else 0,
+        pin_memory=device.type == "cuda",
+    )
+    frames = [_frames(world, device) for world in worlds]
     started = time.monotonic()
-    running: dict[str, float] = {}
-    for step in range(recipe.steps):
+    running = torch.zeros(len(worlds), device=device)
+    for step, (indices, tokens, ratios) in enumerate(batches, 1):
         # All worlds in each batch, so that batch normalisation sees in training what
         # its running averages hold; but contrast within a world only, since telling
         # a cart from a robot teaches nothing.
-        frames, sentences, targets = [], [], []
-        for world, captioner, size in zip(worlds, captioners, sizes, strict=True):
-            index = rng.integers(len(world.rows), size=size)
-            drawn, ratios = captioner.draw(index, rng)
-            frames.append(world.frames[index])
-            sentences += drawn
-            targets.append(torch.from_numpy(ratios).float().to(device))
-        pixels = torch.from_numpy(np.concatenate(frames)).to(device)
+        drawn = zip(frames, indices, strict=True)
+        pixels = torch.cat([look_up(index) for look_up, index in drawn])
         # Stays channels_last.
         images = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-            image, text, scale = model(images, tokenizer(sentences).to(device))
+            image, text, scale = model(images, tokens.to(device, non_blocking=True))
         parts = zip(image.float().split(sizes), text.float().split(sizes), strict=True)
-        losses = [
-            divergence(scale * images @ texts.T, target)
-            for (images, texts), target in zip(parts, targets, strict=True)
-        ]
-        weighted = [x * size for x, size in zip(losses, sizes, strict=True)]
-        loss = torch.stack(weighted).sum() / sum(sizes)
-        if not loss.isfinite():
-            raise ConfigError(
-                f"The loss is {loss.item()} at step {step + 1}: lower "
-                "recipe.learning_rate or recipe.matrix_learning_rate."
-            )
+        losses = torch.stack(
+            [
+                divergence(
+                    scale * images @ texts.T, target.to(device, non_blocking=True)
+                )
+                for (images, texts), target in zip(parts, ratios, strict=True)
+            ]
+        )
+        loss = losses @ losses.new_tensor(sizes) / sum(sizes)
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -266,16 +269,22 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
             schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-        for world, value in zip(worlds, losses, strict=True):
-            before = running.get(world.name, value.item())
-            running[world.name] = 0.98 * before + 0.02 * value.item()
-        if (step + 1) % 100 == 0:
-            left = (time.monotonic() - started) / (step + 1) * (recipe.steps - step - 1)
+        running.lerp_(losses.detach(), 0.02 if step > 1 else 1.0)
+        # Numbers are asked for rarely: a GPU has to finish first.
+        if step % 100 == 0 or step == recipe.steps:
+            if not running.isfinite().all():
+                raise ConfigError(
+                    f"The loss is {running.sum().item()} by step {step}: lower "
+                    "recipe.learning_rate or recipe.matrix_learning_rate."
+                )
+            left = (time.monotonic() - started) / step * (recipe.steps - step)
+            names = (world.name for world in worlds)
+            values = zip(names, running.tolist(), strict=True)
             logger.info(
                 "step %d/%d  %s  scale %.1f  %d min left",
-                step + 1,
+                step,
                 recipe.steps,
-                "  ".join(f"{n} {v:.4f}" for n, v in running.items()),
+                "  ".join(f"{n} {v:.4f}" for n, v in values),
                 model.logit_scale.exp().item(),
                 math.ceil(left / 60),
             )
@@ -286,6 +295,64 @@ def train(config: PretrainConfig, worlds: Sequence[World], folder: Path) -> None
     weights = folder / WEIGHTS
     save_file(half, weights)
     weights.chmod(0o644)  # safetensors writes for the owner alone; wheels are for all
+
+
+class Batches(Dataset):
+    """What each step sees: states, captions drawn for them, and how well they fit.
+
+    Item i is the same whoever draws it: a batch has a random generator of its own.
+    """
+
+    def __init__(
+        self,
+        captioners: Sequence[Captioner],
+        sizes: Sequence[int],
+        tokenizer: Callable[[list[str]], torch.Tensor],
+        seed: int,
+        steps: int,
+    ) -> None:
+        self._captioners, self._sizes = captioners, sizes
+        self._tokenizer, self._seed, self._steps = tokenizer, seed, steps
+
+    def __len__(self) -> int:
+        """Steps of training."""
+        return self._steps
+
+    def __getitem__(
+        self, step: int
+    ) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
+        """Draw one batch.
+
+        Returns:
+            Per world the states' indices (B,); the captions' tokens, of all worlds
+            (sum of B, T); per world the likelihood ratios (B, B).
+        """
+        rng = np.random.default_rng([self._seed, 1, step])
+        indices, sentences, ratios = [], [], []
+        for captioner, size in zip(self._captioners, self._sizes, strict=True):
+            index = rng.integers(len(captioner), size=size)
+            drawn, ratio = captioner.draw(index, rng)
+            indices.append(torch.from_numpy(index))
+            sentences += drawn
+            ratios.append(torch.from_numpy(ratio).float())
+        return indices, self._tokenizer(sentences), ratios
+
+
+def _frames(
+    world: World, device: torch.device
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What looks up frames of indices (B,): (B, H, H, 3) uint8 on `device`."""
+    if device.type == "cpu":
+        return lambda index: torch.from_numpy(world.frames[index.numpy()])
+    # All of them: 28 kB each.
+    held = torch.empty(world.frames.shape, dtype=torch.uint8, device=device)
+    for part in np.array_split(np.arange(len(held)), 1 + len(held) // 10_000):
+        held[part[0] : part[-1] + 1] = torch.from_numpy(world.frames[part])
+    return lambda index: held[index.to(device, non_blocking=True)]
+
+
+def _processes(config: PretrainConfig) -> int:
+    return config.processes or len(os.sched_getaffinity(0))
 
 
 def _learn_tokenizer(
@@ -438,13 +505,14 @@ def check(config: PretrainConfig) -> None:
     """
     recipe = config.recipe
     at_least("seed", config.seed, 0)
-    at_least("processes", config.processes, 1)
+    if config.processes is not None:
+        at_least("processes", config.processes, 1)
     at_least("threads", config.threads, 1)
-    at_least("held_out_states", config.held_out_states, PARTS)
+    at_least("held_out_states", config.held_out_states, 1)
     for name in ("steps", "batch_size", "text_heads"):
         at_least(f"recipe.{name}", getattr(recipe, name), 1)
     for world in WORLDS:
-        at_least(f"recipe.states.{world}", recipe.states.get(world, 0), PARTS)
+        at_least(f"recipe.states.{world}", recipe.states.get(world, 0), 1)
     for name in ("learning_rate", "matrix_learning_rate"):
         rate = getattr(recipe, name)
         if not 0 < rate < math.inf:
@@ -525,12 +593,19 @@ def pretrain(cfg: DictConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     recipe = config.recipe
-    worlds = [
-        _drawn(config, n, recipe.states[n], STATES_SEED, recipe.visited) for n in WORLDS
+    logger.info("drawing states, or reading them from %s", config.worlds)
+    drawings = [
+        *(
+            _drawing(config, n, recipe.states[n], STATES_SEED, recipe.visited)
+            for n in WORLDS
+        ),
+        *(
+            _drawing(config, n, config.held_out_states, HELD_OUT_SEED, 0.0)
+            for n in WORLDS
+        ),
     ]
-    held_out = [
-        _drawn(config, n, config.held_out_states, HELD_OUT_SEED, 0.0) for n in WORLDS
-    ]
+    drawn = drawn_before(Path(config.worlds), drawings, _processes(config))
+    worlds, held_out = drawn[: len(WORLDS)], drawn[len(WORLDS) :]
     # What the weights are made of and by, for whoever gets them.
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     write_json(folder / "versions.json", versions({"device": config.device}))
@@ -541,11 +616,11 @@ def pretrain(cfg: DictConfig) -> None:
     logger.info("%s after %.0f min", folder, (time.monotonic() - started) / 60)
 
 
-def _drawn(
+def _drawing(
     config: PretrainConfig, world: str, count: int, seed: int, visited: float
-) -> World:
+) -> Drawing:
     assert config.clip.frame_height is not None
-    drawing = Drawing(
+    return Drawing(
         world,
         count,
         seed,
@@ -554,8 +629,6 @@ def _drawn(
         # Not of the other worlds, so that theirs are drawn once for every share.
         visited if world == "humanoid" else 0.0,
     )
-    logger.info("drawing %d states of %s", count, world)
-    return drawn_before(Path(config.worlds), drawing, config.processes)
 
 
 def main() -> None:

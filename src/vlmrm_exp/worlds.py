@@ -8,7 +8,10 @@ import logging
 import multiprocessing
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,8 @@ from vlmrm_exp.envs.poses import PoseLibrary
 WORLDS = ("humanoid", "cartpole", "mountaincar")
 logger = logging.getLogger(__name__)
 
-PARTS = 8  # a world is drawn in as many parts, whatever the number of processes
+# A world is drawn in parts, whose number does not depend on that of the processes.
+MOST_PARTS, SMALLEST_PART = 16, 500
 
 
 @dataclass
@@ -142,24 +146,31 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def draw_world(drawing: Drawing, processes: int) -> World:
+@contextmanager
+def _pool(processes: int) -> Iterator[Pool]:
+    """Processes that draw."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(processes, MOST_PARTS), _one_thread) as pool:
+        yield pool
+
+
+def draw_world(drawing: Drawing, pool: Pool) -> World:
     """Draw and render states of a world.
 
     Args:
         drawing: which.
-        processes: how many draw at the same time; has no influence on the result.
+        pool: who draws; how many they are has no influence on the result.
     """
     name, count = drawing.name, drawing.count
-    seeds = np.random.SeedSequence([drawing.seed, WORLDS.index(name)]).spawn(PARTS)
-    sizes = [len(part) for part in np.array_split(np.arange(count), PARTS)]
+    parts = min(MOST_PARTS, 1 + count // SMALLEST_PART)
+    seeds = np.random.SeedSequence([drawing.seed, WORLDS.index(name)]).spawn(parts)
+    sizes = [len(part) for part in np.array_split(np.arange(count), parts)]
     jobs = [(drawing, n, seed) for n, seed in zip(sizes, seeds, strict=True)]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _one_thread) as pool:
-        worlds = []
-        for world in pool.imap(_draw_part, jobs):
-            worlds.append(world)
-            drawn = sum(len(part.rows) for part in worlds)
-            logger.info("drew %d of %d states of %s", drawn, count, name)
+    worlds = []
+    for world in pool.imap(_draw_part, jobs):
+        worlds.append(world)
+        drawn = sum(len(part.rows) for part in worlds)
+        logger.info("drew %d of %d states of %s", drawn, count, name)
     poses = None
     if name == "humanoid":
         pairs = [w.poses for w in worlds if w.poses is not None]
@@ -173,40 +184,63 @@ def draw_world(drawing: Drawing, processes: int) -> World:
     )
 
 
-def drawn_before(folder: Path, drawing: Drawing, processes: int) -> World:
+def draw_worlds(drawings: Sequence[Drawing], processes: int) -> list[World]:
+    """Draw and render several worlds, see `draw_world`."""
+    with _pool(processes) as pool:
+        return [draw_world(drawing, pool) for drawing in drawings]
+
+
+def drawn_before(
+    folder: Path, drawings: Sequence[Drawing], processes: int
+) -> list[World]:
     """`draw_world`, kept on disk: models that differ in size alone share the states.
 
     Args:
         folder: of such worlds; each is one more folder in it, about 28 kB a state.
-        drawing: which.
-        processes: how many draw at the same time, if it has to be drawn.
+        drawings: which.
+        processes: how many draw at the same time what has to be drawn.
 
     Returns:
-        The world, with its frames mapped from the file.
+        The worlds, with their frames mapped from the files.
     """
+    places = [folder / _place(drawing) for drawing in drawings]
+    todo = [x for x in zip(places, drawings, strict=True) if not x[0].exists()]
+    with _pool(processes) if todo else nullcontext() as pool:
+        for place, drawing in todo:
+            assert pool is not None
+            _keep(draw_world(drawing, pool), place)
+    return [_load(d.name, place) for d, place in zip(drawings, places, strict=True)]
+
+
+def _place(drawing: Drawing) -> str:
+    """Name of the folder of a drawing: another one if it would be drawn differently."""
     name = drawing.name
     # A change of poses, colours, libraries or driver shows in a sample drawn anew.
     rows = draw_rows(name, 200, np.random.default_rng(0), drawing.visited)
     few = _draw_part((drawing, 16, np.random.SeedSequence(0)))
-    sample = repr((drawing, PARTS, LOOK_SHARES[name])).encode()
+    sample = repr((drawing, MOST_PARTS, SMALLEST_PART, LOOK_SHARES[name])).encode()
     sample += rows.tobytes() + few.frames.tobytes()
     sample += b"".join(distances.tobytes() for distances in few.poses or ())
     key = hashlib.sha256(sample).hexdigest()[:12]
-    place = folder / f"{name}-{drawing.count}-s{drawing.seed}-{key}"
-    if not place.exists():
-        world = draw_world(drawing, processes)
-        part = folder / f".{place.name}.{os.getpid()}.part"
-        part.mkdir(parents=True, exist_ok=True)
-        legs, arms = world.poses or (np.empty((0, 0)), np.empty((0, 0)))
-        arrays = (world.rows, world.frames, world.looks, legs, arms)
-        for file, array in zip(_FILES, arrays, strict=True):
-            np.save(part / f"{file}.npy", array)
-        try:
-            part.rename(place)
-        except OSError:  # another process drew the same, and was faster
-            if not place.exists():
-                raise
-            shutil.rmtree(part)
+    return f"{name}-{drawing.count}-s{drawing.seed}-{key}"
+
+
+def _keep(world: World, place: Path) -> None:
+    part = place.parent / f".{place.name}.{os.getpid()}.part"
+    part.mkdir(parents=True, exist_ok=True)
+    legs, arms = world.poses or (np.empty((0, 0)), np.empty((0, 0)))
+    arrays = (world.rows, world.frames, world.looks, legs, arms)
+    for file, array in zip(_FILES, arrays, strict=True):
+        np.save(part / f"{file}.npy", array)
+    try:
+        part.rename(place)
+    except OSError:  # another process drew the same, and was faster
+        if not place.exists():
+            raise
+        shutil.rmtree(part)
+
+
+def _load(name: str, place: Path) -> World:
     rows, looks, legs, arms = (
         np.load(place / f"{file}.npy") for file in _FILES if file != "frames"
     )
@@ -231,6 +265,10 @@ class Captioner:
             case _:
                 self._facts = captions.mountain_car_facts(world.rows)
         self._mean = captions.joint_mean(self._facts)
+
+    def __len__(self) -> int:
+        """States."""
+        return len(self._facts[0])
 
     def draw(
         self, index: np.ndarray, rng: np.random.Generator
