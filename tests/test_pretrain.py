@@ -49,7 +49,7 @@ from vlmrm_exp.worlds import (
     Drawing,
     World,
     draw_rows,
-    draw_worlds,
+    drawn_before,
 )
 
 
@@ -308,22 +308,23 @@ def test_shipped_models_are_a_ladder_made_by_their_recipes():
 
 
 @pytest.mark.slow
-def test_drawing_does_not_depend_on_the_number_of_processes():
+def test_drawing_does_not_depend_on_the_number_of_processes(tmp_path):
     (one,), (two,) = (
-        draw_worlds([Drawing("humanoid", 24, 0, 96, 64)], n) for n in (1, 2)
+        drawn_before(tmp_path / str(n), [Drawing("humanoid", 1000, 0, 96, 64)], n)
+        for n in (1, 2)
     )
     np.testing.assert_array_equal(one.rows, two.rows)
     np.testing.assert_array_equal(one.frames, two.frames)
     assert set(one.looks) <= set(range(len(LOOKS["humanoid"])))
     assert one.poses is not None
-    assert one.poses[0].shape == (24, len(LEG_NAMES))
-    assert one.poses[1].shape == (24, len(ARM_NAMES))
+    assert one.poses[0].shape == (1000, len(LEG_NAMES))
+    assert one.poses[1].shape == (1000, len(ARM_NAMES))
 
 
 @pytest.mark.slow
-def test_batches_do_not_depend_on_who_draws_them():
+def test_batches_do_not_depend_on_who_draws_them(tmp_path):
     drawings = [Drawing("humanoid", 16, 0, 96, 64), Drawing("cartpole", 16, 0, 96, 64)]
-    captioners = [Captioner(world) for world in draw_worlds(drawings, 1)]
+    captioners = [Captioner(w) for w in drawn_before(tmp_path, drawings, 1)]
     tokenizer = open_clip.tokenizer.SimpleTokenizer(
         str(EMBEDDED / "nano" / "bpe.txt.gz"), context_length=32
     )

@@ -8,8 +8,7 @@ import logging
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -146,21 +145,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@contextmanager
-def _pool(processes: int) -> Iterator[Pool]:
-    """Processes that draw."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(processes, MOST_PARTS), _one_thread) as pool:
-        yield pool
-
-
-def draw_world(drawing: Drawing, pool: Pool) -> World:
-    """Draw and render states of a world.
-
-    Args:
-        drawing: which.
-        pool: who draws; how many they are has no influence on the result.
-    """
+def _draw_world(drawing: Drawing, pool: Pool) -> World:
     name, count = drawing.name, drawing.count
     parts = min(MOST_PARTS, 1 + count // SMALLEST_PART)
     seeds = np.random.SeedSequence([drawing.seed, WORLDS.index(name)]).spawn(parts)
@@ -184,31 +169,27 @@ def draw_world(drawing: Drawing, pool: Pool) -> World:
     )
 
 
-def draw_worlds(drawings: Sequence[Drawing], processes: int) -> list[World]:
-    """Draw and render several worlds, see `draw_world`."""
-    with _pool(processes) as pool:
-        return [draw_world(drawing, pool) for drawing in drawings]
-
-
 def drawn_before(
     folder: Path, drawings: Sequence[Drawing], processes: int
 ) -> list[World]:
-    """`draw_world`, kept on disk: models that differ in size alone share the states.
+    """Draw and render worlds, or find them drawn: models of all sizes share them.
 
     Args:
         folder: of such worlds; each is one more folder in it, about 28 kB a state.
         drawings: which.
-        processes: how many draw at the same time what has to be drawn.
+        processes: how many draw at the same time what has to be drawn; has no
+            influence on the result.
 
     Returns:
         The worlds, with their frames mapped from the files.
     """
     places = [folder / _place(drawing) for drawing in drawings]
     todo = [x for x in zip(places, drawings, strict=True) if not x[0].exists()]
-    with _pool(processes) if todo else nullcontext() as pool:
-        for place, drawing in todo:
-            assert pool is not None
-            _keep(draw_world(drawing, pool), place)
+    if todo:
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(min(processes, MOST_PARTS), _one_thread) as pool:
+            for place, drawing in todo:
+                _keep(_draw_world(drawing, pool), place)
     return [_load(d.name, place) for d, place in zip(drawings, places, strict=True)]
 
 
