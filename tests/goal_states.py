@@ -55,6 +55,26 @@ CROSSED = {
 KNEEL = {"knee": -95}
 LOTUS = {"hip_x": -10, "hip_z": -47, "hip_y": -50, "knee": -158, "abdomen_y": -8}
 SPLITS = {"hip_x": -25, "hip_z": -60, "hip_y": -66, "knee": -4, "abdomen_y": -12}
+# As agents sat, trunk and hips at their limits.
+TURNED_SPLITS = {
+    "abdomen_z": -45,
+    "abdomen_y": 29,
+    "abdomen_x": -25,
+    "hip_x": -25,
+    "hip_z": -59,
+    "right_hip_y": -60,
+    "left_hip_y": -110,
+}
+CONTORTED = {
+    "abdomen_z": -35,
+    "abdomen_y": 15,
+    "abdomen_x": 35,
+    "hip_x": -25,
+    "right_hip_z": -30,
+    "right_hip_y": -110,
+    "left_hip_z": 35,
+    "left_hip_y": 20,
+}
 LEFT_UP = {"left_hip_y": -80, "left_knee": -100}
 RIGHT_UP = {"right_hip_y": -80, "right_knee": -100}
 CROUCH = {"knee": -110, "hip_y": -90, "abdomen_y": -30}
@@ -115,6 +135,7 @@ FOR: dict[str, tuple[State, ...]] = {
         State("knees a little bent", SPLITS | {"knee": -18, "hip_y": -72}, -6),
         State("legs 104 degrees apart", SPLITS | {"hip_z": -52}, -8),
         State("hands on hips", SPLITS | ON_HIPS, -8),
+        State("legs turned about the pelvis", TURNED_SPLITS, 4, 6, 45),
         State("noise, turned by 90", SPLITS, -8, yaw=90, noise=2),
         State("facing away, elsewhere", SPLITS, -8, yaw=180, at=(-1, -1)),
     ),
@@ -253,6 +274,8 @@ AGAINST: dict[str, tuple[State, ...]] = {
     "splits": (
         State("legs straight forward", SIT),
         State("straddle, 60 degrees", {"hip_z": -30, "hip_y": -85}, -4),
+        State("legs 90 degrees apart", SPLITS | {"hip_z": -44}, -8),
+        State("legs wide apart, one ahead", CONTORTED, -9, 3, 15),
         State("straddle, knees bent", SPLITS | {"knee": -60}, -8),
         State("one knee bent", SPLITS | {"left_knee": -70}, -8),
         State("one leg forward", SPLITS | {"left_hip_z": 0, "left_hip_x": 0}, -8),

@@ -78,9 +78,10 @@ KNEELING_THIGH = 50.0
 """Thighs from the vertical: nearer to upright than to sitting on the heels (60 up)."""
 STRAIGHT_KNEE = 30.0
 """Flexion of a stretched leg's knee; its joint allows 2 at the least."""
-SPLIT_LEG = 50.0
-"""How far a leg, hip to foot, turns out to its side: legs 100 degrees apart. The joints
-allow 60."""
+LEGS_APART = 100.0
+"""Between the legs, hip to foot, in the splits. The joints allow 120 to the sides."""
+FEET_LINE = 45.0
+"""From foot to foot rather sideways than ahead, as the pelvis has it: side splits."""
 
 HIP_SIDE = np.array((-0.02, 0.18, 0.05))
 """The side of the hip in the pelvis's frame (ahead, outwards, up), in metres: on the
@@ -169,13 +170,20 @@ def arms_raised(b: Bodies) -> np.ndarray:
 
 def splits(b: Bodies) -> np.ndarray:
     """Seated on the floor, legs straight, on the floor, and far out to the sides."""
-    legs = b.feet_at_pelvis - b.hips_at_pelvis
-    spread = legs[..., 1] >= np.sin(np.deg2rad(SPLIT_LEG)) * _length(legs)
+    # Out of places that point outwards on both sides, directions in one frame.
+    right, left = (
+        np.moveaxis(b.feet_at_pelvis - b.hips_at_pelvis, 1, 0) * _OUTWARD[:, None]
+    )
+    right, left = (leg / _length(leg)[:, None] for leg in (right, left))
+    apart = (right * left).sum(axis=1) <= np.cos(np.deg2rad(LEGS_APART))
+    line = left - right
+    sideways = line[:, 1] >= np.cos(np.deg2rad(FEET_LINE)) * _length(line)
     return (
         (b.seat_low <= SEAT_ON_FLOOR)
         & (b.feet_low <= STRETCHED_LEG).all(axis=1)
         & (b.flexion <= STRAIGHT_KNEE).all(axis=1)
-        & spread.all(axis=1)
+        & apart
+        & sideways
         & _trunk_up(b, LOW_LEAN)
     )
 
