@@ -133,7 +133,7 @@ def test_paraphrases_mean_more_to_the_model_than_misleading_ones(tmp_path, capsy
     (spread,) = written["spread"]
     assert "epic_half_interval" not in spread  # a grid is no sample
     assert spread["auroc_median"] > 0.8
-    assert spread["pairs_ranked_rightly"] > 0.6
+    assert spread["pairs_ranked_rightly"] > 0.5  # chance
     names = {f.name for f in (tmp_path / "out").iterdir()}
     assert {"prompts.png", "prompts.svg", "states-mountain_car.npz"} < names
     shown = capsys.readouterr().out
