@@ -51,7 +51,7 @@ from vlmrm_exp.worlds import (
 
 logger = logging.getLogger(__name__)
 
-STATES_SEED = 0  # one set for all models: `seed` decides weights, batches and captions
+STATES_SEED = 0  # one set for all seeds: `seed` decides weights, batches and captions
 HELD_OUT_SEED = 1_000_000  # states that training never saw
 # A model's files; open_clip asks for the last two names.
 TOKENIZER, WEIGHTS, CONFIG_FILE = (
@@ -97,7 +97,7 @@ class PretrainConfig:
     """Folder of a model of the same sizes to go on from, with its tokenizer; null: from
     the beginning."""
     worlds: str = MISSING
-    """Folder of drawn states, which models of all sizes share."""
+    """Folder of drawn states, shared by sizes that have the same `states`."""
     held_out_states: int = 6_000
     """Per world, for the report."""
     processes: int | None = None

@@ -172,7 +172,7 @@ def _draw_world(drawing: Drawing, pool: Pool) -> World:
 def drawn_before(
     folder: Path, drawings: Sequence[Drawing], processes: int
 ) -> list[World]:
-    """Draw and render worlds, or find them drawn: models of all sizes share them.
+    """Draw and render worlds, or find them drawn by an earlier pretraining.
 
     Args:
         folder: of such worlds; each is one more folder in it, about 28 kB a state.
