@@ -1,35 +1,167 @@
-"""Draw runs for docs/results.md: docs/images/NAME.png and NAME_curves.png.
+"""Make what docs/results.md shows of runs: its table, two pictures, results/runs.csv.
 
-    python scripts/result_sheet.py NAME FOLDER [FOLDER ...]
+    python scripts/result_sheet.py FOLDER [FOLDER ...]
 
-Each folder is a run; a line of the first picture shows the first episode of its kept
-policy, from beginning to end, with its views side by side, as the run itself drew it
-(videos/eval.mp4). The second has a panel for each task with the training curves of all
-its runs, those with one camera in a light colour.
+Each folder is a run. Success is that of its kept policy in a later `evaluate`
+(evaluation.json), or else in the run's own last evaluation. The table is printed, a row
+for each task, length and machine. A line of docs/images/results.png shows the first
+episode of each task's best run, from beginning to end, with its views side by side, as
+the run or `evaluate` drew it. results_curves.png has a panel for each task with the
+training curves of all its runs, those on a GPU in a light colour.
 """
 
+import csv
 import json
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from goal_sheet import IMAGES, INK, save
+from goal_sheet import IMAGES, INK, ROOT, save
 from PIL import Image, ImageDraw, ImageFont
 
 from vlmrm_exp import figures
 from vlmrm_exp.cli import load_run_config
+from vlmrm_exp.rl.trial import wilson_interval
 from vlmrm_exp.study.pictures import find_files, read_pictures
 
+TASKS = (
+    "standing_up",
+    "kneeling",
+    "lotus",
+    "splits",
+    "arms_raised",
+    "arms_crossed",
+    "hands_on_hips",
+    "one_leg",
+)
 STILLS = 5
 SMOOTH = 5  # rollouts that a point of a curve averages
 SIZE = 120  # px, of one view
 LEFT = 130  # px, for what is written beside a line
 
 
-def line(folder: Path) -> Image.Image:
-    """One run's first episode, with its task and success written beside it."""
+@dataclass(frozen=True)
+class Outcome:
+    """A run and how its kept policy fared."""
+
+    folder: Path
+    task: str
+    seed: int
+    planned_steps: int
+    summary: dict[str, Any]
+    trial: dict[str, Any]
+    """Of summary.json or evaluation.json: success, buckets, reward."""
+    video: Path
+    versions: dict[str, Any]
+
+    @property
+    def successes(self) -> int:
+        """How many of the episodes succeeded."""
+        return round(self.trial["eval/success_rate"] * self.trial["eval/episodes"])
+
+    @property
+    def machine(self) -> str:
+        """What trained it."""
+        return "one CPU core" if self.versions["device"] == "cpu" else "GPU"
+
+
+def outcome(folder: Path) -> Outcome:
+    """Read a run's folder."""
+    config = load_run_config(folder)
     summary = json.loads((folder / "summary.json").read_text())
-    (file,) = find_files([str(folder / "videos" / "eval.mp4")])
+    later = folder / "evaluation.json"
+    return Outcome(
+        folder=folder,
+        task=config.task.name,
+        seed=config.seed,
+        planned_steps=config.env_steps,
+        summary=summary,
+        trial=json.loads(later.read_text()) if later.exists() else summary,
+        video=folder / "videos" / ("evaluation.mp4" if later.exists() else "eval.mp4"),
+        versions=json.loads((folder / "versions.json").read_text()),
+    )
+
+
+def groups(outcomes: Iterable[Outcome]) -> dict[tuple[str, int, str], list[Outcome]]:
+    """Runs by task, planned length and machine, in the tasks' order."""
+    found: dict[tuple[str, int, str], list[Outcome]] = {}
+    for one in sorted(outcomes, key=lambda o: (TASKS.index(o.task), o.planned_steps)):
+        found.setdefault((one.task, one.planned_steps, one.machine), []).append(one)
+    return {key: sorted(runs, key=lambda one: one.seed) for key, runs in found.items()}
+
+
+def table(outcomes: Iterable[Outcome]) -> str:
+    """Markdown, a row for each group."""
+
+    def each(values: Iterable[object]) -> str:
+        values = [str(value) for value in values]
+        return values[0] if len(set(values)) == 1 else ", ".join(values)
+
+    lines = [
+        "| task | env steps, thousands | seeds | success, each | all (95 %) "
+        "| episodes by share of steps: 0 / 25 / 50 / 75 / 100 % | reward a step "
+        "| kept at step, thousands | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (task, _, machine), runs in groups(outcomes).items():
+        episodes = sum(run.trial["eval/episodes"] for run in runs)
+        successes = sum(run.successes for run in runs)
+        low, high = wilson_interval(successes, episodes)
+        buckets = np.mean([run.trial["eval/buckets"] for run in runs], axis=0)
+        cells = (
+            task,
+            each(round(run.summary["env_steps"] / 1000) for run in runs),
+            ", ".join(str(run.seed) for run in runs),
+            ", ".join(f"{run.trial['eval/success_rate']:.2f}" for run in runs),
+            f"{successes / episodes:.2f} ({low:.2f} to {high:.2f})",
+            " / ".join(f"{100 * share:.0f}" for share in buckets),
+            ", ".join(f"{run.trial['eval/reward_mean']:.2f}" for run in runs),
+            each(round(run.summary["best_env_steps"] / 1000) for run in runs),
+            ", ".join(f"{run.summary['wall_s'] / 60:.0f}" for run in runs)
+            + (f" ({machine})" if machine == "GPU" else ""),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
+    """One line a run."""
+    rows = [
+        {
+            "run": f"{one.folder.parent.name}/{one.folder.name}",
+            "task": one.task,
+            "seed": one.seed,
+            "env_steps": one.summary["env_steps"],
+            "planned_env_steps": one.planned_steps,
+            "kept_at_env_steps": one.summary["best_env_steps"],
+            "episodes": one.trial["eval/episodes"],
+            "successes": one.successes,
+            "buckets": one.trial["eval/buckets"],
+            "reward_per_step": one.trial["eval/reward_mean"],
+            "return": one.trial["eval/return_mean"],
+            "wall_s": one.summary["wall_s"],
+            "env_steps_per_s": one.summary["perf/env_steps_per_s"],
+            "cpu": one.versions["cpu"],
+            "gpu": one.versions["gpu"],
+            "drawn_by": one.versions["drawn_by"],
+            "commit": one.versions["commit"],
+            "command": one.versions["command"],
+        }
+        for runs in groups(outcomes).values()
+        for one in runs
+    ]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def line(one: Outcome) -> Image.Image:
+    """A run's first episode, with its task and success written beside it."""
+    (file,) = find_files([str(one.video)])
     frames = [picture.pixels for picture in read_pictures(file)]
     frames = frames[: len(frames) // 2]  # of two episodes
     # The picture stands between title and curve, whose ground is dark.
@@ -50,22 +182,21 @@ def line(folder: Path) -> Image.Image:
             shift = 0 if view else 1
             out.paste(still, (LEFT + (column * views + view) * SIZE + shift, 0))
     pen = ImageDraw.Draw(out)
-    success = summary["eval/success_rate"]
-    for row, text in enumerate((summary["task"], f"success {success:.2f}")):
+    success = one.trial["eval/success_rate"]
+    for row, text in enumerate((one.task, f"success {success:.2f}")):
         font = ImageFont.load_default(15 if row == 0 else 13)
         pen.text((4, SIZE // 2 - 22 + 22 * row), text, INK, font)
     return out
 
 
-def curves(folders: list[Path], path: Path) -> None:
+def curves(outcomes: Iterable[Outcome], path: Path) -> None:
     """Draw reward and success of training episodes against env steps."""
     runs: dict[str, list[tuple[list[dict], float]]] = {}
-    for folder in folders:
-        task = json.loads((folder / "summary.json").read_text())["task"]
-        text = (folder / "metrics.jsonl").read_text()
+    for one in outcomes:
+        text = (one.folder / "metrics.jsonl").read_text()
         rows = [json.loads(row) for row in text.splitlines()]
-        views = load_run_config(folder).task.views
-        runs.setdefault(task, []).append((rows, 0.35 if len(views) == 1 else 1.0))
+        strength = 0.4 if one.machine == "GPU" else 1.0
+        runs.setdefault(one.task, []).append((rows, strength))
     with figures.figure(9, 1.9 * -(-len(runs) // 4)) as made:
         axes = made.subplots(-(-len(runs) // 4), 4, squeeze=False, sharex=True)
         for ax, (task, of_task) in zip(axes.flat, runs.items(), strict=False):
@@ -90,15 +221,26 @@ def curves(folders: list[Path], path: Path) -> None:
 
 
 def main() -> None:
-    """Draw both pictures."""
-    name, *folders = sys.argv[1:]
-    lines = [line(Path(folder)) for folder in folders]
+    """Print the table; write the pictures and the CSV."""
+    outcomes = [outcome(Path(folder)) for folder in sys.argv[1:]]
+    print(table(outcomes))
+    write_csv(outcomes, ROOT / "docs" / "results" / "runs.csv")
+    shown = {
+        task: max(
+            (one for one in outcomes if one.task == task),
+            key=lambda one: (one.successes, one.trial["eval/reward_mean"]),
+        )
+        for task in TASKS
+        if any(one.task == task for one in outcomes)
+    }
+    lines = [line(one) for one in shown.values()]
     width = max(one.width for one in lines)
     sheet = Image.new("RGB", (width, SIZE * len(lines)), "white")
-    for number, one in enumerate(lines):
-        sheet.paste(one, (0, number * SIZE))
-    save(sheet, f"{name}.png")
-    curves([Path(folder) for folder in folders], IMAGES / f"{name}_curves")
+    for number, picture in enumerate(lines):
+        sheet.paste(picture, (0, number * SIZE))
+    save(sheet, "results.png")
+    ordered = [one for runs in groups(outcomes).values() for one in runs]
+    curves(ordered, IMAGES / "results_curves")
 
 
 if __name__ == "__main__":
