@@ -66,8 +66,8 @@ def make(*arguments: str | Path) -> Page:
 
 
 def test_seeds_are_pooled_and_episodes_counted(tmp_path):
-    write_run(tmp_path / "0", seed=0, success=0.9, episodes=10, reward=0.2)
-    write_run(tmp_path / "1", seed=1, success=0.5, episodes=50, reward=0.4)
+    write_run(tmp_path / "0", seed=1, success=0.5, episodes=50, reward=0.4)
+    write_run(tmp_path / "1", seed=0, success=0.9, episodes=10, reward=0.2)
     write_run(tmp_path / "2", seed=0, alpha=0.5, success=1.0)
     page = make(tmp_path)
     pooled, other = page.rows("success (95 %)")
@@ -95,7 +95,7 @@ def test_buckets_weigh_runs_by_their_episodes(tmp_path):
     unknown = {"eval/buckets": [None, 0, 0, 0, 1]}
     write_run(tmp_path / "2", seed=2, episodes=60, summary=unknown)
     (row,) = make(tmp_path).rows("success (95 %)")
-    (key,) = (name for name in row if "0 / 25 / 50 / 75 / 100 %" in name)
+    (key,) = (name for name in row if "0 / 25 / 50 / 75 / 100" in name)
     assert row[key] == "25 / 0 / 0 / 38 / 38"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmrm_exp.reporting.curves import Success, pooled_success
-from vlmrm_exp.reporting.run_folders import FINISHED, STATUSES, Run, number
+from vlmrm_exp.reporting.run_folders import FINISHED, STATUSES, Run, natural, number
 
 COLUMNS = {
     "task.name": "task",
@@ -53,14 +53,14 @@ class Group:
 
     @property
     def finished(self) -> list[Run]:
-        """The runs that the group's numbers come from: of each seed one."""
-        return [r for r in self.runs if r.status == FINISHED and not r.repeats]
+        """The runs that the group's numbers come from: of each seed one, in order."""
+        counted = [r for r in self.runs if r.status == FINISHED and not r.repeats]
+        return sorted(counted, key=lambda run: natural(_seed(run)))
 
     @property
     def seeds(self) -> str:
-        """The seeds of all its runs, each once."""
-        seeds = [str(run.config.get("seed", "?")) for run in self.runs]
-        return ", ".join(dict.fromkeys(seeds))
+        """The seeds of all its runs, each once and in order."""
+        return ", ".join(sorted({_seed(run) for run in self.runs}, key=natural))
 
     @property
     def parameters(self) -> float | None:
@@ -149,6 +149,10 @@ class Group:
             "precisions": len({str(e.get("precision")) for e in encoders}),
         }
         return [f"{n} different {what}" for what, n in counts.items() if n > 1]
+
+
+def _seed(run: Run) -> str:
+    return str(run.config.get("seed", "?"))
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

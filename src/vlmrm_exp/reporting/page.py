@@ -56,10 +56,7 @@ CURVES = {
     "eval/success_rate": ("success", "success, greedy episodes"),
 }
 """Metrics that are drawn over env steps: file name, and axis."""
-BUCKETS = (
-    "% of episodes with the goal in 0 / 25 / 50 / 75 / 100 % of steps, the nearest of "
-    "these (38 to 49 % counts as 50, and is no success)"
-)
+BUCKETS = "episodes in %, by % of their steps in the goal: 0 / 25 / 50 / 75 / 100"
 INTERVALS = (
     "95 % Wilson intervals over the episodes of all seeds; they are of these policies' "
     "episodes and say nothing about other seeds. Each seed's rate stands beside them."
@@ -209,8 +206,9 @@ def _group_table(groups: Sequence[Group], out: Path) -> Table:
         "Numbers are of finished runs, each judged on its kept policy; of runs with "
         "the same settings and seed the newest counts. Success: "
         f"{INTERVALS} Of the highest reward: the one seed that the paper's Table 1 "
-        "would show. Reward: mean over seeds ± standard deviation; it cannot be "
-        "compared between models, sentences or alphas."
+        "would show. Episodes are put to the nearest share of steps, so that 38 to 49 "
+        "% counts as 50 and is no success. Reward: mean over seeds ± standard "
+        "deviation; it cannot be compared between models, sentences or alphas."
     )
     return make_table(
         "Groups of runs, seeds pooled",
