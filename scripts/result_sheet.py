@@ -2,12 +2,13 @@
 
     python scripts/result_sheet.py FOLDER [FOLDER ...]
 
-Each folder is a run. Success is that of its kept policy in a later `evaluate`
-(evaluation.json), or else in the run's own last evaluation. The table is printed, a row
-for each task, length and machine. A line of docs/images/results.png shows the first
-episode of each task's best run, from beginning to end, with its views side by side, as
-the run or `evaluate` drew it. results_curves.png has a panel for each task with the
-training curves of all its runs, those on a GPU in a light colour.
+Each folder is a humanoid's run; they differ in task, seed, length and machine alone.
+Success is that of the kept policy in the newest `evaluate` (evaluation.json, -2, ...),
+or else in the run's own last evaluation. The table is printed, a row for each task,
+length and machine. A line of docs/images/results.png shows the first episode of each
+task's best run, from beginning to end, with its views side by side, as the run or
+`evaluate` drew it. results_curves.png has a panel for each task with the training
+curves of all its runs, those on a GPU in a light colour.
 """
 
 import csv
@@ -24,6 +25,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vlmrm_exp import figures
 from vlmrm_exp.cli import load_run_config
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.reporting.run_folders import natural
 from vlmrm_exp.rl.trial import wilson_interval
 from vlmrm_exp.study.pictures import find_files, read_pictures
 
@@ -51,9 +54,12 @@ class Outcome:
     task: str
     seed: int
     planned_steps: int
+    alike: dict[str, Any]
+    """What the runs of a table must have in common."""
     summary: dict[str, Any]
     trial: dict[str, Any]
     """Of summary.json or evaluation.json: success, buckets, reward."""
+    episode_length: int
     video: Path
     versions: dict[str, Any]
 
@@ -71,18 +77,55 @@ class Outcome:
 def outcome(folder: Path) -> Outcome:
     """Read a run's folder."""
     config = load_run_config(folder)
-    summary = json.loads((folder / "summary.json").read_text())
-    later = folder / "evaluation.json"
+    if config.task.name not in TASKS:
+        raise ConfigError(f"{folder} is a run of {config.task.name}, no humanoid's.")
+    later = sorted(folder.glob("evaluation.json")) + sorted(
+        folder.glob("evaluation-[0-9]*.json"), key=lambda path: natural(path.stem)
+    )
+    newest = later[-1] if later else folder / "summary.json"
+    video = folder / "videos" / f"{newest.stem if later else 'eval'}.mp4"
+    versions = folder / "versions.json"
+    for path in (folder / "summary.json", video, versions):
+        if not path.is_file():
+            raise ConfigError(f"There is no {path}: finish or `evaluate` the run.")
+    assert config.task.episode_length is not None  # filled in by load_run_config
     return Outcome(
         folder=folder,
         task=config.task.name,
         seed=config.seed,
         planned_steps=config.env_steps,
-        summary=summary,
-        trial=json.loads(later.read_text()) if later.exists() else summary,
-        video=folder / "videos" / ("evaluation.mp4" if later.exists() else "eval.mp4"),
-        versions=json.loads((folder / "versions.json").read_text()),
+        alike={
+            "reward": config.reward,
+            "alpha": config.alpha,
+            "camera": config.task.camera,
+            "textures": config.task.textures,
+            "weights": json.loads(versions.read_text())["encoder"]["weights_sha256"],
+        },
+        summary=json.loads((folder / "summary.json").read_text()),
+        trial=json.loads(newest.read_text()),
+        episode_length=config.task.episode_length,
+        video=video,
+        versions=json.loads(versions.read_text()),
     )
+
+
+def outcomes_of(folders: Iterable[str]) -> list[Outcome]:
+    """Read all runs; refuse those that do not belong in one table."""
+    found = [outcome(Path(folder)) for folder in folders]
+    if not found:
+        raise ConfigError("Give the folders of runs.")
+    for one in found:
+        if one.alike != found[0].alike:
+            raise ConfigError(
+                f"{one.folder} has {one.alike}, but {found[0].folder} "
+                f"{found[0].alike}: make a table of each."
+            )
+    for runs in groups(found).values():
+        seeds = [one.seed for one in runs]
+        if len(set(seeds)) < len(seeds):
+            names = ", ".join(str(one.folder) for one in runs)
+            raise ConfigError(f"Two of {names} are of one seed: give one of them.")
+    return found
 
 
 def groups(outcomes: Iterable[Outcome]) -> dict[tuple[str, int, str], list[Outcome]]:
@@ -103,14 +146,18 @@ def table(outcomes: Iterable[Outcome]) -> str:
     lines = [
         "| task | env steps, thousands | seeds | success, each | all (95 %) "
         "| episodes by share of steps: 0 / 25 / 50 / 75 / 100 % | reward a step "
-        "| kept at step, thousands | minutes |",
+        "| kept at step, thousands | minutes of training |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (task, _, machine), runs in groups(outcomes).items():
         episodes = sum(run.trial["eval/episodes"] for run in runs)
         successes = sum(run.successes for run in runs)
         low, high = wilson_interval(successes, episodes)
-        buckets = np.mean([run.trial["eval/buckets"] for run in runs], axis=0)
+        buckets = np.average(
+            [run.trial["eval/buckets"] for run in runs],
+            axis=0,
+            weights=[run.trial["eval/episodes"] for run in runs],
+        )
         cells = (
             task,
             each(round(run.summary["env_steps"] / 1000) for run in runs),
@@ -120,7 +167,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
             " / ".join(f"{100 * share:.0f}" for share in buckets),
             ", ".join(f"{run.trial['eval/reward_mean']:.2f}" for run in runs),
             each(round(run.summary["best_env_steps"] / 1000) for run in runs),
-            ", ".join(f"{run.summary['wall_s'] / 60:.0f}" for run in runs)
+            ", ".join(f"{run.summary['train_wall_s'] / 60:.0f}" for run in runs)
             + (f" ({machine})" if machine == "GPU" else ""),
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -134,6 +181,7 @@ def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
             "run": f"{one.folder.parent.name}/{one.folder.name}",
             "task": one.task,
             "seed": one.seed,
+            **one.alike,
             "env_steps": one.summary["env_steps"],
             "planned_env_steps": one.planned_steps,
             "kept_at_env_steps": one.summary["best_env_steps"],
@@ -142,7 +190,7 @@ def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
             "buckets": one.trial["eval/buckets"],
             "reward_per_step": one.trial["eval/reward_mean"],
             "return": one.trial["eval/return_mean"],
-            "wall_s": one.summary["wall_s"],
+            "train_wall_s": one.summary["train_wall_s"],
             "env_steps_per_s": one.summary["perf/env_steps_per_s"],
             "cpu": one.versions["cpu"],
             "gpu": one.versions["gpu"],
@@ -163,7 +211,7 @@ def line(one: Outcome) -> Image.Image:
     """A run's first episode, with its task and success written beside it."""
     (file,) = find_files([str(one.video)])
     frames = [picture.pixels for picture in read_pictures(file)]
-    frames = frames[: len(frames) // 2]  # of two episodes
+    frames = frames[: one.episode_length]
     # The picture stands between title and curve, whose ground is dark.
     bright = np.flatnonzero(frames[0][:, 2].mean(axis=-1) > 60)
     height = bright[-1] + 1 - bright[0]
@@ -207,8 +255,9 @@ def curves(outcomes: Iterable[Outcome], path: Path) -> None:
                     ("train/success_rate", figures.COLORS[1]),
                 ):
                     values = np.array([row[key] for row in rows])
-                    smooth = np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid")
-                    ax.plot(steps[SMOOTH - 1 :], smooth, color=color, alpha=strength)
+                    width = min(SMOOTH, len(values))
+                    smooth = np.convolve(values, np.ones(width) / width, "valid")
+                    ax.plot(steps[width - 1 :], smooth, color=color, alpha=strength)
             ax.set_title(task, loc="left")
             ax.set_ylim(-0.03, 1.03)
         for ax in axes[-1]:
@@ -222,7 +271,10 @@ def curves(outcomes: Iterable[Outcome], path: Path) -> None:
 
 def main() -> None:
     """Print the table; write the pictures and the CSV."""
-    outcomes = [outcome(Path(folder)) for folder in sys.argv[1:]]
+    try:
+        outcomes = outcomes_of(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"result_sheet: {error}")
     print(table(outcomes))
     write_csv(outcomes, ROOT / "docs" / "results" / "runs.csv")
     shown = {

@@ -122,6 +122,7 @@ def test_arguments_without_a_key(tmp_path) -> None:
         ("episodes=", "episodes is empty: give a value"),
         ("episodes=[1", "episodes=.1 cannot be read: give one value"),
         ("episodes=null", "episodes=null is not possible"),
+        ('prompt=["a dog", a cat', "prompt=.* is no list that can be read"),
         ("alpha=0,x", "alpha=0,x is not possible: .* Float"),
         ("video=maybe", "video=maybe is not possible"),
         ("clip=nano,,tiny", "clip=nano,,tiny has an empty element"),

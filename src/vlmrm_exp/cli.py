@@ -327,7 +327,8 @@ def _value(value: str, is_list: bool) -> Any:
 
 def _texts(key: str, value: str) -> list[str]:
     """The elements of a list in brackets, or the one text that it is."""
-    if not (value.startswith("[") and value.endswith("]")):
+    never_closed = value.startswith("[") and "]" not in value
+    if not (never_closed or (value.startswith("[") and value.endswith("]"))):
         return [value]
     try:
         texts = yaml.load(value, yaml.BaseLoader)  # every scalar is a string to it

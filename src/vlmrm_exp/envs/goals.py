@@ -81,7 +81,8 @@ STRAIGHT_KNEE = 30.0
 LEGS_APART = 100.0
 """Between the legs, hip to foot, in the splits. The joints allow 120 to the sides."""
 FEET_LINE = 45.0
-"""From foot to foot rather sideways than ahead, as the pelvis has it: side splits."""
+"""From one leg's direction to the other's, rather sideways than ahead, as the pelvis
+has it: side splits."""
 
 HIP_SIDE = np.array((-0.02, 0.18, 0.05))
 """The side of the hip in the pelvis's frame (ahead, outwards, up), in metres: on the
