@@ -131,7 +131,11 @@ def outcomes_of(folders: Iterable[str]) -> list[Outcome]:
 def groups(outcomes: Iterable[Outcome]) -> dict[tuple[str, int, str], list[Outcome]]:
     """Runs by task, planned length and machine, in the tasks' order."""
     found: dict[tuple[str, int, str], list[Outcome]] = {}
-    for one in sorted(outcomes, key=lambda o: (TASKS.index(o.task), o.planned_steps)):
+
+    def place(one: Outcome) -> tuple[int, int, bool]:
+        return TASKS.index(one.task), one.planned_steps, one.machine == "GPU"
+
+    for one in sorted(outcomes, key=place):
         found.setdefault((one.task, one.planned_steps, one.machine), []).append(one)
     return {key: sorted(runs, key=lambda one: one.seed) for key, runs in found.items()}
 
