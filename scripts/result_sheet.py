@@ -13,6 +13,7 @@ curves of all its runs, those on a GPU in a light colour.
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -200,7 +201,8 @@ def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
             "gpu": one.versions["gpu"],
             "drawn_by": one.versions["drawn_by"],
             "commit": one.versions["commit"],
-            "command": one.versions["command"],
+            # Without where its files went, which is known to that machine alone.
+            "command": re.sub(r" hydra\.run\.dir=\S+", "", one.versions["command"]),
         }
         for runs in groups(outcomes).values()
         for one in runs
