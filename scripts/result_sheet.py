@@ -27,20 +27,11 @@ from PIL import Image, ImageDraw, ImageFont
 from vlmrm_exp import figures
 from vlmrm_exp.cli import load_run_config
 from vlmrm_exp.config import ConfigError
+from vlmrm_exp.envs.goals import GOALS
 from vlmrm_exp.reporting.run_folders import natural
 from vlmrm_exp.rl.trial import wilson_interval
 from vlmrm_exp.study.pictures import find_files, read_pictures
 
-TASKS = (
-    "standing_up",
-    "kneeling",
-    "lotus",
-    "splits",
-    "arms_raised",
-    "arms_crossed",
-    "hands_on_hips",
-    "one_leg",
-)
 STILLS = 5
 SMOOTH = 5  # rollouts that a point of a curve averages
 SIZE = 120  # px, of one view
@@ -78,7 +69,7 @@ class Outcome:
 def outcome(folder: Path) -> Outcome:
     """Read a run's folder."""
     config = load_run_config(folder)
-    if config.task.name not in TASKS:
+    if config.task.name not in GOALS:
         raise ConfigError(f"{folder} is a run of {config.task.name}, no humanoid's.")
     later = sorted(folder.glob("evaluation.json")) + sorted(
         folder.glob("evaluation-[0-9]*.json"), key=lambda path: natural(path.stem)
@@ -89,6 +80,8 @@ def outcome(folder: Path) -> Outcome:
     for path in (folder / "summary.json", video, versions):
         if not path.is_file():
             raise ConfigError(f"There is no {path}: finish or `evaluate` the run.")
+    recorded = json.loads(versions.read_text())
+    encoder = recorded.get("encoder", {})  # none with the predicate as reward
     assert config.task.episode_length is not None  # filled in by load_run_config
     return Outcome(
         folder=folder,
@@ -100,13 +93,13 @@ def outcome(folder: Path) -> Outcome:
             "alpha": config.alpha,
             "camera": config.task.camera,
             "textures": config.task.textures,
-            "weights": json.loads(versions.read_text())["encoder"]["weights_sha256"],
+            "weights": encoder.get("weights_sha256"),
         },
         summary=json.loads((folder / "summary.json").read_text()),
         trial=json.loads(newest.read_text()),
         episode_length=config.task.episode_length,
         video=video,
-        versions=json.loads(versions.read_text()),
+        versions=recorded,
     )
 
 
@@ -134,7 +127,7 @@ def groups(outcomes: Iterable[Outcome]) -> dict[tuple[str, int, str], list[Outco
     found: dict[tuple[str, int, str], list[Outcome]] = {}
 
     def place(one: Outcome) -> tuple[int, int, bool]:
-        return TASKS.index(one.task), one.planned_steps, one.machine == "GPU"
+        return GOALS.index(one.task), one.planned_steps, one.machine == "GPU"
 
     for one in sorted(outcomes, key=place):
         found.setdefault((one.task, one.planned_steps, one.machine), []).append(one)
@@ -199,7 +192,7 @@ def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
             "env_steps_per_s": one.summary["perf/env_steps_per_s"],
             "cpu": one.versions["cpu"],
             "gpu": one.versions["gpu"],
-            "drawn_by": one.versions["drawn_by"],
+            "drawn_by": one.versions.get("drawn_by"),
             "commit": one.versions["commit"],
             # Without where its files went, which is known to that machine alone.
             "command": re.sub(r" hydra\.run\.dir=\S+", "", one.versions["command"]),
@@ -288,7 +281,7 @@ def main() -> None:
             (one for one in outcomes if one.task == task),
             key=lambda one: (one.successes, one.trial["eval/reward_mean"]),
         )
-        for task in TASKS
+        for task in GOALS
         if any(one.task == task for one in outcomes)
     }
     lines = [line(one) for one in shown.values()]
