@@ -4,11 +4,17 @@ import json
 import subprocess
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from vlmrm_exp.cli import composed
+from vlmrm_exp.config import AlgoConfig
+from vlmrm_exp.rl.dqn import DQN
+from vlmrm_exp.rl.gradient_steps import GradientSteps
+from vlmrm_exp.rl.replay import ReplayBuffer
+from vlmrm_exp.rl.sac import SAC
 from vlmrm_exp.vlm.encoder import load_encoder
 
 pytestmark = pytest.mark.gpu
@@ -43,3 +49,45 @@ def test_a_run_learns_and_scores_on_the_gpu(tmp_path, task):
     )  # fmt: skip
     assert json.loads((tmp_path / "versions.json").read_text())["device"] == "cuda"
     assert json.loads((tmp_path / "summary.json").read_text())["gradient_steps"] == 4
+
+
+@pytest.mark.parametrize("name", ["sac", "dqn"])
+def test_replayed_gradient_steps_are_those_taken_one_by_one(name):
+    """Across two rollouts, with actions drawn from the same generator in between."""
+    algo = AlgoConfig(name=name, hidden=[64, 64], layer_norm=name == "sac")
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
+    if name == "sac":
+        action_space, kind = gym.spaces.Box(-1, 1, (2,), np.float32), SAC
+    else:
+        action_space, kind = gym.spaces.Discrete(3), DQN
+    outcomes = []
+    for cuda_graph in (False, True):
+        agent = kind(algo, observation_space, action_space, 0, GPU)
+        replay = ReplayBuffer(
+            3, 20, 8, observation_space, action_space, 0, GPU, normalise_rewards=True
+        )
+        steps = GradientSteps(agent, replay, 32, cuda_graph)
+        rng = np.random.default_rng(0)
+        metrics, actions = [], []
+        for scale in (1, 7):
+            observation = rng.standard_normal((21, 8, 5), np.float32)
+            action = (
+                rng.uniform(-1, 1, (20, 8, 2)).astype(np.float32)
+                if name == "sac"
+                else rng.integers(0, 3, (20, 8))
+            )
+            reward = scale * observation[1:, :, 0]
+            replay.add(observation, action, reward)
+            taken = steps(25)
+            metrics.append(
+                {k: np.mean([float(each[k]) for each in taken]) for k in taken[0]}
+            )
+            epsilon = () if name == "sac" else (0.0,)
+            actions.append(agent.act(observation[0], *epsilon))
+        network = agent.critics if name == "sac" else agent.network
+        outcomes.append((metrics, actions, list(network.parameters())))
+    (metrics, actions, weights), (our_metrics, our_actions, our_weights) = outcomes
+    for ours, theirs in zip(our_metrics, metrics, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    np.testing.assert_allclose(our_actions, actions, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(our_weights, weights, rtol=1e-3, atol=1e-4)

@@ -32,7 +32,7 @@ def test_replay_keeps_transitions_together():
     buffer = make_buffer()
     for number in range(3):
         buffer.add(*rollout(number))
-    batch = buffer.sample(500)
+    batch = buffer.gather(buffer.draw(500))
     name, t = batch.observation.T
     assert torch.equal(batch.reward, 100 * name + t)
     assert torch.equal(batch.action[:, 0], batch.reward)
@@ -44,7 +44,9 @@ def test_replay_draws_every_transition_about_equally():
     buffer = make_buffer()
     for number in range(2):
         buffer.add(*rollout(number))
-    values, counts = buffer.sample(24_000).reward.unique(return_counts=True)
+    values, counts = buffer.gather(buffer.draw(24_000)).reward.unique(
+        return_counts=True
+    )
     assert buffer.size == len(values) == 2 * T * N
     # 1000 each on average with a standard deviation of 31.
     assert counts.min() > 800
@@ -55,7 +57,7 @@ def test_replay_forgets_the_oldest_rollout():
     buffer = make_buffer(capacity=2)
     for number in range(5):
         buffer.add(*rollout(number))
-    drawn = (buffer.sample(500).observation[:, 0] // N).unique()
+    drawn = (buffer.gather(buffer.draw(500)).observation[:, 0] // N).unique()
     assert drawn.tolist() == [3, 4]
     assert buffer.size == 2 * T * N
 
@@ -69,26 +71,28 @@ def test_rewards_are_normalised_over_what_is_stored():
         buffer.add(observation, action, reward)
         rewards.append(reward)
     stored = np.stack(rewards[1:])
-    batch = buffer.sample(500)
+    batch = buffer.gather(buffer.draw(500))
     expected = (batch.action[:, 0].numpy() - stored.mean()) / stored.std()
     np.testing.assert_allclose(batch.reward, expected, atol=1e-5)
     again = make_buffer(capacity=2, seed=5, normalise=True)
     again.load_state_dict(buffer.state_dict())
-    assert torch.equal(again.sample(99).reward, buffer.sample(99).reward)
+    assert torch.equal(
+        again.gather(again.draw(99)).reward, buffer.gather(buffer.draw(99)).reward
+    )
 
 
 def test_equal_rewards_are_only_centred():
     buffer = make_buffer(normalise=True)
     observation, action, reward = rollout(0)
     buffer.add(observation, action, np.full_like(reward, 0.3))
-    assert buffer.sample(9).reward.abs().max() < 1e-6
+    assert buffer.gather(buffer.draw(9)).reward.abs().max() < 1e-6
 
 
 def test_replay_holds_discrete_actions():
     buffer = make_buffer(discrete=True)
     observation, _, reward = rollout(0)
     buffer.add(observation, np.full((T, N), 7), reward)
-    action = buffer.sample(5).action
+    action = buffer.gather(buffer.draw(5)).action
     assert action.dtype == torch.int64
     assert action.tolist() == [7] * 5
 
@@ -98,7 +102,7 @@ def test_replay_seed_decides_the_draws():
     for seed in (0, 0, 1):
         buffer = make_buffer(seed=seed)
         buffer.add(*rollout(0))
-        draws.append(buffer.sample(50).reward)
+        draws.append(buffer.gather(buffer.draw(50)).reward)
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
@@ -107,10 +111,12 @@ def test_replay_goes_on_from_a_saved_state(tmp_path):
     buffer, other = make_buffer(), make_buffer(seed=9)
     for number in range(4):  # the ring has wrapped
         buffer.add(*rollout(number))
-    buffer.sample(10)
+    buffer.gather(buffer.draw(10))
     torch.save(buffer.state_dict(), tmp_path / "state.pt")
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for each in (buffer, other):
         each.add(*rollout(4))
-    for ours, theirs in zip(buffer.sample(99), other.sample(99), strict=True):
+    for ours, theirs in zip(
+        buffer.gather(buffer.draw(99)), other.gather(other.draw(99)), strict=True
+    ):
         assert torch.equal(ours, theirs)

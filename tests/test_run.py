@@ -208,7 +208,8 @@ def test_learning_is_from_the_numbers_that_acting_is_from(tmp_path, name):
     algo = small_algo(name, squash_observations=True)
     with point_mass_run(tmp_path, algo) as run:
         train(run)
-    stored = run.state.replay.sample(2000).observation.abs().max().item()
+    replay = run.state.replay
+    stored = replay.gather(replay.draw(2000)).observation.abs().max().item()
     assert stored == pytest.approx(np.log(2))  # of 1, the end of the line
 
 
@@ -216,7 +217,8 @@ def test_learning_is_from_the_numbers_that_acting_is_from(tmp_path, name):
 def test_rewards_are_normalised_if_the_run_says_so(tmp_path, normalise):
     with point_mass_run(tmp_path, small_algo(normalise_rewards=normalise)) as run:
         train(run)
-    reward = run.state.replay.sample(5000).reward
+    replay = run.state.replay
+    reward = replay.gather(replay.draw(5000)).reward
     assert (abs(reward.mean()) < 0.1) == (abs(reward.std() - 1) < 0.1) == normalise
 
 

@@ -158,6 +158,8 @@ class ComputeConfig:
     """Score a rollout while the next one is simulated and learned from."""
     torch_threads: int = 1
     """Threads of each process's tensor operations on the CPU."""
+    cuda_graph: bool = True
+    """On a GPU, replay gradient steps as a CUDA graph; else launch kernel by kernel."""
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vlmrm_exp.config import AlgoConfig
+from vlmrm_exp.rl.gradient_steps import GradientSteps
 from vlmrm_exp.rl.replay import Batch
 from vlmrm_exp.rl.rollout import network_input
 
@@ -104,7 +105,12 @@ class DQN:
         self._target: list[torch.Tensor] = list(self.target.parameters())
         # In place, all tensors at once: target += tau (network - target).
         self._follow = get_ema_multi_avg_fn(1 - algo.tau)
-        self.optimiser = torch.optim.Adam(self._network, algo.learning_rate, fused=True)
+        self.optimiser = torch.optim.Adam(
+            self._network,
+            algo.learning_rate,
+            fused=True,
+            capturable=device.type == "cuda",  # steps are replayed as a CUDA graph
+        )
 
     @torch.no_grad()
     def act(self, observation: np.ndarray, epsilon: float) -> np.ndarray:
@@ -179,6 +185,9 @@ def train(run: "Run") -> None:
     agent = DQN(algo, observation_space, action_space, run.seeds.agent, run.device)
     state = run.start(agent)
     replay = state.replay
+    gradient_steps = GradientSteps(
+        agent, replay, algo.batch_size, run.config.compute.cuda_graph
+    )
 
     def act(observation: np.ndarray) -> np.ndarray:
         # env_steps are counted by whole rollouts, so epsilon falls in as many stairs.
@@ -197,10 +206,7 @@ def train(run: "Run") -> None:
         if replay.size < algo.learning_starts:
             return []
         state.gradient_steps += algo.gradient_steps
-        return [
-            agent.update(replay.sample(algo.batch_size))
-            for _ in range(algo.gradient_steps)
-        ]
+        return gradient_steps(algo.gradient_steps)
 
     while not run.finished():
         rollout = run.collect(act)

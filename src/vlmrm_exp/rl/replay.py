@@ -103,14 +103,14 @@ class ReplayBuffer:
         self._filled = min(self._filled + 1, self.capacity)
         self._measure_rewards()
 
-    def sample(self, batch_size: int) -> Batch:
-        """Draw transitions; nothing is copied to or from the CPU."""
-        row = torch.randint(
-            self.size,
-            (batch_size,),
-            generator=self.generator,
-            device=self.generator.device,
+    def draw(self, *shape: int) -> torch.Tensor:
+        """Numbers of transitions, uniform with replacement: int64 of that shape."""
+        return torch.randint(
+            self.size, shape, generator=self.generator, device=self.generator.device
         )
+
+    def gather(self, row: torch.Tensor) -> Batch:
+        """Transitions by their numbers (B,); nothing is copied to or from the CPU."""
         # A rollout has one more observation than steps: N rows more per rollout.
         slot = row.div(self._transitions, rounding_mode="floor")
         observation_row = row + slot * self._num_envs
@@ -148,7 +148,8 @@ class ReplayBuffer:
     def _measure_rewards(self) -> None:
         if self._normalise:
             stored = self._reward[: self._filled]
-            self._reward_mean = stored.mean()
+            # In place, where a captured CUDA graph reads them.
+            self._reward_mean.copy_(stored.mean())
             # All rewards alike, as of a predicate that is not met yet: leave the scale.
             std = stored.std(correction=0)
-            self._reward_std = torch.where(std > 1e-6, std, torch.ones_like(std))
+            self._reward_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))

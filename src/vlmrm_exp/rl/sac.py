@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vlmrm_exp.config import AlgoConfig
+from vlmrm_exp.rl.gradient_steps import GradientSteps
 from vlmrm_exp.rl.replay import Batch
 from vlmrm_exp.rl.rollout import network_input
 
@@ -184,8 +185,11 @@ class SAC:
         self._targets: list[torch.Tensor] = list(self.targets.parameters())
         # In place, all tensors at once: target += tau (critic - target).
         self._follow = get_ema_multi_avg_fn(1 - algo.tau)
+        on_gpu = device.type == "cuda"  # where steps are replayed as a CUDA graph
         self.optimisers = {
-            name: torch.optim.Adam(parameters, algo.learning_rate, fused=True)
+            name: torch.optim.Adam(
+                parameters, algo.learning_rate, fused=True, capturable=on_gpu
+            )
             for name, parameters in (
                 ("actor", self._actor),
                 ("critics", self._critics),
@@ -329,6 +333,9 @@ def train(run: "Run") -> None:
     agent = SAC(algo, observation_space, action_space, run.seeds.agent, run.device)
     state = run.start(agent)
     replay = state.replay
+    gradient_steps = GradientSteps(
+        agent, replay, algo.batch_size, run.config.compute.cuda_graph
+    )
 
     def act(observation: np.ndarray) -> np.ndarray:
         if state.env_steps < algo.random_steps:
@@ -347,10 +354,7 @@ def train(run: "Run") -> None:
         if replay.size < algo.learning_starts:
             return []
         state.gradient_steps += algo.gradient_steps
-        return [
-            agent.update(replay.sample(algo.batch_size))
-            for _ in range(algo.gradient_steps)
-        ]
+        return gradient_steps(algo.gradient_steps)
 
     while not run.finished():
         rollout = run.collect(act)

@@ -1,0 +1,101 @@
+"""Gradient steps between two rollouts; on a GPU as one CUDA graph, replayed.
+
+A step of networks this small is some two hundred kernels of a few microseconds, which
+Python takes several times as long to launch. A graph launches them all at once, from
+the same addresses each time: what changes between steps (which transitions, how
+rewards are normalised) is written into tensors that stay where they are.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+
+from vlmrm_exp.rl.replay import Batch, ReplayBuffer
+
+WARM_UP_STEPS = 3
+"""Taken one by one before the capture (PyTorch's notes on CUDA graphs): libraries set
+themselves up in them, and optimisers make their state."""
+
+
+class Agent(Protocol):
+    """What is asked of an agent here."""
+
+    generator: torch.Generator
+    """Of all that `update` draws."""
+
+    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Take one gradient step; its metrics stay on the device."""
+        ...
+
+
+class GradientSteps:
+    """Takes gradient steps on transitions from a replay buffer."""
+
+    def __init__(
+        self, agent: Agent, replay: ReplayBuffer, batch_size: int, cuda_graph: bool
+    ) -> None:
+        """Take the parts; load their saved state before the first call, not after.
+
+        Args:
+            agent: its `update` must not wait for the device if `cuda_graph`.
+            replay: on the agent's device.
+            batch_size: transitions per step.
+            cuda_graph: replay a graph, if the device is a GPU.
+        """
+        self.agent = agent
+        self.replay = replay
+        self.batch_size = batch_size
+        self._device = replay.generator.device
+        self._capture_wanted = cuda_graph and self._device.type == "cuda"
+        self._graph: torch.cuda.CUDAGraph | None = None
+        # The graph's input, and its output summed over the replays.
+        self._row = torch.zeros(batch_size, dtype=torch.int64, device=self._device)
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def __call__(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """Take `count` steps.
+
+        Returns:
+            Metrics whose mean over the list is the mean over the steps: of each step,
+            or, once a graph is replayed, that mean alone.
+        """
+        rows = self.replay.draw(count, self.batch_size)
+        if not self._capture_wanted:
+            return [self.agent.update(self.replay.gather(row)) for row in rows]
+        if self._graph is None:
+            metrics = self._warm_up(rows[:WARM_UP_STEPS])
+            self._graph = self._capture(metrics[0])
+            rows = rows[WARM_UP_STEPS:]
+        else:
+            metrics = []
+        for total in self._sums.values():
+            total.zero_()
+        for values in metrics:
+            for key, value in values.items():
+                self._sums[key] += value
+        for row in rows:
+            self._row.copy_(row)
+            self._graph.replay()
+        return [{key: total / count for key, total in self._sums.items()}]
+
+    def _warm_up(self, rows: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        """Take steps on a stream of their own, as a capture must not be the first."""
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            metrics = [self.agent.update(self.replay.gather(row)) for row in rows]
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        return metrics
+
+    def _capture(self, metrics: Mapping[str, torch.Tensor]) -> torch.cuda.CUDAGraph:
+        self._sums = {key: torch.zeros_like(value) for key, value in metrics.items()}
+        graph = torch.cuda.CUDAGraph()
+        if self.agent.generator.device.type == "cuda":
+            # Else each replay would draw the same numbers again.
+            graph.register_generator_state(self.agent.generator)
+        with torch.cuda.graph(graph):
+            # Recorded, not run.
+            for key, value in self.agent.update(self.replay.gather(self._row)).items():
+                self._sums[key] += value
+        return graph
