@@ -342,6 +342,7 @@ def test_columns_of_refuses(asked, reason) -> None:
         (["clip=nope"], "clip=nope does not exist"),
         (["clip="], "clip"),
         (["clip=local-dir:/nowhere"], "There is no folder /nowhere"),
+        (["clip=local-dir:/"], "has no open_clip_config.json"),
         ([f"prompt={'word ' * 60}"], "would not see its end"),
         (["alpha=1", f"baseline={KNEELING}"], "have the same embedding"),
     ],

@@ -194,7 +194,7 @@ def run_verb(verb: str, help_text: str, act: Callable[[list[str]], object]) -> N
     except OSError as error:
         if error.filename is None:
             raise
-        refuse(f"{error.filename} cannot be used: {error.strerror}.", verb)
+        refuse(f"{unusable(error)}.", verb)
     except MemoryError as error:
         refuse(f"There is not enough memory for this: {error}.", verb)
     except KeyboardInterrupt:
@@ -207,6 +207,13 @@ def refuse(sentence: str, verb: str = "") -> NoReturn:
     program = f"vlmrm_exp.{verb}" if verb else "vlmrm_exp"
     print(f"{program}: {sentence}", file=sys.stderr)
     sys.exit(BAD_INPUT)
+
+
+def unusable(error: OSError) -> str:
+    """Which file or folder the system refused and why, without the full stop."""
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return f"{error.filename} cannot be used: a file is where a folder is needed"
+    return f"{error.filename} cannot be used: {error.strerror}"
 
 
 def one_sentence(error: BaseException) -> str:
@@ -303,7 +310,7 @@ def run_hydra(app: Callable[[], object], interrupted: str, verb: str = "") -> No
     except OSError as error:
         if wants_traceback or error.filename is None:
             raise
-        refuse(f"{error.filename} cannot be used: {error.strerror}.", verb)
+        refuse(f"{unusable(error)}.", verb)
     except KeyboardInterrupt:
         print(interrupted, flush=True)
         sys.exit(INTERRUPTED)

@@ -43,7 +43,8 @@ PROMPT, PARAPHRASE, MISLEADING = "prompt", "paraphrase", "misleading"
 
 HELP = f"""\
 Measures how sensitive a reward is to wording: the task's prompt, paraphrases of it, and
-sentences that mean something else, from the package's study/sentences.
+sentences that mean something else, from the package's study/sentences. A sentence of
+your own is judged by epic: python -m vlmrm_exp.epic task=kneeling prompt="...".
 
   python -m vlmrm_exp.prompts task=[kneeling,lotus] clip=nano,tiny,small,base
   python -m vlmrm_exp.prompts task=mountaincar clip=bigG alpha=0.5

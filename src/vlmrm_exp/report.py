@@ -59,10 +59,9 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
     if not (math.isfinite(asked.max_mb) and asked.max_mb >= 0):
         raise ConfigError(f"max_mb is {asked.max_mb}: give a number of MB from 0 up.")
     for folder in asked.folders:
-        if not Path(folder).expanduser().is_dir():
-            raise ConfigError(
-                f"There is no folder {folder}: give that of a sweep or of runs."
-            )
+        if not (path := Path(folder).expanduser()).is_dir():
+            what = f"{folder} is a file" if path.exists() else f"There is no {folder}"
+            raise ConfigError(f"{what}: give the folder of a sweep or of runs.")
     return asked
 
 
@@ -101,8 +100,7 @@ def report(asked: ReportConfig) -> Path:
         )
     except OSError as error:
         raise ConfigError(
-            f"{error.filename or out} cannot be used: {error.strerror}; "
-            "out=FOLDER chooses where the report is written."
+            f"{cli.unusable(error)}; out=FOLDER chooses where the report is written."
         ) from error
     told = f"{len(runs)} run{'' if len(runs) == 1 else 's'} ({count_statuses(every)})"
     print(f"{told}, {len(results)} other result{'' if len(results) == 1 else 's'}")

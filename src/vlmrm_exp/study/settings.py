@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vlmrm_exp.study.state_sets import StateSet, Truth
 
 LOCAL = "local-dir:"
+DESCRIPTION = "open_clip_config.json"  # of the model in such a folder
 
 MODELS_HELP = """\
   clip=base         models: names in conf/clip, or local-dir:/folder (drawn as for base)
@@ -221,6 +222,11 @@ def resolve_models(asked: ModelsConfig) -> list[ClipConfig]:
         folder = Path(entry.removeprefix(LOCAL)).expanduser()
         if not folder.is_dir():
             raise ConfigError(f"There is no folder {folder} for clip={entry}.")
+        if not (folder / DESCRIPTION).is_file():
+            raise ConfigError(
+                f"clip={entry} has no {DESCRIPTION}: give a folder that open_clip or "
+                "python -m vlmrm_exp.pretrain saved."
+            )
         clip = cli.composed("clip=base").clip
         model = f"{LOCAL}{folder}"
         models.append(replace(clip, name=folder.resolve().name, model=model))
