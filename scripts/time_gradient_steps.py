@@ -4,7 +4,7 @@
 
 The agent and its settings are kneeling's; its transitions are noise. Five turns of
 each kind, taken alternately after one turn that warms up; on a CPU both launch alike.
-docs/decisions/0015 was measured with it.
+docs/decisions/0015 was measured with its first form.
 """
 
 import sys
@@ -35,7 +35,7 @@ def main() -> None:
     for kind, cuda_graph in (("one by one", False), ("as a graph", True)):
         agent = SAC(algo, *spaces, 0, device)
         size = ROLLOUTS, envs.episode_length, envs.num_envs
-        replay = ReplayBuffer(*size, *spaces, 0, device, normalise_rewards=True)
+        replay = ReplayBuffer(*size, *spaces, 0, device, algo.normalise_rewards)
         rng = np.random.default_rng(0)
         steps, num_envs = size[1:]
         for _ in range(ROLLOUTS):

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from omegaconf import MISSING
@@ -223,6 +224,20 @@ def test_a_file_that_cannot_be_used_is_named(run_verb, tmp_path) -> None:
         f"vlmrm_exp.verb: {tmp_path}/no/such.csv cannot be used: "
         "No such file or directory.\n"
     )
+
+
+def test_a_file_for_a_folder_is_told_as_such(run_verb, tmp_path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (file, file / "inside"):
+        told = run_verb(lambda _, folder=folder: folder.mkdir(parents=True))[2]
+        assert told.endswith("cannot be used: a file is where a folder is needed.\n")
+
+
+def test_a_full_disk_names_no_file_but_the_one_that_is_known() -> None:
+    full = OSError(28, "No space left on device")
+    told = cli.unusable(full, Path("there"))
+    assert told == "there cannot be used: No space left on device"
 
 
 def test_a_bug_keeps_its_traceback(run_verb) -> None:

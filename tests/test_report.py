@@ -377,7 +377,7 @@ def test_a_report_is_not_reported_on(tmp_path):
     [
         ([], "Which runs? Give the folder of a sweep or of runs"),
         (["--videos"], "see --help"),
-        (["nowhere"], "There is no nowhere: give the folder"),
+        (["nowhere"], "There is no folder nowhere: give"),
         (["run/config.yaml"], "run/config.yaml is a file: give the folder"),
         (["run", "out=run/config.yaml"], "config.yaml cannot be used: a file is where"),
         (["empty"], "empty holds no run"),

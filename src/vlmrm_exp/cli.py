@@ -209,11 +209,17 @@ def refuse(sentence: str, verb: str = "") -> NoReturn:
     sys.exit(BAD_INPUT)
 
 
-def unusable(error: OSError) -> str:
-    """Which file or folder the system refused and why, without the full stop."""
+def unusable(error: OSError, path: Path | None = None) -> str:
+    """Which file or folder the system refused and why, without the full stop.
+
+    Args:
+        error: the system's.
+        path: named if the error does not say which it was.
+    """
+    reason = error.strerror
     if isinstance(error, (FileExistsError, NotADirectoryError)):
-        return f"{error.filename} cannot be used: a file is where a folder is needed"
-    return f"{error.filename} cannot be used: {error.strerror}"
+        reason = "a file is where a folder is needed"
+    return f"{error.filename or path} cannot be used: {reason}"
 
 
 def one_sentence(error: BaseException) -> str:

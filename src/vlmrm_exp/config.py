@@ -159,7 +159,7 @@ class ComputeConfig:
     torch_threads: int = 1
     """Threads of each process's tensor operations on the CPU."""
     cuda_graph: bool = True
-    """On a GPU, replay gradient steps as a CUDA graph; else launch kernel by kernel."""
+    """On a GPU, replay gradient steps as a CUDA graph; false: launch each kernel."""
 
 
 @dataclass

@@ -60,8 +60,10 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
         raise ConfigError(f"max_mb is {asked.max_mb}: give a number of MB from 0 up.")
     for folder in asked.folders:
         if not (path := Path(folder).expanduser()).is_dir():
-            what = f"{folder} is a file" if path.exists() else f"There is no {folder}"
-            raise ConfigError(f"{what}: give the folder of a sweep or of runs.")
+            told = f"There is no folder {folder}"
+            if path.exists():
+                told = f"{folder} is a file"
+            raise ConfigError(f"{told}: give the folder of a sweep or of runs.")
     return asked
 
 
@@ -100,7 +102,8 @@ def report(asked: ReportConfig) -> Path:
         )
     except OSError as error:
         raise ConfigError(
-            f"{cli.unusable(error)}; out=FOLDER chooses where the report is written."
+            f"{cli.unusable(error, out)}; out=FOLDER chooses where the report is "
+            "written."
         ) from error
     told = f"{len(runs)} run{'' if len(runs) == 1 else 's'} ({count_statuses(every)})"
     print(f"{told}, {len(results)} other result{'' if len(results) == 1 else 's'}")

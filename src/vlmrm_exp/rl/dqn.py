@@ -109,7 +109,7 @@ class DQN:
             self._network,
             algo.learning_rate,
             fused=True,
-            capturable=device.type == "cuda",  # steps are replayed as a CUDA graph
+            capturable=device.type == "cuda",  # by a CUDA graph
         )
 
     @torch.no_grad()

@@ -14,8 +14,8 @@ import torch
 from vlmrm_exp.rl.replay import Batch, ReplayBuffer
 
 WARM_UP_STEPS = 3
-"""Taken one by one before the capture (PyTorch's notes on CUDA graphs): libraries set
-themselves up in them, and optimisers make their state."""
+"""Taken one by one before the capture, at most (PyTorch's notes on CUDA graphs):
+libraries set themselves up in them, and optimisers make their state."""
 
 
 class Agent(Protocol):
@@ -25,7 +25,11 @@ class Agent(Protocol):
     """Of all that `update` draws."""
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Take one gradient step; its metrics stay on the device."""
+        """Take one gradient step; its metrics stay on the device.
+
+        For a graph: state is changed in place, no step differs from another in what it
+        computes, and nothing waits for the device.
+        """
         ...
 
 
@@ -35,10 +39,12 @@ class GradientSteps:
     def __init__(
         self, agent: Agent, replay: ReplayBuffer, batch_size: int, cuda_graph: bool
     ) -> None:
-        """Take the parts; load their saved state before the first call, not after.
+        """Take the parts; load their saved state before the first call.
+
+        Later an optimiser would have new tensors, and the graph go on with the old.
 
         Args:
-            agent: its `update` must not wait for the device if `cuda_graph`.
+            agent: takes the steps.
             replay: on the agent's device.
             batch_size: transitions per step.
             cuda_graph: replay a graph, if the device is a GPU.
@@ -58,8 +64,10 @@ class GradientSteps:
 
         Returns:
             Metrics whose mean over the list is the mean over the steps: of each step,
-            or, once a graph is replayed, that mean alone.
+            or, with a graph, that mean alone.
         """
+        if count == 0:
+            return []
         rows = self.replay.draw(count, self.batch_size)
         if not self._capture_wanted:
             return [self.agent.update(self.replay.gather(row)) for row in rows]
@@ -80,7 +88,7 @@ class GradientSteps:
         return [{key: total / count for key, total in self._sums.items()}]
 
     def _warm_up(self, rows: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        """Take steps on a stream of their own, as a capture must not be the first."""
+        """Take steps one by one, on a side stream as PyTorch asks before a capture."""
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):

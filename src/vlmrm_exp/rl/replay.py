@@ -13,7 +13,7 @@ import torch
 
 
 class Batch(NamedTuple):
-    """B transitions, drawn uniformly with replacement."""
+    """B transitions."""
 
     observation: torch.Tensor
     """(B, O) float32."""
@@ -104,13 +104,13 @@ class ReplayBuffer:
         self._measure_rewards()
 
     def draw(self, *shape: int) -> torch.Tensor:
-        """Numbers of transitions, uniform with replacement: int64 of that shape."""
+        """Places of transitions, uniform with replacement: int64 of that shape."""
         return torch.randint(
             self.size, shape, generator=self.generator, device=self.generator.device
         )
 
     def gather(self, row: torch.Tensor) -> Batch:
-        """Transitions by their numbers (B,); nothing is copied to or from the CPU."""
+        """Transitions by their places (B,); nothing is copied to or from the CPU."""
         # A rollout has one more observation than steps: N rows more per rollout.
         slot = row.div(self._transitions, rounding_mode="floor")
         observation_row = row + slot * self._num_envs

@@ -166,7 +166,7 @@ class Run:
 
         Args:
             labelled: the rollout just learned from.
-            metrics: of each gradient step, on the device.
+            metrics: their mean is that over the gradient steps; on the device.
 
         Raises:
             FloatingPointError: a loss is not a finite number.
@@ -361,7 +361,7 @@ def interrupts_between_rollouts(run: Run) -> Iterator[None]:
 
 
 def _means(metrics: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
-    """Average each key over gradient steps.
+    """Average each key.
 
     Raises:
         FloatingPointError: a mean is not a finite number.

@@ -185,10 +185,13 @@ class SAC:
         self._targets: list[torch.Tensor] = list(self.targets.parameters())
         # In place, all tensors at once: target += tau (critic - target).
         self._follow = get_ema_multi_avg_fn(1 - algo.tau)
-        on_gpu = device.type == "cuda"  # where steps are replayed as a CUDA graph
+        on_gpu = device.type == "cuda"
         self.optimisers = {
             name: torch.optim.Adam(
-                parameters, algo.learning_rate, fused=True, capturable=on_gpu
+                parameters,
+                algo.learning_rate,
+                fused=True,
+                capturable=on_gpu,  # by a CUDA graph
             )
             for name, parameters in (
                 ("actor", self._actor),

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from vlmrm_exp.study.state_sets import StateSet, Truth
 
 LOCAL = "local-dir:"
-DESCRIPTION = "open_clip_config.json"  # of the model in such a folder
+DESCRIPTION = "open_clip_config.json"
+"""As in vlm.source, whose import takes seconds: without it a folder holds no model."""
 
 MODELS_HELP = """\
   clip=base         models: names in conf/clip, or local-dir:/folder (drawn as for base)
