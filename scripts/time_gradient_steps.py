@@ -1,10 +1,10 @@
 """Time the gradient steps between two rollouts, launched one by one and as a graph.
 
-    python scripts/time_gradient_steps.py [cpu|cuda]
+    python scripts/time_gradient_steps.py [cpu|gpu]
 
 The agent and its settings are kneeling's; its transitions are noise. Five turns of
 each kind, taken alternately after one turn that warms up; on a CPU both launch alike.
-docs/decisions/0015 was measured with its first form.
+docs/decisions/0015 was measured with its first form, which did the same.
 """
 
 import sys
@@ -14,10 +14,12 @@ import numpy as np
 import torch
 
 from vlmrm_exp.cli import composed
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import make_envs
 from vlmrm_exp.rl.gradient_steps import GradientSteps
 from vlmrm_exp.rl.replay import ReplayBuffer
 from vlmrm_exp.rl.sac import SAC
+from vlmrm_exp.vlm.scorer import choose_device
 
 TURNS = 5
 ROLLOUTS = 20
@@ -25,7 +27,13 @@ ROLLOUTS = 20
 
 def main() -> None:
     """Print milliseconds a gradient step, of each turn."""
-    device = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cuda")
+    name = sys.argv[1] if len(sys.argv) > 1 else "gpu"
+    if name not in ("cpu", "gpu"):
+        sys.exit(__doc__)
+    try:
+        device = choose_device(name)
+    except ConfigError as error:
+        sys.exit(f"time_gradient_steps: {error}")
     torch.set_num_threads(1)
     config = composed("task=kneeling")
     algo = config.algo

@@ -231,6 +231,7 @@ def test_main_ends_bad_input_in_one_sentence(
     folder = make_run(tmp_path / "run", cartpole, BALANCING)
     for argument, reason in (
         (f"run={tmp_path / 'nowhere'}", "There is no folder"),
+        (f"run={folder / 'config.yaml'}", "config.yaml is a file: give"),
         (f"run={tmp_path}", "has no config.yaml"),
         (f"run={folder}", "last.pt"),
     ):

@@ -379,7 +379,7 @@ def test_a_report_is_not_reported_on(tmp_path):
         (["--videos"], "see --help"),
         (["nowhere"], "There is no folder nowhere: give"),
         (["run/config.yaml"], "run/config.yaml is a file: give the folder"),
-        (["run", "out=run/config.yaml"], "config.yaml cannot be used: a file is where"),
+        (["run", "out=run/config.yaml"], "config.yaml is a file: give a folder to"),
         (["empty"], "empty holds no run"),
         (["empty", "max_mb=-1"], "max_mb is -1"),
         (["empty", "video=false"], "no setting video"),

@@ -148,9 +148,10 @@ def load_run_config(folder: Path) -> Config:
         ConfigError: no such folder, no config.yaml in it, or not one of ours.
     """
     if not folder.is_dir():
-        raise ConfigError(
-            f"There is no folder {folder}: give that of a run, as run=..."
-        )
+        told = f"There is no folder {folder}"
+        if folder.exists():
+            told = f"{folder} is a file"
+        raise ConfigError(f"{told}: give that of a run, as run=...")
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(

@@ -58,6 +58,8 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
         asked.out = None
     if not (math.isfinite(asked.max_mb) and asked.max_mb >= 0):
         raise ConfigError(f"max_mb is {asked.max_mb}: give a number of MB from 0 up.")
+    if asked.out and Path(asked.out).expanduser().is_file():
+        raise ConfigError(f"out={asked.out} is a file: give a folder to write into.")
     for folder in asked.folders:
         if not (path := Path(folder).expanduser()).is_dir():
             told = f"There is no folder {folder}"

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.rl.replay import Batch, ReplayBuffer
 
 WARM_UP_STEPS = 3
@@ -41,7 +42,7 @@ class GradientSteps:
     ) -> None:
         """Take the parts; load their saved state before the first call.
 
-        Later an optimiser would have new tensors, and the graph go on with the old.
+        Loading gives an optimiser new tensors, which a graph made before does not see.
 
         Args:
             agent: takes the steps.
@@ -61,6 +62,9 @@ class GradientSteps:
 
     def __call__(self, count: int) -> list[dict[str, torch.Tensor]]:
         """Take `count` steps.
+
+        Raises:
+            ConfigError: the GPU or its driver refuses a graph.
 
         Returns:
             Metrics whose mean over the list is the mean over the steps: of each step,
@@ -100,10 +104,16 @@ class GradientSteps:
         self._sums = {key: torch.zeros_like(value) for key, value in metrics.items()}
         graph = torch.cuda.CUDAGraph()
         if self.agent.generator.device.type == "cuda":
-            # Else each replay would draw the same numbers again.
+            # So that each replay draws new numbers; else the capture is refused.
             graph.register_generator_state(self.agent.generator)
-        with torch.cuda.graph(graph):
-            # Recorded, not run.
-            for key, value in self.agent.update(self.replay.gather(self._row)).items():
-                self._sums[key] += value
+        try:
+            with torch.cuda.graph(graph):  # recorded, not run
+                batch = self.replay.gather(self._row)
+                for key, value in self.agent.update(batch).items():
+                    self._sums[key] += value
+        except RuntimeError as error:
+            raise ConfigError(
+                f"Gradient steps cannot be captured as a CUDA graph here ({error}): "
+                "set compute.cuda_graph=false."
+            ) from error
         return graph
