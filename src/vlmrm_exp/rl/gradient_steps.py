@@ -112,8 +112,9 @@ class GradientSteps:
                 for key, value in self.agent.update(batch).items():
                     self._sums[key] += value
         except RuntimeError as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
-                f"Gradient steps cannot be captured as a CUDA graph here ({error}): "
+                f"Gradient steps cannot be captured as a CUDA graph here ({reason}): "
                 "set compute.cuda_graph=false."
             ) from error
         return graph
