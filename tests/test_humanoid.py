@@ -10,6 +10,7 @@ from vlmrm_exp.envs import make_envs, make_renderer
 from vlmrm_exp.envs.humanoid import (
     FLOOR_SQUARE,
     NUM_QPOS,
+    HumanoidRenderer,
     fixed_camera,
     humanoid_spec,
     side_camera,
@@ -88,6 +89,48 @@ def test_frame_from_state_row_equals_frame_in_place(camera):
         direct.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         direct.update_scene(data, views[camera])
         np.testing.assert_array_equal(frame, direct.render())
+
+
+@pytest.mark.parametrize(
+    ("textures", "effects"),
+    [("plain", False), ("realistic", False), ("realistic", True)],
+)
+def test_pictures_read_as_one_sheet_are_those_read_one_by_one(textures, effects):
+    """As on a GPU, also over the end of a full sheet; rounding may change a pixel."""
+    envs = make_envs(task(), 7)
+    envs.reset(seed=0)
+    action = np.random.default_rng(0).uniform(-0.4, 0.4, (7, 17)).astype(np.float32)
+    for _ in range(20):
+        envs.step(action)
+    frames = []
+    for columns in (1, 3):
+        renderer = HumanoidRenderer(
+            task(camera="fixed+side", textures=textures), 96, effects, columns
+        )
+        frames.append(renderer.render(envs.state_rows()).astype(int))
+        renderer.close()
+    one_by_one, sheet = frames
+    assert np.abs(one_by_one - sheet).mean() < 0.02
+    others = np.roll(one_by_one, 1, axis=0)  # as if in a wrong place
+    assert np.abs(one_by_one - others).mean() > 1
+
+
+def test_physics_is_the_same_in_any_number_of_threads():
+    action = np.random.default_rng(0).uniform(-0.4, 0.4, (20, 5, 17)).astype(np.float32)
+    results = []
+    for threads in (1, 3):
+        envs = make_envs(task(), 5, threads)
+        envs.reset(seed=0)
+        steps = [envs.step(a) for a in action]
+        results.append(
+            [
+                np.stack([getattr(s, f) for s in steps])
+                for f in ("observation", "env_reward")
+            ]
+        )
+        envs.close()
+    for one, several in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, several)
 
 
 def test_coarse_capsules_and_floor_look_the_same():

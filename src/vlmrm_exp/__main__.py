@@ -66,8 +66,9 @@ def run(config: Config, folder: Path) -> float | None:
         tell_embedded([config.clip])
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
-    envs = make_envs(config.task, config.algo.num_envs)
-    eval_envs = make_envs(config.task, config.evaluation.episodes)
+    threads = config.compute.simulation_threads
+    envs = make_envs(config.task, config.algo.num_envs, threads)
+    eval_envs = make_envs(config.task, config.evaluation.episodes, threads)
     scorer = log = None
     exit_code = 1
     try:

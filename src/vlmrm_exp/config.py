@@ -7,12 +7,15 @@ their types and checks. It imports nothing of ours and nothing heavy, so that `-
 
 import difflib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+
+MAX_PHYSICS_THREADS = 8  # the rest of a step is Python's, in one thread
 
 ENV_KINDS = ("cartpole", "mountain_car", "humanoid", "gym")
 TEXTURES = {
@@ -158,8 +161,18 @@ class ComputeConfig:
     """Score a rollout while the next one is simulated and learned from."""
     torch_threads: int = 1
     """Threads of each process's tensor operations on the CPU."""
+    physics_threads: int | None = None
+    """Threads of the humanoids' physics; null: by the cores (`simulation_threads`)."""
     cuda_graph: bool = True
     """On a GPU, replay gradient steps as a CUDA graph; false: launch each kernel."""
+
+    @property
+    def simulation_threads(self) -> int:
+        """`physics_threads`, or the cores that scorer processes leave, at most 8."""
+        if self.physics_threads is not None:
+            return self.physics_threads
+        free = len(os.sched_getaffinity(0)) - self.scorer_workers
+        return min(max(free, 1), MAX_PHYSICS_THREADS)
 
 
 @dataclass
@@ -312,6 +325,8 @@ def check(config: Config) -> None:
     one_of("compute.device", config.compute.device, ("auto", "cpu", "gpu"))
     at_least("compute.scorer_workers", config.compute.scorer_workers, 0)
     at_least("compute.torch_threads", config.compute.torch_threads, 1)
+    if config.compute.physics_threads is not None:
+        at_least("compute.physics_threads", config.compute.physics_threads, 1)
     one_of("log.mode", config.log.mode, ("offline", "online", "none"))
     for name in ("every", "episodes", "final_episodes"):
         at_least(f"evaluation.{name}", getattr(config.evaluation, name), 1)

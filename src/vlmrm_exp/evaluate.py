@@ -119,7 +119,11 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     torch.set_num_threads(config.compute.torch_threads)
     policy = None if asked.checkpoint == "random" else load_policy(checkpoint, device)
     with contextlib.ExitStack() as opened:
-        envs = make_envs(config.task, min(config.algo.num_envs, asked.episodes))
+        envs = make_envs(
+            config.task,
+            min(config.algo.num_envs, asked.episodes),
+            config.compute.simulation_threads,
+        )
         opened.callback(envs.close)
         envs.reset(seed)
         envs.action_space.seed(seed)

@@ -100,8 +100,14 @@ class Renderer(Protocol):
         ...
 
 
-def make_envs(task: TaskConfig, num_envs: int) -> VectorEnv:
+def make_envs(task: TaskConfig, num_envs: int, threads: int = 1) -> VectorEnv:
     """Build the simulators of a task; opens no drawing context.
+
+    Args:
+        task: which world.
+        num_envs: how many.
+        threads: what the humanoid's physics may use; the others take microseconds, or
+            need not be safe to run in threads.
 
     Raises:
         ConfigError: an unknown or unsuitable Gymnasium id.
@@ -118,7 +124,7 @@ def make_envs(task: TaskConfig, num_envs: int) -> VectorEnv:
         case "humanoid":
             from vlmrm_exp.envs.humanoid import HumanoidEnvs
 
-            return HumanoidEnvs(task, num_envs)
+            return HumanoidEnvs(task, num_envs, threads)
         case "gym":
             from vlmrm_exp.envs.any_gym import GymEnvs
 

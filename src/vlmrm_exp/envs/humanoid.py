@@ -6,7 +6,8 @@ by step. The model is Gymnasium's own `humanoid.xml`; only its looks are changed
 memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from vlmrm_exp.envs.looks import dress
 RESET_NOISE = 0.01  # uniform, on every coordinate and velocity (Gymnasium)
 NUM_QPOS, NUM_QVEL = 24, 23
 STATE_ROW = NUM_QPOS + NUM_QVEL  # (qpos, qvel)
+MAX_GEOMS = 1_000  # of a scene; the humanoid has 18
+SHEET_SIZE = 2048  # px; 64 pictures of 224 px fit, and every GPU has such a buffer
+SOFTWARE_OPENGL = ("llvmpipe", "softpipe", "swrast")  # Mesa's names for it
 FLOOR_SQUARE = 1.0  # m, as drawn; Gymnasium's 0.125 costs more than all the rest
 
 
@@ -32,9 +36,12 @@ def humanoid_spec() -> mujoco.MjSpec:
 
 
 class HumanoidEnvs:
-    """N humanoids; a state row is (qpos, qvel), (47,) float64."""
+    """N humanoids; a state row is (qpos, qvel), (47,) float64.
 
-    def __init__(self, task: TaskConfig, num_envs: int) -> None:
+    Their physics can be shared out to threads, and is the same with any number of them.
+    """
+
+    def __init__(self, task: TaskConfig, num_envs: int, threads: int = 1) -> None:
         from vlmrm_exp.envs.goals import HumanoidGoal  # it needs this module's model
 
         assert task.episode_length is not None
@@ -46,6 +53,10 @@ class HumanoidEnvs:
         self._goal = HumanoidGoal(task.goal) if task.goal else None
         self._model = humanoid_spec().compile()
         self._datas = [mujoco.MjData(self._model) for _ in range(num_envs)]
+        threads = min(threads, num_envs)
+        # MuJoCo lets go of Python's lock while it computes.
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._shares = [slice(first, None, threads) for first in range(threads)]
         self._rngs = [np.random.default_rng(i) for i in range(num_envs)]
         # Kept, as a loaded state has no body positions before its first step.
         self._centers_x = np.zeros(num_envs)
@@ -70,13 +81,14 @@ class HumanoidEnvs:
 
     def step(self, action: np.ndarray) -> Step:
         """Advance `frame_skip` physics steps: action (N, 17), torque by gear, ±0.4."""
+        for data, torque in zip(self._datas, action, strict=True):
+            data.ctrl[:] = torque
+        share_out = map if self._pool is None else self._pool.map
+        for _ in share_out(self._advance, self._shares):
+            pass
         rewards = np.empty(self.num_envs, np.float32)
         for i, data in enumerate(self._datas):
             before = self._centers_x[i]
-            data.ctrl[:] = action[i]
-            mujoco.mj_step(self._model, data, nstep=self._frame_skip)
-            # External forces (cfrc_ext) are not part of mj_step.
-            mujoco.mj_rnePostConstraint(self._model, data)
             self._centers_x[i] = self._mass_center_x(data)
             velocity = (self._centers_x[i] - before) / (
                 self._frame_skip * self._model.opt.timestep
@@ -117,7 +129,15 @@ class HumanoidEnvs:
             rng.bit_generator.state = rng_state
 
     def close(self) -> None:
-        """Nothing is open: no drawing context is made here."""
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _advance(self, which: slice) -> None:
+        for data in self._datas[which]:
+            mujoco.mj_step(self._model, data, nstep=self._frame_skip)
+            # External forces (cfrc_ext) are not part of mj_step.
+            mujoco.mj_rnePostConstraint(self._model, data)
 
     def _mass_center_x(self, data: mujoco.MjData) -> float:
         mass = self._model.body_mass
@@ -161,6 +181,14 @@ def side_camera() -> mujoco.MjvCamera:
     return _camera_at(90)
 
 
+def tracking_camera(model: mujoco.MjModel) -> mujoco.MjvCamera:
+    """Gymnasium's own, which follows the body."""
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+    camera.fixedcamid = model.camera("track").id
+    return camera
+
+
 def _camera_at(azimuth: float) -> mujoco.MjvCamera:
     """Look at a standing body from 3.5 m, along a direction in degrees; 0 is +x."""
     camera = mujoco.MjvCamera()
@@ -171,9 +199,30 @@ def _camera_at(azimuth: float) -> mujoco.MjvCamera:
 
 
 class HumanoidRenderer:
-    """Draws humanoid state rows in one OpenGL context of the calling process."""
+    """Draws humanoid state rows in one OpenGL context of the calling process.
 
-    def __init__(self, task: TaskConfig, frame_height: int, effects: bool) -> None:
+    On a GPU many pictures are drawn side by side and read at once: each reading waits
+    until the GPU is done, and where other processes use it too, until it is this one's
+    turn (docs/decisions/0016). Where a picture stands in that sheet can change one
+    pixel in thousands, by rounding. Software reads its own memory: one by one.
+    """
+
+    def __init__(
+        self,
+        task: TaskConfig,
+        frame_height: int,
+        effects: bool,
+        columns: int | None = None,
+    ) -> None:
+        """Open the context.
+
+        Args:
+            task: its textures and views.
+            frame_height: pixels, and the width of a view.
+            effects: shadows, reflections and multisampling.
+            columns: pictures in a row, and rows, of the sheet; None: by the hardware.
+                MuJoCo draws reflections wrongly anywhere but at the bottom.
+        """
         spec = humanoid_spec()
         dress(spec, task.textures)
         # MuJoCo cuts the floor into squares of its third size, 80,000 triangles as
@@ -188,33 +237,88 @@ class HumanoidRenderer:
             quality.numslices, quality.numstacks, quality.numquads = 16, 8, 1
         self._model = spec.compile()
         self._data = mujoco.MjData(self._model)
-        self._renderer = mujoco.Renderer(self._model, frame_height, frame_height)
-        self.drawn_by = f"MuJoCo {mujoco.__version__}, {_opengl_renderer()}"
+        self._size = frame_height
+        self._opengl = mujoco.GLContext(frame_height, frame_height)
+        self._opengl.make_current()
+        name = _opengl_renderer()
+        self.drawn_by = f"MuJoCo {mujoco.__version__}, {name}"
+        if columns is None:
+            in_software = any(kind in name for kind in SOFTWARE_OPENGL)
+            reflects = effects and bool((self._model.mat_reflectance > 0).any())
+            fits = max(1, SHEET_SIZE // frame_height)
+            columns = 1 if in_software or reflects else fits
+        self._columns = columns
+        font = mujoco.mjtFontScale.mjFONTSCALE_100  # nothing is written
+        self._context = mujoco.MjrContext(self._model, font)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        if columns > 1:
+            side = columns * frame_height
+            mujoco.mjr_resizeOffscreen(side, side, self._context)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=MAX_GEOMS)
+        self._options = mujoco.MjvOption()
         if not effects:
-            flags = self._renderer.scene.flags
-            flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-            flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        cameras = {"fixed": fixed_camera(), "side": side_camera(), "track": "track"}
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        cameras = {
+            "fixed": fixed_camera(),
+            "side": side_camera(),
+            "track": tracking_camera(self._model),
+        }
         self._cameras = [cameras[view] for view in task.views]
 
     def render(self, rows: np.ndarray) -> np.ndarray:
         """State rows (B, 47) -> frames (B, H, V H, 3) uint8, V views side by side."""
-        size = self._renderer.height
-        frames = np.empty((len(rows), len(self._cameras), size, size, 3), np.uint8)
-        for row, views in zip(rows, frames, strict=True):
+        self._opengl.make_current()
+        views, size = len(self._cameras), self._size
+        pictures = np.empty((len(rows) * views, size, size, 3), np.uint8)
+        in_sheet, read = self._columns**2, 0
+        for drawn, _ in enumerate(self._scenes(rows), start=1):
+            down, across = divmod(drawn - read - 1, self._columns)
+            place = mujoco.MjrRect(across * size, down * size, size, size)
+            mujoco.mjr_render(place, self._scene, self._context)
+            if drawn - read == in_sheet or drawn == len(pictures):
+                self._read(pictures[read:drawn])
+                read = drawn
+        frames = pictures.reshape(len(rows), views, size, size, 3)
+        return np.concatenate(list(frames.swapaxes(0, 1)), axis=2)
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        self._context.free()
+        self._opengl.free()
+
+    def _scenes(self, rows: np.ndarray) -> Iterator[None]:
+        """Set up the scene of each row and camera in turn."""
+        for row in rows:
             self._data.qpos[:] = row[:NUM_QPOS]
             # A picture needs positions, their centre (tracking camera) and the light.
             mujoco.mj_kinematics(self._model, self._data)
             mujoco.mj_comPos(self._model, self._data)
             mujoco.mj_camlight(self._model, self._data)
-            for camera, view in zip(self._cameras, views, strict=True):
-                self._renderer.update_scene(self._data, camera)
-                self._renderer.render(out=view)
-        return np.concatenate(list(frames.swapaxes(0, 1)), axis=2)
+            for camera in self._cameras:
+                mujoco.mjv_updateScene(
+                    self._model,
+                    self._data,
+                    self._options,
+                    None,
+                    camera,
+                    mujoco.mjtCatBit.mjCAT_ALL,
+                    self._scene,
+                )
+                yield
 
-    def close(self) -> None:
-        """Free the OpenGL context."""
-        self._renderer.close()
+    def _read(self, pictures: np.ndarray) -> None:
+        """Cut the sheet's first pictures out of it: (B, H, H, 3) uint8."""
+        size, columns = self._size, self._columns
+        lines = -(-len(pictures) // columns)
+        width, height = columns * size, lines * size
+        sheet = np.empty((height, width, 3), np.uint8)
+        mujoco.mjr_readPixels(
+            sheet, None, mujoco.MjrRect(0, 0, width, height), self._context
+        )
+        cut = sheet.reshape(lines, size, columns, size, 3).swapaxes(1, 2)
+        cut = cut.reshape(lines * columns, size, size, 3)[: len(pictures)]
+        pictures[:] = cut[:, ::-1]  # OpenGL's first line is the lowest
 
 
 def _opengl_renderer() -> str:
