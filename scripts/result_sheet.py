@@ -4,8 +4,10 @@
 
 Each folder is a humanoid's run; they differ in task, seed, length and machine alone.
 Success is that of the kept policy in the newest `evaluate` (evaluation.json, -2, ...),
-or else in the run's own last evaluation. The table is printed, a row for each task,
-length and machine. A line of docs/images/results.png shows the first episode of each
+or else in the run's own last evaluation. A run that was killed counts too, as far as
+its metrics.jsonl goes, once its policy is evaluated. The table is printed, a row for
+each task, length, machine and folder that runs lie in. A line of
+docs/images/results.png shows the first episode of each
 task's best run, from beginning to end, with its views side by side, as the run or
 `evaluate` drew it. results_curves.png has a panel for each task with the training
 curves of all its runs, those on a GPU in a light colour.
@@ -48,7 +50,11 @@ class Outcome:
     planned_steps: int
     alike: dict[str, Any]
     """What the runs of a table must have in common."""
-    summary: dict[str, Any]
+    env_steps: int
+    kept_at: int
+    """Env steps of the policy that was judged."""
+    train_wall_s: float
+    env_steps_per_s: float | None
     trial: dict[str, Any]
     """Of summary.json or evaluation.json: success, buckets, reward."""
     episode_length: int
@@ -77,10 +83,22 @@ def outcome(folder: Path) -> Outcome:
     newest = later[-1] if later else folder / "summary.json"
     video = folder / "videos" / f"{newest.stem if later else 'eval'}.mp4"
     versions = folder / "versions.json"
-    for path in (folder / "summary.json", video, versions):
+    for path in (newest, video, versions):
         if not path.is_file():
             raise ConfigError(f"There is no {path}: finish or `evaluate` the run.")
     recorded = json.loads(versions.read_text())
+    trial = json.loads(newest.read_text())
+    if (folder / "summary.json").is_file():
+        summary = json.loads((folder / "summary.json").read_text())
+    else:
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        rate = last["perf/env_steps_per_s"]
+        summary = {
+            "env_steps": last["env_steps"],
+            "best_env_steps": trial["policy_env_steps"],
+            "train_wall_s": last["env_steps"] / rate,
+            "perf/env_steps_per_s": rate,
+        }
     encoder = recorded.get("encoder", {})  # none with the predicate as reward
     assert config.task.episode_length is not None  # filled in by load_run_config
     return Outcome(
@@ -95,8 +113,11 @@ def outcome(folder: Path) -> Outcome:
             "textures": config.task.textures,
             "weights": encoder.get("weights_sha256"),
         },
-        summary=json.loads((folder / "summary.json").read_text()),
-        trial=json.loads(newest.read_text()),
+        env_steps=summary["env_steps"],
+        kept_at=summary["best_env_steps"],
+        train_wall_s=summary["train_wall_s"],
+        env_steps_per_s=summary["perf/env_steps_per_s"],
+        trial=trial,
         episode_length=config.task.episode_length,
         video=video,
         versions=recorded,
@@ -114,7 +135,7 @@ def outcomes_of(folders: Iterable[str]) -> list[Outcome]:
                 f"{one.folder} has {one.alike}, but {found[0].folder} "
                 f"{found[0].alike}: make a table of each."
             )
-    for runs in groups(found).values():
+    for runs in groups(found):
         seeds = [one.seed for one in runs]
         if len(set(seeds)) < len(seeds):
             names = ", ".join(str(one.folder) for one in runs)
@@ -122,16 +143,14 @@ def outcomes_of(folders: Iterable[str]) -> list[Outcome]:
     return found
 
 
-def groups(outcomes: Iterable[Outcome]) -> dict[tuple[str, int, str], list[Outcome]]:
-    """Runs by task, planned length and machine, in the tasks' order."""
-    found: dict[tuple[str, int, str], list[Outcome]] = {}
-
-    def place(one: Outcome) -> tuple[int, int, bool]:
-        return GOALS.index(one.task), one.planned_steps, one.machine == "GPU"
-
-    for one in sorted(outcomes, key=place):
-        found.setdefault((one.task, one.planned_steps, one.machine), []).append(one)
-    return {key: sorted(runs, key=lambda one: one.seed) for key, runs in found.items()}
+def groups(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
+    """Runs by task, machine, planned length and folder, in the tasks' order."""
+    found: dict[tuple[int, bool, int, Path], list[Outcome]] = {}
+    for one in outcomes:
+        on_gpu = one.machine == "GPU"
+        key = GOALS.index(one.task), on_gpu, one.planned_steps, one.folder.parent
+        found.setdefault(key, []).append(one)
+    return [sorted(found[key], key=lambda one: one.seed) for key in sorted(found)]
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
@@ -147,7 +166,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
         "| kept at step, thousands | minutes of training |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for (task, _, machine), runs in groups(outcomes).items():
+    for runs in groups(outcomes):
         episodes = sum(run.trial["eval/episodes"] for run in runs)
         successes = sum(run.successes for run in runs)
         low, high = wilson_interval(successes, episodes)
@@ -157,16 +176,16 @@ def table(outcomes: Iterable[Outcome]) -> str:
             weights=[run.trial["eval/episodes"] for run in runs],
         )
         cells = (
-            task,
-            each(round(run.summary["env_steps"] / 1000) for run in runs),
+            runs[0].task,
+            each(round(run.env_steps / 1000) for run in runs),
             ", ".join(str(run.seed) for run in runs),
             ", ".join(f"{run.trial['eval/success_rate']:.2f}" for run in runs),
             f"{successes / episodes:.2f} ({low:.2f} to {high:.2f})",
             " / ".join(f"{100 * share:.0f}" for share in buckets),
             ", ".join(f"{run.trial['eval/reward_mean']:.2f}" for run in runs),
-            each(round(run.summary["best_env_steps"] / 1000) for run in runs),
-            ", ".join(f"{run.summary['train_wall_s'] / 60:.0f}" for run in runs)
-            + (f" ({machine})" if machine == "GPU" else ""),
+            each(round(run.kept_at / 1000) for run in runs),
+            ", ".join(f"{run.train_wall_s / 60:.0f}" for run in runs)
+            + (" (GPU)" if runs[0].machine == "GPU" else ""),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -180,16 +199,16 @@ def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
             "task": one.task,
             "seed": one.seed,
             **one.alike,
-            "env_steps": one.summary["env_steps"],
+            "env_steps": one.env_steps,
             "planned_env_steps": one.planned_steps,
-            "kept_at_env_steps": one.summary["best_env_steps"],
+            "kept_at_env_steps": one.kept_at,
             "episodes": one.trial["eval/episodes"],
             "successes": one.successes,
             "buckets": one.trial["eval/buckets"],
             "reward_per_step": one.trial["eval/reward_mean"],
             "return": one.trial["eval/return_mean"],
-            "train_wall_s": one.summary["train_wall_s"],
-            "env_steps_per_s": one.summary["perf/env_steps_per_s"],
+            "train_wall_s": one.train_wall_s,
+            "env_steps_per_s": one.env_steps_per_s,
             "cpu": one.versions["cpu"],
             "gpu": one.versions["gpu"],
             "drawn_by": one.versions.get("drawn_by"),
@@ -197,7 +216,7 @@ def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
             # Without where its files went, which is known to that machine alone.
             "command": re.sub(r" hydra\.run\.dir=\S+", "", one.versions["command"]),
         }
-        for runs in groups(outcomes).values()
+        for runs in groups(outcomes)
         for one in runs
     ]
     with path.open("w", newline="") as file:
@@ -290,7 +309,7 @@ def main() -> None:
     for number, picture in enumerate(lines):
         sheet.paste(picture, (0, number * SIZE))
     save(sheet, "results.png")
-    ordered = [one for runs in groups(outcomes).values() for one in runs]
+    ordered = [one for runs in groups(outcomes) for one in runs]
     curves(ordered, IMAGES / "results_curves")
 
 

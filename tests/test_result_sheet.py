@@ -41,6 +41,8 @@ def write_trial(path: Path, success: float) -> None:
         "env_steps": 80_000,
         "best_env_steps": 64_000,
         "train_wall_s": 600.0,
+        "perf/env_steps_per_s": 133.3,
+        "policy_env_steps": 64_000,
     }
     path.write_text(json.dumps(told))
 
@@ -101,3 +103,19 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path, result_sheet):
     (tmp_path / "run" / "summary.json").unlink()
     with pytest.raises(ConfigError, match="finish or `evaluate`"):
         result_sheet.outcomes_of([folder])
+
+
+def test_a_killed_run_counts_as_far_as_it_came(tmp_path, result_sheet):
+    folder = Path(write(tmp_path / "run"))
+    (folder / "summary.json").unlink()
+    lines = [
+        {"env_steps": steps, "perf/env_steps_per_s": 50.0} for steps in (8_000, 9_000)
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ConfigError, match="evaluate"):
+        result_sheet.outcome(folder)
+    write_trial(folder / "evaluation.json", 0.3)
+    (folder / "videos" / "evaluation.mp4").touch()
+    run = result_sheet.outcome(folder)
+    assert (run.env_steps, run.kept_at, run.train_wall_s) == (9_000, 64_000, 180)
+    assert run.successes == 30
