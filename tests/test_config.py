@@ -115,6 +115,8 @@ def test_list_and_quoted_prompts_keep_their_meaning(compose):
         (["task=kneeling", "task.camera=fixed+"], "'fixed+', but '' is none of"),
         (["task.episode_length=null"], "task.episode_length is null"),
         (["algo.buffer_size=10"], "less than one rollout"),
+        (["algo.gradient_steps=0"], "algo.gradient_steps is 0"),
+        (["compute.physics_threads=0"], "compute.physics_threads is 0"),
         (["algo.hidden=[]"], "at least one hidden layer"),
         (["algo.exploration_end=0.1"], "exploration_end is 0.1, but has no effect"),
         (["task=cartpole", "algo.layer_norm=true"], "no effect with algo=dqn"),
@@ -190,3 +192,11 @@ def test_help_and_config_import_nothing_heavy(tmp_path, arguments):
     )
     assert result.stdout.endswith("HEAVY []\n")
     assert "mountaincar" in result.stdout
+
+
+def test_physics_gets_the_cores_that_scorers_leave(compose, monkeypatch):
+    for cores, threads in ((1, 1), (2, 1), (6, 4), (64, 8)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)))
+        compute = compose("compute.scorer_workers=2").compute
+        assert compute.simulation_threads == threads
+    assert compose("compute.physics_threads=3").compute.simulation_threads == 3

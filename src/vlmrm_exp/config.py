@@ -408,14 +408,15 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
             f"task={task.name} has {actions} actions, which algo={algo.name} cannot "
             f"choose from: use algo={needed}."
         )
-    for name in ("num_envs", "batch_size", "buffer_size", "random_action_repeat"):
-        at_least(f"algo.{name}", getattr(algo, name), 1)
     for name in (
+        "num_envs",
         "gradient_steps",
-        "learning_starts",
-        "random_steps",
-        "exploration_steps",
+        "batch_size",
+        "buffer_size",
+        "random_action_repeat",
     ):
+        at_least(f"algo.{name}", getattr(algo, name), 1)
+    for name in ("learning_starts", "random_steps", "exploration_steps"):
         at_least(f"algo.{name}", getattr(algo, name), 0)
     for name in ("gamma", "tau", "exploration_start", "exploration_end"):
         _between(f"algo.{name}", getattr(algo, name), 0, 1)

@@ -61,7 +61,7 @@ class GradientSteps:
         self._sums: dict[str, torch.Tensor] = {}
 
     def __call__(self, count: int) -> list[dict[str, torch.Tensor]]:
-        """Take `count` steps.
+        """Take `count` steps, at least one.
 
         Raises:
             ConfigError: the GPU or its driver refuses a graph.
@@ -70,8 +70,6 @@ class GradientSteps:
             Metrics whose mean over the list is the mean over the steps: of each step,
             or, with a graph, that mean alone.
         """
-        if count == 0:
-            return []
         rows = self.replay.draw(count, self.batch_size)
         if not self._capture_wanted:
             return [self.agent.update(self.replay.gather(row)) for row in rows]

@@ -43,7 +43,8 @@ def labels_of(path: Path, states: StateSet) -> Truth:
         )
     if missing:
         raise ConfigError(
-            f"{path} has {len(named)} labels for {len(names)} states of "
+            f"{path} has {len(named)} label{'s' * (len(named) != 1)} for "
+            f"{len(names)} states of "
             f"{states.world}: {column} {missing[0]} has none; label every one."
         )
     goal = np.array([named[name] for name in names])
