@@ -4,12 +4,12 @@
 
 Each folder is a humanoid's run; they differ in task, seed, length and machine alone.
 Success is that of the kept policy in the newest `evaluate` (evaluation.json, -2, ...),
-or else in the run's own last evaluation. A run that was killed counts too, as far as
-its metrics.jsonl goes, once its policy is evaluated. The table is printed, a row for
-each task, length, machine and folder that runs lie in. A line of
-docs/images/results.png shows the first episode of each
-task's best run, from beginning to end, with its views side by side, as the run or
-`evaluate` drew it. results_curves.png has a panel for each task with the training
+or else in the run's own last evaluation. A run without a summary (killed, or still
+running) counts as far as its metrics.jsonl goes, once its policy is evaluated. The
+table is printed, a row for each task, length, machine and folder that runs lie in. A
+line of docs/images/results.png shows the first episode of each task's best run, from
+beginning to end, with its views side by side, as the run or `evaluate` drew it.
+results_curves.png has a panel for each task with the training
 curves of all its runs, those on a GPU in a light colour.
 """
 
@@ -35,6 +35,7 @@ from vlmrm_exp.rl.trial import wilson_interval
 from vlmrm_exp.study.pictures import find_files, read_pictures
 
 STILLS = 5
+RATE = "perf/env_steps_per_s"
 SMOOTH = 5  # rollouts that a point of a curve averages
 SIZE = 120  # px, of one view
 LEFT = 130  # px, for what is written beside a line
@@ -57,6 +58,8 @@ class Outcome:
     env_steps_per_s: float | None
     trial: dict[str, Any]
     """Of summary.json or evaluation.json: success, buckets, reward."""
+    reports: list[dict[str, Any]]
+    """Lines of metrics.jsonl."""
     episode_length: int
     video: Path
     versions: dict[str, Any]
@@ -88,16 +91,20 @@ def outcome(folder: Path) -> Outcome:
             raise ConfigError(f"There is no {path}: finish or `evaluate` the run.")
     recorded = json.loads(versions.read_text())
     trial = json.loads(newest.read_text())
+    reports = read_reports(folder)
     if (folder / "summary.json").is_file():
         summary = json.loads((folder / "summary.json").read_text())
     else:
-        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-        rate = last["perf/env_steps_per_s"]
         summary = {
-            "env_steps": last["env_steps"],
+            "env_steps": reports[-1]["env_steps"],
             "best_env_steps": trial["policy_env_steps"],
-            "train_wall_s": last["env_steps"] / rate,
-            "perf/env_steps_per_s": rate,
+            "train_wall_s": sum(
+                seconds
+                for report in reports
+                for key, seconds in report.items()
+                if key.startswith("perf/") and key.endswith("_s") and key != RATE
+            ),
+            RATE: reports[-1].get(RATE),
         }
     encoder = recorded.get("encoder", {})  # none with the predicate as reward
     assert config.task.episode_length is not None  # filled in by load_run_config
@@ -116,12 +123,22 @@ def outcome(folder: Path) -> Outcome:
         env_steps=summary["env_steps"],
         kept_at=summary["best_env_steps"],
         train_wall_s=summary["train_wall_s"],
-        env_steps_per_s=summary["perf/env_steps_per_s"],
+        env_steps_per_s=summary[RATE],
         trial=trial,
+        reports=reports,
         episode_length=config.task.episode_length,
         video=video,
         versions=recorded,
     )
+
+
+def read_reports(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    if not lines:
+        raise ConfigError(f"{path} has no report yet: leave this run out.")
+    return [json.loads(line) for line in lines]
 
 
 def outcomes_of(folders: Iterable[str]) -> list[Outcome]:
@@ -148,7 +165,8 @@ def groups(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
     found: dict[tuple[int, bool, int, Path], list[Outcome]] = {}
     for one in outcomes:
         on_gpu = one.machine == "GPU"
-        key = GOALS.index(one.task), on_gpu, one.planned_steps, one.folder.parent
+        sweep = one.folder.resolve().parent
+        key = GOALS.index(one.task), on_gpu, one.planned_steps, sweep
         found.setdefault(key, []).append(one)
     return [sorted(found[key], key=lambda one: one.seed) for key in sorted(found)]
 
@@ -259,10 +277,8 @@ def curves(outcomes: Iterable[Outcome], path: Path) -> None:
     """Draw reward and success of training episodes against env steps."""
     runs: dict[str, list[tuple[list[dict], float]]] = {}
     for one in outcomes:
-        text = (one.folder / "metrics.jsonl").read_text()
-        rows = [json.loads(row) for row in text.splitlines()]
         strength = 0.4 if one.machine == "GPU" else 1.0
-        runs.setdefault(one.task, []).append((rows, strength))
+        runs.setdefault(one.task, []).append((one.reports, strength))
     with figures.figure(9, 1.9 * -(-len(runs) // 4)) as made:
         axes = made.subplots(-(-len(runs) // 4), 4, squeeze=False, sharex=True)
         for ax, (task, of_task) in zip(axes.flat, runs.items(), strict=False):

@@ -4,8 +4,8 @@
 
 Two turns of each, alternately: physics of 16 humanoids in 1, 2, 4 and 8 threads;
 pictures of 96 px without effects, as the embedded models see them, read one by one and
-as one sheet. Start several at once to see what a shared GPU does to each.
-docs/decisions/0016 was measured with its first form, which did the same.
+as one sheet. Start several at once to see what a shared GPU does to each
+(docs/decisions/0016).
 """
 
 import time

@@ -37,3 +37,12 @@ def compose() -> Iterator[Callable[..., Config]]:
             return to_config(cfg)
 
         yield composed
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Humanoid pictures that are the same to the bit anywhere in a batch.
+
+    As always in software; on a GPU their place in a sheet changes them by rounding.
+    """
+    monkeypatch.setattr("vlmrm_exp.envs.humanoid.SHEET_COLUMNS", 1)

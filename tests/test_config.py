@@ -198,5 +198,5 @@ def test_physics_gets_the_cores_that_scorers_leave(compose, monkeypatch):
     for cores, threads in ((1, 1), (2, 1), (6, 4), (64, 8)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)))
         compute = compose("compute.scorer_workers=2").compute
-        assert compute.simulation_threads == threads
-    assert compose("compute.physics_threads=3").compute.simulation_threads == 3
+        assert compute.resolved_physics_threads == threads
+    assert compose("compute.physics_threads=3").compute.resolved_physics_threads == 3

@@ -1,5 +1,7 @@
 """The humanoid against Gymnasium's own, and its pictures against a direct render."""
 
+import threading
+
 import gymnasium as gym
 import mujoco
 import numpy as np
@@ -115,22 +117,77 @@ def test_pictures_read_as_one_sheet_are_those_read_one_by_one(textures, effects)
     assert np.abs(one_by_one - others).mean() > 1
 
 
+@pytest.mark.parametrize(
+    ("opengl", "look", "columns"),
+    [
+        ("NVIDIA H200/PCIe/SSE2", {}, 8),
+        ("NVIDIA H200/PCIe/SSE2", {"effects": True, "textures": "realistic"}, 8),
+        ("NVIDIA H200/PCIe/SSE2", {"height": 480}, 4),
+        ("NVIDIA H200/PCIe/SSE2", {"height": 3000}, 1),
+        ("NVIDIA H200/PCIe/SSE2", {"effects": True, "textures": "plain"}, 1),
+        ("llvmpipe (LLVM 15.0.6, 256 bits)", {}, 1),
+    ],
+)
+def test_a_sheet_is_for_gpus_and_not_for_reflections(
+    monkeypatch, opengl, look, columns
+):
+    """How often pictures are read says it, whatever draws them here."""
+    monkeypatch.setattr("vlmrm_exp.envs.humanoid._opengl_renderer", lambda: opengl)
+    read = mujoco.mjr_readPixels
+    readings = []
+    monkeypatch.setattr(
+        mujoco,
+        "mjr_readPixels",
+        lambda rgb, depth, place, context: (
+            readings.append((place.width, place.height)),
+            read(rgb, depth, place, context),
+        ),
+    )
+    height = look.get("height", 32)
+    renderer = HumanoidRenderer(
+        task(textures=look.get("textures", "plain")),
+        height,
+        look.get("effects", False),
+    )
+    row = make_envs(task(), 1).state_rows()
+    renderer.render(np.repeat(row, columns**2 + 1, axis=0))
+    renderer.close()
+    sheets = [(columns * height, columns * height)] * (1 if columns > 1 else 2)
+    last = [(columns * height, height)] if columns > 1 else []
+    assert readings == sheets + last
+
+
+def test_each_renderer_keeps_to_its_own_context():
+    row = make_envs(task(), 1).state_rows()
+    first, second = (
+        make_renderer(task(textures=look), 64, effects=False)
+        for look in ("plain", "realistic")
+    )
+    frames = [renderer.render(row) for renderer in (first, second, first)]
+    np.testing.assert_array_equal(frames[0], frames[2])
+    second.render(row)
+    first.close()
+    np.testing.assert_array_equal(second.render(row), frames[1])
+    with pytest.raises(RuntimeError, match="closed"):
+        first.render(row)
+    second.close()
+
+
 def test_physics_is_the_same_in_any_number_of_threads():
     action = np.random.default_rng(0).uniform(-0.4, 0.4, (20, 5, 17)).astype(np.float32)
     results = []
     for threads in (1, 3):
+        before = threading.active_count()
         envs = make_envs(task(), 5, threads)
         envs.reset(seed=0)
         steps = [envs.step(a) for a in action]
-        results.append(
-            [
-                np.stack([getattr(s, f) for s in steps])
-                for f in ("observation", "env_reward")
-            ]
-        )
+        assert threading.active_count() - before == (0 if threads == 1 else threads)
         envs.close()
+        assert threading.active_count() == before
+        results.append([(s.observation, s.env_reward) for s in steps])
     for one, several in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, several)
+        np.testing.assert_array_equal(one[0], several[0])
+        np.testing.assert_array_equal(one[1], several[1])
 
 
 def test_coarse_capsules_and_floor_look_the_same():
@@ -162,6 +219,7 @@ def test_observation_of_joints_is_the_first_part_of_gymnasiums():
     np.testing.assert_array_equal(steps[0][:, :45], steps[1])
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_views_stand_side_by_side_in_one_frame():
     library = PoseLibrary()
     rows = np.stack([library.row(LEGS[11], ARMS[4]), library.row(LEGS[0], ARMS[0])])

@@ -29,6 +29,17 @@ def write(folder: Path, *overrides: str, success: float = 0.9, device="cpu") -> 
     versions = {"device": device, "encoder": {"weights_sha256": "abc"}}
     (folder / "versions.json").write_text(json.dumps(versions))
     write_trial(folder / "summary.json", success)
+    reports = [
+        {"env_steps": 800, "perf/collect_s": 9.0},
+        {
+            "env_steps": 1600,
+            "perf/collect_s": 10.0,
+            "perf/learn_s": 5.0,
+            "perf/label_wait_s": 0.5,
+            "perf/env_steps_per_s": 50.0,
+        },
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, reports)))
     return str(folder)
 
 
@@ -47,7 +58,9 @@ def write_trial(path: Path, success: float) -> None:
     path.write_text(json.dumps(told))
 
 
-def test_a_row_holds_the_seeds_of_a_task_length_and_machine(tmp_path, result_sheet):
+def test_a_row_holds_the_seeds_of_a_task_length_machine_and_sweep(
+    tmp_path, result_sheet
+):
     folders = [
         write(tmp_path / "b", "seed=1", success=0.5),
         write(tmp_path / "a", "seed=0", success=1.0),
@@ -108,14 +121,32 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path, result_sheet):
 def test_a_killed_run_counts_as_far_as_it_came(tmp_path, result_sheet):
     folder = Path(write(tmp_path / "run"))
     (folder / "summary.json").unlink()
-    lines = [
-        {"env_steps": steps, "perf/env_steps_per_s": 50.0} for steps in (8_000, 9_000)
-    ]
-    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(ConfigError, match="evaluate"):
         result_sheet.outcome(folder)
     write_trial(folder / "evaluation.json", 0.3)
     (folder / "videos" / "evaluation.mp4").touch()
     run = result_sheet.outcome(folder)
-    assert (run.env_steps, run.kept_at, run.train_wall_s) == (9_000, 64_000, 180)
-    assert run.successes == 30
+    assert (run.env_steps, run.kept_at, run.successes) == (1600, 64_000, 30)
+    assert (run.train_wall_s, run.env_steps_per_s) == (24.5, 50)
+
+
+def test_a_run_without_a_report_is_refused(tmp_path, result_sheet):
+    folder = Path(write(tmp_path / "run"))
+    (folder / "metrics.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl has no report yet"):
+        result_sheet.outcome(folder)
+
+
+def test_other_lengths_and_other_sweeps_are_other_rows(tmp_path, result_sheet):
+    folders = [
+        write(tmp_path / "one" / "a", "seed=0"),
+        write(tmp_path / "one" / "b", "seed=0", "env_steps=5000"),
+        write(tmp_path / "two" / "a", "seed=0"),
+        write(tmp_path / "one" / "c", "seed=1"),
+    ]
+    runs = result_sheet.groups(result_sheet.outcomes_of(folders))
+    names = [["/".join(run.folder.parts[-2:]) for run in group] for group in runs]
+    assert names == [["one/b"], ["one/a", "one/c"], ["two/a"]]
+    again = f"{tmp_path}/two/../one/a"
+    with pytest.raises(ConfigError, match="are of one seed"):
+        result_sheet.outcomes_of([*folders, again])

@@ -63,6 +63,7 @@ def test_reward_equals_cosine_of_picture_and_sentence(compose):
     np.testing.assert_allclose(rewards, (images @ text).numpy(), atol=1e-6)
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_reward_of_several_views_is_the_mean_of_each(compose):
     library = PoseLibrary()
     rows = np.stack([library.row(legs, ARMS[i]) for i, legs in enumerate(LEGS[10:17])])

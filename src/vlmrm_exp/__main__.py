@@ -66,7 +66,7 @@ def run(config: Config, folder: Path) -> float | None:
         tell_embedded([config.clip])
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
-    threads = config.compute.simulation_threads
+    threads = config.compute.resolved_physics_threads
     envs = make_envs(config.task, config.algo.num_envs, threads)
     eval_envs = make_envs(config.task, config.evaluation.episodes, threads)
     scorer = log = None

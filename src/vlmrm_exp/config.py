@@ -162,12 +162,12 @@ class ComputeConfig:
     torch_threads: int = 1
     """Threads of each process's tensor operations on the CPU."""
     physics_threads: int | None = None
-    """Threads of the humanoids' physics; null: by the cores (`simulation_threads`)."""
+    """Threads of the humanoids' physics; null: `resolved_physics_threads`."""
     cuda_graph: bool = True
     """On a GPU, replay gradient steps as a CUDA graph; false: launch each kernel."""
 
     @property
-    def simulation_threads(self) -> int:
+    def resolved_physics_threads(self) -> int:
         """`physics_threads`, or the cores that scorer processes leave, at most 8."""
         if self.physics_threads is not None:
             return self.physics_threads

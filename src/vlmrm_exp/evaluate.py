@@ -122,7 +122,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         envs = make_envs(
             config.task,
             min(config.algo.num_envs, asked.episodes),
-            config.compute.simulation_threads,
+            config.compute.resolved_physics_threads,
         )
         opened.callback(envs.close)
         envs.reset(seed)

@@ -91,7 +91,8 @@ class Renderer(Protocol):
     def render(self, rows: np.ndarray) -> np.ndarray:
         """State rows (B, S) float64 -> frames (B, H, W, 3) uint8.
 
-        Several views of a state (`TaskConfig.views`) are side by side in its frame.
+        Several views of a state (`TaskConfig.views`) are side by side in its frame. On
+        a GPU a humanoid's frame differs with its place in the batch, by rounding.
         """
         ...
 
@@ -106,8 +107,7 @@ def make_envs(task: TaskConfig, num_envs: int, threads: int = 1) -> VectorEnv:
     Args:
         task: which world.
         num_envs: how many.
-        threads: what the humanoid's physics may use; the others take microseconds, or
-            need not be safe to run in threads.
+        threads: what the humanoid's physics may use; other worlds use one.
 
     Raises:
         ConfigError: an unknown or unsuitable Gymnasium id.

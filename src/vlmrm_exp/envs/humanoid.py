@@ -6,8 +6,8 @@ by step. The model is Gymnasium's own `humanoid.xml`; only its looks are changed
 memory.
 """
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ RESET_NOISE = 0.01  # uniform, on every coordinate and velocity (Gymnasium)
 NUM_QPOS, NUM_QVEL = 24, 23
 STATE_ROW = NUM_QPOS + NUM_QVEL  # (qpos, qvel)
 MAX_GEOMS = 1_000  # of a scene; the humanoid has 18
-SHEET_SIZE = 2048  # px; 64 pictures of 224 px fit, and every GPU has such a buffer
-SOFTWARE_OPENGL = ("llvmpipe", "softpipe", "swrast")  # Mesa's names for it
+SHEET_SIZE = 2048  # px; every GPU has such a buffer
+SHEET_COLUMNS = 8  # 64 pictures, as many as are embedded at once (clip.batch_size)
+SOFTWARE_OPENGL = ("llvmpipe", "softpipe", "software", "swrast", "swiftshader")
+"""In the renderers' names, in small letters."""
 FLOOR_SQUARE = 1.0  # m, as drawn; Gymnasium's 0.125 costs more than all the rest
 
 
@@ -83,9 +85,15 @@ class HumanoidEnvs:
         """Advance `frame_skip` physics steps: action (N, 17), torque by gear, ±0.4."""
         for data, torque in zip(self._datas, action, strict=True):
             data.ctrl[:] = torque
-        share_out = map if self._pool is None else self._pool.map
-        for _ in share_out(self._advance, self._shares):
-            pass
+        if self._pool is None:
+            self._advance(slice(None))
+        else:
+            shares = [self._pool.submit(self._advance, s) for s in self._shares]
+            try:
+                for share in shares:
+                    share.result()
+            finally:  # Ctrl-C ends no thread, and what it writes is used again
+                wait(shares)
         rewards = np.empty(self.num_envs, np.float32)
         for i, data in enumerate(self._datas):
             before = self._centers_x[i]
@@ -243,17 +251,18 @@ class HumanoidRenderer:
         name = _opengl_renderer()
         self.drawn_by = f"MuJoCo {mujoco.__version__}, {name}"
         if columns is None:
-            in_software = any(kind in name for kind in SOFTWARE_OPENGL)
+            in_software = any(kind in name.lower() for kind in SOFTWARE_OPENGL)
             reflects = effects and bool((self._model.mat_reflectance > 0).any())
-            fits = max(1, SHEET_SIZE // frame_height)
-            columns = 1 if in_software or reflects else fits
+            fit = max(1, min(SHEET_SIZE // frame_height, SHEET_COLUMNS))
+            columns = 1 if in_software or reflects else fit
         self._columns = columns
         font = mujoco.mjtFontScale.mjFONTSCALE_100  # nothing is written
-        self._context = mujoco.MjrContext(self._model, font)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        context = mujoco.MjrContext(self._model, font)
+        self._context: mujoco.MjrContext | None = context
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
         if columns > 1:
             side = columns * frame_height
-            mujoco.mjr_resizeOffscreen(side, side, self._context)
+            mujoco.mjr_resizeOffscreen(side, side, context)
         self._scene = mujoco.MjvScene(self._model, maxgeom=MAX_GEOMS)
         self._options = mujoco.MjvOption()
         if not effects:
@@ -268,44 +277,51 @@ class HumanoidRenderer:
 
     def render(self, rows: np.ndarray) -> np.ndarray:
         """State rows (B, 47) -> frames (B, H, V H, 3) uint8, V views side by side."""
+        if self._context is None:
+            raise RuntimeError("The renderer is closed.")
         self._opengl.make_current()
         views, size = len(self._cameras), self._size
         pictures = np.empty((len(rows) * views, size, size, 3), np.uint8)
-        in_sheet, read = self._columns**2, 0
-        for drawn, _ in enumerate(self._scenes(rows), start=1):
-            down, across = divmod(drawn - read - 1, self._columns)
-            place = mujoco.MjrRect(across * size, down * size, size, size)
-            mujoco.mjr_render(place, self._scene, self._context)
-            if drawn - read == in_sheet or drawn == len(pictures):
-                self._read(pictures[read:drawn])
-                read = drawn
+        drawn = read = 0
+        for row in rows:
+            self._pose(row)
+            for camera in self._cameras:
+                down, across = divmod(drawn - read, self._columns)
+                self._draw(camera, across * size, down * size)
+                drawn += 1
+                if drawn - read == self._columns**2 or drawn == len(pictures):
+                    self._read(pictures[read:drawn])
+                    read = drawn
         frames = pictures.reshape(len(rows), views, size, size, 3)
         return np.concatenate(list(frames.swapaxes(0, 1)), axis=2)
 
     def close(self) -> None:
         """Free the OpenGL context."""
-        self._context.free()
-        self._opengl.free()
+        if self._context is not None:
+            self._opengl.make_current()  # what is freed is the current one's
+            self._context.free()
+            self._opengl.free()
+            self._context = None
 
-    def _scenes(self, rows: np.ndarray) -> Iterator[None]:
-        """Set up the scene of each row and camera in turn."""
-        for row in rows:
-            self._data.qpos[:] = row[:NUM_QPOS]
-            # A picture needs positions, their centre (tracking camera) and the light.
-            mujoco.mj_kinematics(self._model, self._data)
-            mujoco.mj_comPos(self._model, self._data)
-            mujoco.mj_camlight(self._model, self._data)
-            for camera in self._cameras:
-                mujoco.mjv_updateScene(
-                    self._model,
-                    self._data,
-                    self._options,
-                    None,
-                    camera,
-                    mujoco.mjtCatBit.mjCAT_ALL,
-                    self._scene,
-                )
-                yield
+    def _pose(self, row: np.ndarray) -> None:
+        self._data.qpos[:] = row[:NUM_QPOS]
+        # A picture needs positions, their centre (tracking camera) and the light.
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_camlight(self._model, self._data)
+
+    def _draw(self, camera: mujoco.MjvCamera, left: int, bottom: int) -> None:
+        mujoco.mjv_updateScene(
+            self._model,
+            self._data,
+            self._options,
+            None,
+            camera,
+            mujoco.mjtCatBit.mjCAT_ALL,
+            self._scene,
+        )
+        place = mujoco.MjrRect(left, bottom, self._size, self._size)
+        mujoco.mjr_render(place, self._scene, self._context)
 
     def _read(self, pictures: np.ndarray) -> None:
         """Cut the sheet's first pictures out of it: (B, H, H, 3) uint8."""
