@@ -141,24 +141,51 @@ def test_a_refused_start_leaves_a_run_as_it_is(tmp_path, setting):
     assert not (tmp_path / "error.txt").exists()
 
 
-def test_ctrl_c_writes_summary_checkpoint_and_video(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_writes_summary_checkpoint_and_video(tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "vlmrm_exp", "task=mountaincar", "log=none",
          "task.episode_length=20", f"hydra.run.dir={tmp_path}"],
         cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not ((tmp_path / "metrics.jsonl").exists() and metrics(tmp_path)):
-        assert time.monotonic() < deadline, "no first report"
-        assert process.poll() is None, "ended by itself"
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it too
+    wait_for_report(process, tmp_path)
+    os.killpg(process.pid, number)  # as a terminal does: workers get it too
     assert process.wait(timeout=120) == 130
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["interrupted"] is True
     assert 0 < summary["env_steps"] < 40_000
     for name in ("checkpoints/best.pt", "checkpoints/last.pt", "videos/eval.mp4"):
         assert (tmp_path / name).exists(), name
+
+
+def test_ctrl_c_again_stops_at_once_and_says_what_is_there(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vlmrm_exp", "task=mountaincar", "log=none",
+         "evaluation.episodes=1000", "evaluation.every=1000000",
+         "task.episode_length=200", f"hydra.run.dir={tmp_path}"],
+        cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for_report(process, tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stdout is not None
+    told = ""
+    while "Interrupted: writing" not in told:
+        told = process.stdout.readline()
+        assert told, "ended by itself"
+    os.killpg(process.pid, signal.SIGINT)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Stopped at once" in rest
+    assert "nothing was learned" not in rest
+    assert not (tmp_path / "summary.json").exists()
+
+
+def wait_for_report(process, folder):
+    deadline = time.monotonic() + 120
+    while not ((folder / "metrics.jsonl").exists() and metrics(folder)):
+        assert time.monotonic() < deadline, "no first report"
+        assert process.poll() is None, "ended by itself"
+        time.sleep(0.2)
 
 
 def test_prompt_longer_than_the_context_is_refused_before_weights(tmp_path):

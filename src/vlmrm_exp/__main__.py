@@ -83,9 +83,18 @@ def run(config: Config, folder: Path) -> float | None:
             rl.train(this)
             summary = this.finish(interrupted=False)
         except KeyboardInterrupt:
-            print("\nInterrupted: writing checkpoint, summary and video.", flush=True)
-            this.finish(interrupted=True)
             exit_code = INTERRUPTED
+            try:
+                print(
+                    "\nInterrupted: writing checkpoint, summary and video.", flush=True
+                )
+                this.finish(interrupted=True)
+            except KeyboardInterrupt:
+                print(
+                    "Stopped at once, without a summary and a video: the policies kept "
+                    f"so far, if any, are in {folder / 'checkpoints'}.",
+                    flush=True,
+                )
             sys.exit(INTERRUPTED)
         exit_code = 0
         return summary["eval/reward_mean"]

@@ -197,8 +197,9 @@ class WorkerScorer:
                 ours, theirs = context.Pipe()
                 arguments = (config, make_renderer, example, theirs)
                 process = context.Process(target=_serve, args=arguments, daemon=True)
-                # Ctrl-C goes to the whole group, also while a worker is importing; the
-                # training process decides what it means.
+                # Ctrl-C, and a job scheduler's SIGTERM, go to the whole group, also
+                # while a worker is importing; the training process decides what they
+                # mean.
                 with blocked_interrupts():
                     process.start()
                 theirs.close()
@@ -249,7 +250,7 @@ class WorkerScorer:
         for process in self._processes:
             process.join(timeout=5)
             if process.is_alive():
-                process.terminate()
+                process.kill()
                 process.join()
         self._pipes, self._processes = [], []
 
@@ -284,10 +285,11 @@ class WorkerScorer:
 
 @contextlib.contextmanager
 def blocked_interrupts() -> Iterator[None]:
-    """A process started in here never sees Ctrl-C; this one sees it at the end."""
+    """A process started in here sees no Ctrl-C and no SIGTERM; this one does later."""
     # Starting this helper of multiprocessing, as the first process does, unblocks them.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    stopping = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
     try:
         yield
     finally:
