@@ -100,9 +100,9 @@ def stack(blocks: list[tuple[str, list[Image.Image]]]) -> Image.Image:
     return out
 
 
-def save(image: Image.Image, name: str) -> None:
-    """Write a picture of few colours, to keep it small."""
-    path = IMAGES / name
+def save(image: Image.Image, name: str, folder: Path = IMAGES) -> None:
+    """Write a picture of few colours, to keep it small; `folder` is in the project."""
+    path = folder / name
     image.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
 

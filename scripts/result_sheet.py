@@ -1,16 +1,17 @@
 """Make what docs/results.md shows of runs: its table, two pictures, results/runs.csv.
 
-    python scripts/result_sheet.py FOLDER [FOLDER ...]
+    python scripts/result_sheet.py [--docs] FOLDER [FOLDER ...]
 
+They go to outputs/results/, or with --docs to where docs/results.md shows them.
 Each folder is a humanoid's run; they differ in task, seed, length and machine alone.
 Success is that of the kept policy in the newest `evaluate` (evaluation.json, -2, ...),
 or else in the run's own last evaluation. A run without a summary (killed, or still
 running) counts as far as its metrics.jsonl goes, once its policy is evaluated. The
 table is printed, a row for each task, length, machine and folder that runs lie in. A
-line of docs/images/results.png shows the first episode of each task's best run, from
-beginning to end, with its views side by side, as the run or `evaluate` drew it.
-results_curves.png has a panel for each task with the training
-curves of all its runs, those on a GPU in a light colour.
+line of results.png shows the first episode of each task's best run, from beginning to
+end, with its views side by side, as the run or `evaluate` drew it. results_curves.png
+has a panel for each task with the training curves of all its runs, those on a GPU in a
+light colour.
 """
 
 import csv
@@ -305,12 +306,22 @@ def curves(outcomes: Iterable[Outcome], path: Path) -> None:
 
 def main() -> None:
     """Print the table; write the pictures and the CSV."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    images = numbers = ROOT / "outputs" / "results"
+    if "--docs" in arguments:
+        images, numbers = IMAGES, ROOT / "docs" / "results"
+        arguments.remove("--docs")
     try:
-        outcomes = outcomes_of(sys.argv[1:])
+        outcomes = outcomes_of(arguments)
     except ConfigError as error:
         sys.exit(f"result_sheet: {error}")
     print(table(outcomes))
-    write_csv(outcomes, ROOT / "docs" / "results" / "runs.csv")
+    numbers.mkdir(parents=True, exist_ok=True)
+    write_csv(outcomes, numbers / "runs.csv")
+    print(numbers.relative_to(ROOT) / "runs.csv")
     shown = {
         task: max(
             (one for one in outcomes if one.task == task),
@@ -324,9 +335,9 @@ def main() -> None:
     sheet = Image.new("RGB", (width, SIZE * len(lines)), "white")
     for number, picture in enumerate(lines):
         sheet.paste(picture, (0, number * SIZE))
-    save(sheet, "results.png")
+    save(sheet, "results.png", images)
     ordered = [one for runs in groups(outcomes) for one in runs]
-    curves(ordered, IMAGES / "results_curves")
+    curves(ordered, images / "results_curves")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time what a humanoid's rollout takes besides learning: its physics and its pictures.
 
-    python scripts/time_rollout.py
+    python scripts/time_rollout.py      # no settings
 
 Two turns of each, alternately: physics of 16 humanoids in 1, 2, 4 and 8 threads;
 pictures of 96 px without effects, as the embedded models see them, read one by one and

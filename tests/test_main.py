@@ -194,3 +194,11 @@ def test_prompt_longer_than_the_context_is_refused_before_weights(tmp_path):
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1, result.stderr
     assert "context" in result.stderr or "tokens" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["../../evil", "", ".."])
+def test_a_name_that_is_another_folder_is_refused_before_any_is_made(tmp_path, name):
+    result = start(tmp_path, f"name={name}")
+    assert result.returncode == 2
+    assert f"name is {name!r}, but it becomes a folder" in result.stderr
+    assert list(tmp_path.parent.glob("evil")) == list(tmp_path.iterdir()) == []

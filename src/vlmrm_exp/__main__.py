@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vlmrm_exp.cli import INTERRUPTED, refuse, run_hydra
-from vlmrm_exp.config import Config, ConfigError, conf_dir, to_config
+from vlmrm_exp.config import Config, ConfigError, check_name, conf_dir, to_config
 
 logger = logging.getLogger("vlmrm_exp")
 
@@ -122,6 +122,13 @@ def interrupts_at_the_end() -> Iterator[None]:
 
 def main() -> None:
     """Run `train`, and end bad input in one sentence instead of a traceback."""
+    for argument in sys.argv[1:]:
+        key, _, name = argument.partition("=")
+        if key == "name":  # before Hydra makes that folder
+            try:
+                check_name(name)
+            except ConfigError as error:
+                refuse(str(error))
     run_hydra(train, "Interrupted before training began: nothing was learned.")
 
 

@@ -304,11 +304,7 @@ def check(config: Config) -> None:
     _check_prompts("prompt", config.prompt)
     _check_prompts("baseline", config.baseline)
     _between("alpha", config.alpha, 0, 1)
-    if "/" in config.name or config.name in (".", ".."):
-        raise ConfigError(
-            f"name is {config.name!r}, but it becomes a folder in outputs/<task>/: "
-            "leave out the slashes."
-        )
+    check_name(config.name)
     if config.alpha > 0 and config.prompts == config.baselines:
         raise ConfigError(
             f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
@@ -336,6 +332,19 @@ def check(config: Config) -> None:
         0,
         config.evaluation.final_episodes,
     )
+
+
+def check_name(name: str) -> None:
+    """Refuse a run's name that is no folder in outputs/<task>/.
+
+    Raises:
+        ConfigError: it would be another folder.
+    """
+    if "/" in name or name in ("", ".", ".."):
+        raise ConfigError(
+            f"name is {name!r}, but it becomes a folder in outputs/<task>/: give a "
+            "word without slashes."
+        )
 
 
 def _check_task(task: TaskConfig) -> None:
