@@ -286,8 +286,8 @@ class HumanoidRenderer:
         for row in rows:
             self._pose(row)
             for camera in self._cameras:
-                down, across = divmod(drawn - read, self._columns)
-                self._draw(camera, across * size, down * size)
+                line, column = divmod(drawn - read, self._columns)  # from the bottom
+                self._draw(camera, column * size, line * size)
                 drawn += 1
                 if drawn - read == self._columns**2 or drawn == len(pictures):
                     self._read(pictures[read:drawn])
