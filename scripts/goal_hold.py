@@ -22,7 +22,8 @@ import mujoco  # after vlmrm_exp.envs, which chooses how it draws
 
 from goal_states import FOR
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
-from vlmrm_exp.envs.humanoid import NUM_QPOS, RESET_NOISE, STATE_ROW
+from vlmrm_exp.envs.humanoid import RESET_NOISE
+from vlmrm_exp.envs.humanoid_model import NUM_QPOS, STATE_SIZE
 from vlmrm_exp.envs.poses import PoseLibrary, quaternion
 
 FRAME_SKIP = int(sys.argv[1]) if len(sys.argv) > 1 else 5  # physics steps of 3 ms
@@ -39,7 +40,7 @@ Act = Callable[[mujoco.MjData], np.ndarray]
 class Springs:
     """Springs to a state's joint angles; hips and trunk counter a shift of weight.
 
-    What it uses stands in a state row, and the torque is set once per env step, as an
+    What it uses stands in a state, and the torque is set once per env step, as an
     agent's is. Its parameters, in this order: logarithms of stiffness (1/rad) and
     damping (s/rad) of legs and trunk, then of the arms, in units of an action; hip
     angle per distance (rad/m) and per speed (rad s/m) of the centre of mass beside the
@@ -50,11 +51,11 @@ class Springs:
     STEP = np.array([*[0.5] * 4, 1.5, 0.5, 1.5, 0.5, *[0.05] * 17])
     """How far a step of the search goes in each."""
 
-    def __init__(self, model: mujoco.MjModel, row: np.ndarray) -> None:
+    def __init__(self, model: mujoco.MjModel, state: np.ndarray) -> None:
         joints = model.actuator_trnid[:, 0]
         self._model = model
         self._angle, self._speed = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
-        self._rest = row[self._angle]
+        self._rest = state[self._angle]
         names = [model.joint(j).name for j in joints]
         self._arms = np.array(["shoulder" in n or "elbow" in n for n in names])
         self._swing = [names.index(f"{s}_hip_y") for s in ("right", "left")]
@@ -96,12 +97,12 @@ def weight_beside_feet(data: mujoco.MjData, feet: list[int]) -> np.ndarray:
     return data.subtree_com[1, :2] - places[down, :2].mean(axis=0)
 
 
-def balanced(library: PoseLibrary, row: np.ndarray) -> np.ndarray:
-    """The state row (47,), turned until the weight is over the feet (Newton)."""
+def balanced(library: PoseLibrary, state: np.ndarray) -> np.ndarray:
+    """The state (47,), turned until the weight is over the feet (Newton)."""
     data, feet = mujoco.MjData(library.model), feet_of(library.model)
 
     def turned(tilt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        out = library.place(row[7:NUM_QPOS], quaternion(0, *tilt))
+        out = library.place(state[7:NUM_QPOS], quaternion(0, *tilt))
         data.qpos[:] = out[:NUM_QPOS]
         mujoco.mj_forward(library.model, data)
         return out, weight_beside_feet(data, feet)
@@ -122,7 +123,7 @@ def rollout(
     act: Act,
     goal: HumanoidGoal | None = None,
 ) -> np.ndarray:
-    """State rows (T, 47) after each env step from a start row (47,).
+    """States (T, 47) after each env step from a start state (47,).
 
     Args:
         model: the humanoid.
@@ -134,19 +135,19 @@ def rollout(
     data = mujoco.MjData(model)
     data.qpos[:], data.qvel[:] = start[:NUM_QPOS], start[NUM_QPOS:]
     mujoco.mj_forward(model, data)
-    rows = np.empty((STEPS, STATE_ROW))
-    for i, row in enumerate(rows):
+    states = np.empty((STEPS, STATE_SIZE))
+    for i, state in enumerate(states):
         data.ctrl[:] = act(data)
         mujoco.mj_step(model, data, nstep=FRAME_SKIP)
-        row[:NUM_QPOS], row[NUM_QPOS:] = data.qpos, data.qvel
-        if goal is not None and i % 10 == 9 and not goal(rows[i - 9 : i + 1]).any():
-            return rows[: i + 1]
-    return rows
+        state[:NUM_QPOS], state[NUM_QPOS:] = data.qpos, data.qvel
+        if goal is not None and i % 10 == 9 and not goal(states[i - 9 : i + 1]).any():
+            return states[: i + 1]
+    return states
 
 
-def near(row: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Start states (count, 47) around a row, with a reset's noise."""
-    return row + rng.uniform(-RESET_NOISE, RESET_NOISE, (count, STATE_ROW))
+def near(state: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Start states (count, 47) around a state, with a reset's noise."""
+    return state + rng.uniform(-RESET_NOISE, RESET_NOISE, (count, STATE_SIZE))
 
 
 def hold(
@@ -155,20 +156,20 @@ def hold(
     """Search from a guess at the parameters, then try.
 
     Returns:
-        The parameters, and the state rows (STEPS, 47) of 1 + TEST_STARTS episodes, the
+        The parameters, and the states (STEPS, 47) of 1 + TEST_STARTS episodes, the
         first from the state itself.
     """
     rng = np.random.default_rng(0)
     model, goal = library.model, HumanoidGoal(task)
-    row = FOR[task][0].row(library)
-    row = row if task in LOW else balanced(library, row)
-    springs = Springs(model, row)
+    state = FOR[task][0].state(library)
+    state = state if task in LOW else balanced(library, state)
+    springs = Springs(model, state)
 
     def episode(parameters: np.ndarray, start: np.ndarray, cut: bool) -> np.ndarray:
         act = lambda data: springs.act(parameters, data)  # noqa: E731
         return rollout(model, start, act, goal if cut else None)
 
-    starts = [row, *near(row, rng, TRAIN_STARTS - 1)]
+    starts = [state, *near(state, rng, TRAIN_STARTS - 1)]
 
     def share(parameters: np.ndarray) -> float:
         held = [goal(episode(parameters, start, cut=True)).sum() for start in starts]
@@ -182,7 +183,7 @@ def hold(
         step = min(step * 1.2, 1.5) if found > held else max(step * 0.97, 0.1)
         if found >= held:
             best, held = candidate, found
-    tests = [row, *near(row, rng, TEST_STARTS)]
+    tests = [state, *near(state, rng, TEST_STARTS)]
     return best, [episode(best, start, cut=False) for start in tests]
 
 
@@ -190,7 +191,7 @@ def from_standing(library: PoseLibrary, random: bool) -> list[np.ndarray]:
     """ROLLOUTS episodes of random actions, or of none, from where the tasks start."""
     rng = np.random.default_rng(1)
     model = library.model
-    standing = np.concatenate((model.qpos0, np.zeros(STATE_ROW - NUM_QPOS)))
+    standing = np.concatenate((model.qpos0, np.zeros(STATE_SIZE - NUM_QPOS)))
 
     def act(data: mujoco.MjData) -> np.ndarray:
         return rng.uniform(-TORQUE, TORQUE, data.ctrl.shape) * random
@@ -214,7 +215,7 @@ def main() -> None:
         found, tried = hold(library, task, guess)
         stance = found if task == "standing_up" else stance
         goal = HumanoidGoal(task)
-        exact, *shares = [float(goal(rows).mean()) for rows in tried]
+        exact, *shares = [float(goal(states).mean()) for states in tried]
         lines[task] = [
             task,
             f"{exact:.2f}",
@@ -224,11 +225,11 @@ def main() -> None:
         ]
         print(*lines[task], sep="  ", file=sys.stderr)
         typical = int(np.argsort(shares)[len(shares) // 2])
-        rows = tried[1 + typical]
+        states = tried[1 + typical]
         cells = []
         for step in np.linspace(0, STEPS - 1, COLUMNS).astype(int):
-            met = bool(goal(rows[step][None])[0])
-            views = two_views(draw, rows[step], TOP)
+            met = bool(goal(states[step][None])[0])
+            views = two_views(draw, states[step], TOP)
             cells.append(cell(views, f"env step {step + 1}", met, met))
         title = f"{task}: an episode that holds at {shares[typical]:.0%} of its steps"
         blocks[task] = title, cells
@@ -243,7 +244,7 @@ def main() -> None:
     for task in GOALS:
         goal, line = HumanoidGoal(task), [task]
         for episodes in by_chance:
-            shares = np.array([goal(rows).mean() for rows in episodes])
+            shares = np.array([goal(states).mean() for states in episodes])
             line += [f"{shares.mean():.4f}", f"{(shares >= 0.5).sum()} of {ROLLOUTS}"]
         chances.append(line)
     head = ["task", "random actions: steps", "episodes", "no torque: steps", "episodes"]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from goal_states import AGAINST, FOR  # noqa: E402
 from vlmrm_exp.config import TaskConfig  # noqa: E402
-from vlmrm_exp.envs import Renderer, make_renderer  # noqa: E402
+from vlmrm_exp.envs import Renderer, world_of  # noqa: E402
 from vlmrm_exp.envs.goals import HumanoidGoal  # noqa: E402
 from vlmrm_exp.envs.poses import PoseLibrary  # noqa: E402
 
@@ -41,25 +41,25 @@ GREEN, RED, MAGENTA, INK = (40, 150, 70), (205, 60, 50), (255, 0, 255), (25, 25,
 def renderer() -> Renderer:
     """Draws humanoids as the paper sees them."""
     task = TaskConfig("", "humanoid", episode_length=100, textures="realistic")
-    return make_renderer(task, FRAME, effects=False)
+    return world_of(task).make_renderer(task, FRAME, False)
 
 
-def two_views(draw: Renderer, row: np.ndarray, top: int) -> Image.Image:
-    """A state row (47,) from the front and from its left side.
+def two_views(draw: Renderer, state: np.ndarray, top: int) -> Image.Image:
+    """A state (47,) from the front and from its left side.
 
     Args:
         draw: of frames of FRAME pixels.
-        row: drawn in the middle of the world, wherever the body stands.
+        state: drawn in the middle of the world, wherever the body stands.
         top: upper edge of what is cut out of the frames.
     """
-    row = row.copy()
-    row[:2] = 0
-    side = row.copy()
-    w, x, y, z = row[3:7]
-    # Turned to the right by 90 degrees: the quaternion (c, 0, 0, -c) times the row's.
+    state = state.copy()
+    state[:2] = 0
+    side = state.copy()
+    w, x, y, z = state[3:7]
+    # Turned to the right by 90 degrees: the quaternion (c, 0, 0, -c) times the state's.
     c = np.sqrt(0.5)
     side[3:7] = c * np.array([w + z, x + y, y - x, z - w])
-    frames = draw.render(np.stack((row, side)))
+    frames = draw.render(np.stack((state, side)))
     parts = [
         frame[top : top + CUT, left : left + width]
         for frame, (left, width) in zip(frames, (FRONT, SIDE), strict=True)
@@ -82,7 +82,7 @@ def cell(views: Image.Image, caption: str, met: bool, expected: bool) -> Image.I
 
 
 def stack(blocks: list[tuple[str, list[Image.Image]]]) -> Image.Image:
-    """Titled blocks of cells below each other, COLUMNS in a row."""
+    """Titled blocks of cells below each other, COLUMNS in a line."""
     lines = sum(-(-len(cells) // COLUMNS) for _, cells in blocks)
     size = (
         COLUMNS * (WIDTH + GAP) - GAP,
@@ -114,13 +114,13 @@ def main() -> None:
         blocks = []
         for task in tasks:
             goal = HumanoidGoal(task)
-            for word, states in (("for", FOR[task]), ("against", AGAINST[task])):
+            for word, examples in (("for", FOR[task]), ("against", AGAINST[task])):
                 cells = []
-                for state in states:
-                    met = bool(goal(state.row(library)[None])[0])
-                    facing = replace(state, yaw=0).row(library)
+                for example in examples:
+                    met = bool(goal(example.state(library)[None])[0])
+                    facing = replace(example, yaw=0).state(library)
                     views = two_views(draw, facing, top)
-                    cells.append(cell(views, state.caption, met, word == "for"))
+                    cells.append(cell(views, example.caption, met, word == "for"))
                 blocks.append((f"{task}: states {word}", cells))
         save(stack(blocks), f"goals_{sheet}.png")
     draw.close()

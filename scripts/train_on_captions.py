@@ -1,4 +1,4 @@
-"""Train on what a perfect embedded model would reward: nothing is drawn or embedded.
+"""Train on what a perfect embedded model would reward: nothing is rendered or embedded.
 
     python scripts/train_on_captions.py task=kneeling name=... [key=value ...]
 
@@ -8,52 +8,46 @@ of how probable the captions' own facts make the task's pose
 measured with it, on one core.
 """
 
+import sys
+from typing import Any
+
 import numpy as np
 
-from vlmrm_exp import __main__, captions
+from vlmrm_exp import __main__, app
 from vlmrm_exp.config import Config
-from vlmrm_exp.envs import VectorEnv
-from vlmrm_exp.envs.poses import PoseLibrary
-from vlmrm_exp.rl import labels
-from vlmrm_exp.vlm.scorer import InPlaceScorer
+from vlmrm_exp.pretraining.captions import ARM_FACTS, LEG_FACTS, humanoid_facts
+from vlmrm_exp.reward import Episodes, RewardModel
 
 LEGS = {name: name for name in ("kneeling", "lotus", "splits", "one_leg")}
 ARMS = {"arms_raised": "raised", "hands_on_hips": "hips", "arms_crossed": "crossed"}
 
 
-class CaptionScorer(InPlaceScorer):
+class CaptionReward(RewardModel):
     """Rewards states with the captions' probabilities of a task's pose."""
 
-    def __init__(self, task: str) -> None:
-        super().__init__()
-        self._library = PoseLibrary()
-        self._legs = captions.LEG_FACTS.index(LEGS.get(task, "standing"))
-        arms = ARMS.get(task)
-        self._arms = None if arms is None else captions.ARM_FACTS.index(arms)
+    cheap = True
 
-    def score(self, rows: np.ndarray) -> np.ndarray:
-        """Rewards of rows: (B,) float32."""
-        legs, arms = captions.humanoid_facts(
-            self._library.leg_distances(rows), self._library.arm_distances(rows)
-        )
+    def __init__(self, config: Config) -> None:
+        task = config.task.goal
+        self._legs = LEG_FACTS.index(LEGS.get(task, "standing"))
+        self._arms = ARM_FACTS.index(ARMS[task]) if task in ARMS else None
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        """(T, N) float32."""
+        states = episodes.states
+        assert states is not None
+        legs, arms = humanoid_facts(states.reshape(-1, states.shape[-1]))
         told = np.log(legs[:, self._legs])
         if self._arms is not None:
             told += np.log(arms[:, self._arms])
-        return (0.6 + 0.1 * told).astype(np.float32)
+        return (0.6 + 0.1 * told).astype(np.float32).reshape(states.shape[:2])
 
-    def facts(self) -> dict:
-        """Nothing embeds or draws."""
+    def about(self) -> dict[str, Any]:
+        """Nothing embeds or renders."""
         return {"reward": "the captions' own probabilities"}
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def labeller(config: Config, envs: VectorEnv) -> CaptionScorer:
-    """In the place of `rl.labels.make_labeller`."""
-    return CaptionScorer(config.task.goal)
 
 
 if __name__ == "__main__":
-    labels.make_labeller = labeller
-    __main__.main()
+    model = "reward.model=train_on_captions:CaptionReward"
+    sys.argv[1:] = ["reward.name=captions", model, *sys.argv[1:]]
+    app.start(__main__.train, check=__main__.check)

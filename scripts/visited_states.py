@@ -4,7 +4,7 @@
 
 The arguments are folders of humanoid runs, of whatever reward; one that is named twice
 counts twice. The embedded models see such states among those they learn from
-(docs/decisions/0012). The names are kept beside the states, as `runs`.
+(docs/embedded_models.md). The names are kept beside the states, as `runs`.
 """
 
 import sys
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vlmrm_exp.cli import load_run_config
-from vlmrm_exp.envs import make_envs
-from vlmrm_exp.envs.humanoid import NUM_QPOS
+from vlmrm_exp.app import load_run_config
+from vlmrm_exp.envs import world_of
+from vlmrm_exp.envs.humanoid_model import NUM_QPOS
 from vlmrm_exp.envs.poses import VISITED
+from vlmrm_exp.rl.experience import collect
 from vlmrm_exp.rl.policy import Policy, load_policy
-from vlmrm_exp.rl.rollout import collect
 
 EPISODES = 16  # of each policy, half of them with noise
 NOISE = 0.2  # standard deviation of an action's, of which the limits are 0.4
@@ -38,9 +38,11 @@ def visited(folder: Path, rng: np.random.Generator) -> np.ndarray:
             return (action + noise).clip(-0.4, 0.4).astype(np.float32)
 
         seed = int(rng.integers(2**31))
-        rows = collect(make_envs(task, EPISODES), act, seed=seed).rows
-        assert rows is not None
-        parts.append(rows[rng.integers(3) :: 3, :, :NUM_QPOS].reshape(-1, NUM_QPOS))
+        envs = world_of(task).make_envs(task, EPISODES, 1)
+        states = collect(envs, act, seed=seed).states
+        envs.close()
+        assert states is not None
+        parts.append(states[rng.integers(3) :: 3, :, :NUM_QPOS].reshape(-1, NUM_QPOS))
     return np.concatenate(parts)
 
 

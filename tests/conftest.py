@@ -13,30 +13,61 @@ os.environ["WANDB_MODE"] = "disabled"
 # One thread per process: the reference machine has two cores, and sums repeat.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
-from vlmrm_exp.cli import quote_sentence
-from vlmrm_exp.config import Config, conf_dir, to_config
+from vlmrm_exp import __main__ as training
+from vlmrm_exp import app
+from vlmrm_exp.config import Config
 
 # A shell's background job ignores Ctrl-C, and so would the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
-def compose() -> Iterator[Callable[..., Config]]:
-    """The real configuration with overrides, as typed, checked values."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+def compose() -> Callable[..., Config]:
+    """The real configuration as typed on a command line: typed, checked values."""
 
-        def composed(*overrides: str) -> Config:
-            quoted = [quote_sentence(o) for o in overrides]
-            cfg = hydra_compose("config", [*quoted, "name=test"])
-            return to_config(cfg)
+    def composed(*words: str) -> Config:
+        keys = app.to_keys(list(words), {})
+        return training.check(app.compose("config", *keys, "name=test"))
 
-        yield composed
+    return composed
+
+
+class Ended(NamedTuple):
+    """How a program ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """`python -m vlmrm_exp WORDS`, but in this process, which has imported torch."""
+
+    def run(*words: str) -> Ended:
+        monkeypatch.setattr("sys.argv", ["vlmrm_exp", *words])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+        code = 0
+        try:
+            app.start(training.train, check=training.check)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+            for number, handler in zip((signal.SIGINT, signal.SIGTERM), before,
+                                       strict=True):  # fmt: skip
+                signal.signal(number, handler)
+        return Ended(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture
@@ -45,4 +76,4 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
     As always in software; on a GPU their place in a sheet changes them by rounding.
     """
-    monkeypatch.setattr("vlmrm_exp.envs.humanoid.SHEET_COLUMNS", 1)
+    monkeypatch.setattr("vlmrm_exp.envs.humanoid_renderer.SHEET_COLUMNS", 1)

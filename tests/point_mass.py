@@ -1,10 +1,13 @@
-"""A real little world for tests of learning: a point on a line, to be brought to 0."""
+"""A real little world for tests of learning: a point on a line, to be brought to 0.
+
+It and its rewards are plugged in as users plug in their own: by module:NAME.
+"""
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -17,15 +20,19 @@ from vlmrm_exp.config import (
     Config,
     EvaluationConfig,
     LogConfig,
+    RewardConfig,
     TaskConfig,
 )
-from vlmrm_exp.envs import Step
+from vlmrm_exp.envs import Step, World, world_of
 from vlmrm_exp.log import RunLog
-from vlmrm_exp.rl import Run
+from vlmrm_exp.reward import Episodes, RewardModel
+from vlmrm_exp.reward.pool import Pool, make_pool
+from vlmrm_exp.rl import dqn, sac
+from vlmrm_exp.rl.experience import State
 
 
 class PointMassEnvs:
-    """x += 0.2 velocity, within -1..1; observation (x,), state row (x, steps)."""
+    """x += 0.2 velocity, within -1..1; observation (x,), state (x, steps)."""
 
     def __init__(self, num_envs: int, episode_length: int, discrete: bool = False):
         self.num_envs = num_envs
@@ -39,6 +46,7 @@ class PointMassEnvs:
         )
         self.env_reward_scale = 1.0
         self.rng = np.random.default_rng(0)
+        self.reset()
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         if seed is not None:
@@ -54,7 +62,7 @@ class PointMassEnvs:
         env_reward = (-self.env_reward_scale * np.abs(self.x)).astype(np.float32)
         return Step(self._observe(), env_reward, np.abs(self.x) < 0.1)
 
-    def state_rows(self) -> np.ndarray:
+    def states(self) -> np.ndarray:
         return np.stack([self.x, np.full(self.num_envs, float(self.steps))], axis=1)
 
     def episode_success(self, goal: np.ndarray) -> np.ndarray:
@@ -74,55 +82,133 @@ class PointMassEnvs:
         return self.x[:, None].astype(np.float32)
 
 
-class DistanceScorer:
-    """Rewards -|x|, computed when asked for, as by another process."""
-
-    def __init__(self):
-        self.waiting: dict[int, np.ndarray] = {}
-        self.tickets = 0
-
-    def submit(self, rows: np.ndarray) -> int:
-        self.tickets += 1
-        self.waiting[self.tickets] = rows
-        return self.tickets
-
-    def result(self, ticket: int) -> np.ndarray:
-        return -np.abs(self.waiting.pop(ticket)[:, 0]).astype(np.float32)
+WORLD = World(
+    make_envs=lambda task, num_envs, threads: PointMassEnvs(
+        num_envs, task.episode_length, task.options.get("discrete", False)
+    ),
+    make_renderer=lambda task, frame_height, effects: None,
+    algorithms=("sac", "dqn"),
+    state_size=2,
+    predicate=lambda task: lambda states: np.abs(states[..., 0]) < 0.1,
+)
 
 
-def point_mass_config(algo: AlgoConfig, overlap: bool = True, **changes: Any) -> Config:
-    """A run of a few hundred steps on the point mass, without a video."""
-    values = {"prompt": "a point", "baseline": "", "alpha": 0.0, "env_steps": 800}
+class Distance(RewardModel):
+    """-|x|, of each state by itself."""
+
+    def __init__(self, config: Config) -> None:
+        self.asked: list[int] = []
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        self.asked.append(episodes.shape[0] * episodes.shape[1])
+        return -np.abs(episodes.states[..., 0]).astype(np.float32)
+
+
+class Progress(RewardModel):
+    """How much nearer a step came: it sees two states in a row, and no picture."""
+
+    window = 2
+
+    def __init__(self, config: Config) -> None:
+        pass
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        distance = np.abs(episodes.states[..., 0])
+        nearer = -np.diff(distance, axis=0, prepend=distance[:1])
+        return nearer.astype(np.float32)
+
+
+class Learned(RewardModel):
+    """-weight |x|, whose weight is learned from all old states: their number."""
+
+    remembers = True
+
+    def __init__(self, config: Config) -> None:
+        self.weight = 1.0
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        return -np.float32(self.weight) * np.abs(episodes.states[..., 0], dtype="f4")
+
+    def update(self, episodes: Episodes) -> dict[str, float]:
+        self.weight = float(np.prod(episodes.shape))
+        self.version += 1
+        return {"reward/weight": self.weight}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.weight = state["weight"]
+
+
+def point_mass_config(name: str = "sac", **changes: Any) -> Config:
+    """A run of a few hundred steps on the point mass, without a video.
+
+    Settings of a group are given as algo={...}, compute={...} and so on.
+    """
+    small = {"gradient_steps": 5, "batch_size": 32, "hidden": [16]}
+    evaluation = {"every": 320, "episodes": 4, "final_episodes": 10}
     return Config(
-        task=TaskConfig(name="point", env="gym", env_id="Point-v0"),
+        task=TaskConfig(
+            name="point",
+            env="point_mass:WORLD",
+            episode_length=20,
+            options={"discrete": name == "dqn"},
+        ),
         clip=ClipConfig(name="none", model="none"),
-        algo=algo,
-        compute=ComputeConfig(name="cpu", overlap=overlap),
+        algo=AlgoConfig(name=name, **small | changes.pop("algo", {})),
+        reward=RewardConfig(
+            **{"name": "distance", "model": "point_mass:Distance"}
+            | changes.pop("reward", {})
+        ),
+        compute=ComputeConfig(
+            **{"name": "cpu", "workers": 0} | changes.pop("compute", {})
+        ),
         evaluation=EvaluationConfig(
-            every=320, episodes=4, final_episodes=10, video_episodes=0
+            **evaluation | {"video_episodes": 0} | changes.pop("evaluation", {})
         ),
         log=LogConfig(name="none", mode="none"),
         name="test",
-        **{**values, **changes},
+        **{"prompt": "a point", "baseline": "", "alpha": 0.0, "env_steps": 800}
+        | changes,
     )
 
 
+class Parts(NamedTuple):
+    """What a training loop works with: 8 environments, episodes of 20 steps."""
+
+    config: Config
+    envs: PointMassEnvs
+    eval_envs: PointMassEnvs
+    pool: Pool
+    log: RunLog
+
+    def train(self, saved: Mapping[str, Any] | None = None) -> State:
+        algorithm = {"sac": sac, "dqn": dqn}[self.config.algo.name]
+        return algorithm.train(*self, torch.device("cpu"), saved)
+
+
 @contextlib.contextmanager
-def point_mass_run(
-    folder: Path, algo: AlgoConfig, run_class: type[Run] = Run, **changes: Any
-) -> Iterator[Run]:
-    """A run of 8 envs with episodes of 20 steps, scored by their distance."""
-    config = point_mass_config(algo, **changes)
-    discrete = algo.name == "dqn"
-    envs, eval_envs = (PointMassEnvs(n, 20, discrete) for n in (8, 4))
-    scorer = DistanceScorer() if config.reward == "clip" else None
+def point_mass(folder: Path, name: str = "sac", **changes: Any) -> Iterator[Parts]:
+    """The parts of a run on the point mass, opened."""
+    config = point_mass_config(name, **changes)
+    make_envs = world_of(config.task).make_envs
+    envs = make_envs(config.task, config.algo.num_envs, 1)
+    eval_envs = make_envs(config.task, config.evaluation.episodes, 1)
+    own = np.zeros((1, config.algo.num_envs), np.float32)
+    pool = make_pool(config, Episodes(states=envs.states()[None], env_reward=own))
     log = RunLog(folder, config)
     try:
-        yield run_class(
-            config, folder, envs, eval_envs, scorer, log, torch.device("cpu")
-        )
+        yield Parts(config, envs, eval_envs, pool, log)
     finally:
         log.close()
+        pool.close()
+
+
+def trained(folder: Path, name: str = "sac", **changes: Any) -> State:
+    """Train on the point mass."""
+    with point_mass(folder, name, **changes) as parts:
+        return parts.train()
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import torch
 
-from point_mass import point_mass_run, read_metrics
+from point_mass import point_mass, read_metrics
 from vlmrm_exp.config import AlgoConfig
-from vlmrm_exp.rl import dqn, train
-from vlmrm_exp.rl.replay import Batch
+from vlmrm_exp.rl import dqn
+from vlmrm_exp.rl.experience import Batch, make_seeds
 
 CPU = torch.device("cpu")
 SPACE = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -128,22 +128,21 @@ def test_agent_goes_on_from_a_saved_state(tmp_path):
 
 
 def test_training_moves_every_weight_and_raises_the_reward(tmp_path):
-    algo = AlgoConfig(
-        name="dqn",
-        gradient_steps=40,
-        batch_size=64,
-        learning_rate=3e-3,
-        tau=0.05,
-        hidden=[32, 32],
-        exploration_steps=1600,
-    )
-    with point_mass_run(tmp_path, algo, env_steps=3200) as run:
-        spaces = run.envs.observation_space, run.envs.action_space
-        start = dqn.DQN(algo, *spaces, run.seeds.agent, CPU)
-        train(run)
-    assert run.state.gradient_steps == 20 * 40
+    algo = {
+        "gradient_steps": 40,
+        "batch_size": 64,
+        "learning_rate": 3e-3,
+        "tau": 0.05,
+        "hidden": [32, 32],
+        "exploration_steps": 1600,
+    }
+    with point_mass(tmp_path, "dqn", env_steps=3200, algo=algo) as parts:
+        spaces = parts.envs.observation_space, parts.envs.action_space
+        start = dqn.DQN(parts.config.algo, *spaces, make_seeds(0).agent, CPU)
+        state = parts.train()
+    assert state.gradient_steps == 20 * 40
     for name in ("network", "target"):
-        old, new = (weights(a, name) for a in (start, run.state.agent))
+        old, new = (weights(a, name) for a in (start, state.agent))
         assert not any(map(torch.equal, old, new))
     metrics = read_metrics(tmp_path)
     # A random walk stays far away; the best reaches its nearest point within 5 steps.

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from vlmrm_exp.cli import composed
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.vlm import preprocess as preprocess_module
 from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import find, open_clip
+from worlds import composed
 
 PreprocessCfg = open_clip.transform.PreprocessCfg
 image_transform_v2 = open_clip.transform.image_transform_v2

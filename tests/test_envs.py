@@ -7,7 +7,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from vlmrm_exp.config import Config, ConfigError, conf_dir
-from vlmrm_exp.envs import make_envs, make_renderer
+from worlds import make_envs, make_renderer
 
 TASKS = sorted(
     path.stem
@@ -52,7 +52,7 @@ def play(envs, actions):
         observations.append(step.observation)
         rewards.append(step.env_reward)
         goals.append(np.zeros(NUM_ENVS, bool) if step.goal is None else step.goal)
-        rows.append(envs.state_rows())
+        rows.append(envs.states())
     return [np.stack(part) for part in (observations, rewards, goals, rows)]
 
 
@@ -77,7 +77,7 @@ def test_spaces_hold_what_is_seen(envs):
         assert env_reward.shape == (NUM_ENVS,)
         assert env_reward.dtype == np.float32
         assert goal is None or (goal.shape, goal.dtype) == ((NUM_ENVS,), bool)
-    rows = envs.state_rows()
+    rows = envs.states()
     assert rows.dtype == (np.uint8 if rows.ndim == 4 else np.float64)
 
 
@@ -122,7 +122,7 @@ def test_reset_clears_what_the_last_episode_left(task, envs):
 
 def test_states_given_out_do_not_change_later(envs):
     observation = envs.reset(seed=0)
-    rows = envs.state_rows()
+    rows = envs.states()
     kept = observation.copy(), rows.copy()
     step = envs.step(random_actions(envs, 1)[0])
     kept_step = [np.copy(part) for part in step if part is not None]
@@ -154,7 +154,7 @@ def test_frames_of_stored_states_equal_those_drawn_at_once(task, envs):
     rows, frames = [], []
     for actions in np.split(random_actions(envs, 40), 4):
         play(envs, actions)
-        rows.append(envs.state_rows())
+        rows.append(envs.states())
         frames.append(renderer.render(rows[-1]))
     frames, rows = np.concatenate(frames), np.concatenate(rows)
     # The same bits: nothing of an earlier drawing is left when the next one starts.

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from vlmrm_exp.config import ConfigError, TaskConfig
-from vlmrm_exp.envs import check_algo, make_envs, make_renderer
+from vlmrm_exp.envs import check_algo
+from worlds import make_envs, make_renderer
 
 
 class Counter(gym.Env):
@@ -117,11 +118,11 @@ def test_gym_env_that_ends_is_held_until_reset():
     renderer = make_renderer(TaskConfig(name="gym", env="gym"), 96, effects=False)
     for episode in range(2):
         envs.reset()
-        assert (envs.state_rows() == 0).all()
+        assert (envs.states() == 0).all()
         steps, counts = [], []
         for _ in range(8):
             steps.append(envs.step(np.zeros(2, np.int64)))
-            counts.append(int(renderer.render(envs.state_rows())[0].max()))
+            counts.append(int(renderer.render(envs.states())[0].max()))
         assert counts == [1, 2, 3, 4, 5, 5, 5, 5], episode
         assert [step.observation[0, 0] for step in steps] == counts
         assert [step.env_reward[0] for step in steps] == [1] * 5 + [0] * 3
@@ -132,12 +133,12 @@ def test_gym_env_that_ends_is_held_until_reset():
 
 def test_gym_env_frames_are_stacked_copies():
     envs = gym_envs("test/Counter-v0", 3)
-    frames = envs.state_rows()
+    frames = envs.states()
     assert frames.shape == (3, 4, 6, 3)
     assert frames.dtype == np.uint8
     envs.step(np.zeros(3, np.int64))
     assert (frames == 0).all()
-    assert (envs.state_rows() == 1).all()
+    assert (envs.states() == 1).all()
 
 
 def test_frame_renderer_refuses_what_is_no_frame():

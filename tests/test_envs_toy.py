@@ -15,7 +15,7 @@ from gymnasium.envs.classic_control.continuous_mountain_car import (
 from PIL import Image
 
 from vlmrm_exp.config import TaskConfig
-from vlmrm_exp.envs import make_envs, make_renderer
+from worlds import make_envs, make_renderer
 from vlmrm_exp.envs.cartpole import MAX_ANGLE, WALL, in_bounds, wrap_angle
 
 GYMNASIUM = {"cartpole": CartPoleEnv, "mountain_car": Continuous_MountainCarEnv}
@@ -45,13 +45,13 @@ def test_cartpole_equals_gymnasium_until_it_terminates():
     envs.reset(seed=1)
     rng = np.random.default_rng(1)
     references = [CartPoleEnv() for _ in range(4)]
-    for reference, row in zip(references, envs.state_rows(), strict=True):
+    for reference, row in zip(references, envs.states(), strict=True):
         reference.reset()
         reference.state = row
     running = np.ones(4, bool)
     while running.any():
         action = rng.integers(2, size=4)
-        step, rows = envs.step(action), envs.state_rows()
+        step, rows = envs.step(action), envs.states()
         for i in np.flatnonzero(running):
             observation, _, terminated, _, _ = references[i].step(action[i])
             np.testing.assert_array_equal(step.observation[i], observation)
@@ -66,7 +66,7 @@ def test_cartpole_swings_on_after_the_fall():
     observed, angles = [], []
     for step in range(200):
         observed.append(envs.step(np.full(2, step // 20 % 2)).observation[:, 2])
-        angles.append(envs.state_rows()[:, 2])
+        angles.append(envs.states()[:, 2])
     assert np.abs(angles).max() > math.pi  # it has swung past the bottom
     assert np.abs(observed).max() <= np.float32(math.pi)
     np.testing.assert_allclose(np.cos(observed), np.cos(angles), atol=1e-6)
@@ -79,12 +79,12 @@ def test_cartpole_stops_at_the_wall_and_leaves_it(side):
     towards, away = np.array([(side + 1) // 2]), np.array([(1 - side) // 2])
     for _ in range(3):
         step = envs.step(towards)
-        np.testing.assert_array_equal(envs.state_rows()[0, :2], [side * WALL, 0])
+        np.testing.assert_array_equal(envs.states()[0, :2], [side * WALL, 0])
         assert step.env_reward[0] == 0
         assert not step.goal[0]
     envs.step(away)
     envs.step(away)
-    assert abs(envs.state_rows()[0, 0]) < WALL
+    assert abs(envs.states()[0, 0]) < WALL
 
 
 def test_in_bounds_has_gymnasiums_limits():
@@ -124,7 +124,7 @@ def test_mountain_car_equals_gymnasium_until_the_goal():
     envs = envs_at("mountain_car", [reference.state.tolist()])
     returns, own_return, terminated = 0.0, 0.0, False
     for _ in range(200):
-        velocity = envs.state_rows()[0, 1]
+        velocity = envs.states()[0, 1]
         action = np.array([[math.copysign(0.9, velocity)]], np.float32)
         step = envs.step(action)
         own_return += step.env_reward[0]
@@ -143,15 +143,15 @@ def test_mountain_car_stays_on_the_goal_until_reset():
     envs = envs_at("mountain_car", [[0.44, 0.05], [-0.5, 0.0]])
     drive = np.array([[1.0], [0.5]], np.float32)
     first = envs.step(drive)
-    reached = envs.state_rows()
+    reached = envs.states()
     assert first.env_reward[0] == pytest.approx(100 - 0.1)
     for _ in range(5):
         step = envs.step(-drive)
         assert step.goal.tolist() == [True, False]
         assert step.env_reward[0] == 0
-    np.testing.assert_array_equal(envs.state_rows()[0], [reached[0, 0], 0])
+    np.testing.assert_array_equal(envs.states()[0], [reached[0, 0], 0])
     assert reached[0, 0] >= 0.45
-    assert envs.state_rows()[1, 0] != reached[1, 0]
+    assert envs.states()[1, 0] != reached[1, 0]
     envs.reset()
     step = envs.step(drive)
     assert not step.goal.any()
@@ -242,9 +242,10 @@ def test_drawing_needs_no_display_and_says_nothing():
     program = (
         "import numpy as np\n"
         "from vlmrm_exp.config import TaskConfig\n"
-        "from vlmrm_exp.envs import make_renderer\n"
+        "from vlmrm_exp.envs import world_of\n"
         "task = TaskConfig(name='t', env='mountain_car', textures='realistic')\n"
-        "assert make_renderer(task, 96, False).render(np.zeros((1, 2))).any()\n"
+        "renderer = world_of(task).make_renderer(task, 96, False)\n"
+        "assert renderer.render(np.zeros((1, 2))).any()\n"
     )
     keep = ("PATH", "PYTHONPATH", "HOME")
     env = {name: os.environ[name] for name in keep if name in os.environ}

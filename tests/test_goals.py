@@ -4,29 +4,29 @@ import mujoco
 import numpy as np
 import pytest
 
-from goal_states import AGAINST, FOR, State
+from goal_states import AGAINST, FOR, Example
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import goals as goals_module
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
-from vlmrm_exp.envs.humanoid import NUM_QPOS, STATE_ROW
+from vlmrm_exp.envs.humanoid_model import NUM_QPOS, STATE_SIZE
 from vlmrm_exp.envs.poses import Legs, PoseLibrary, quaternion
 
 EXCLUSIVE = ("kneeling", "lotus", "standing_up", "splits")
 ON_FEET = ("arms_raised", "hands_on_hips", "arms_crossed", "one_leg")
 # One task's states are other tasks' too: all of them together.
-STATES = {
-    f"{task}: {state.caption}": state
-    for states in (FOR, AGAINST)
+EXAMPLES = {
+    f"{task}: {example.caption}": example
+    for examples in (FOR, AGAINST)
     for task in GOALS
-    for state in states[task]
+    for example in examples[task]
 }
 
 
-def cases(states: dict[str, tuple[State, ...]]) -> list:
+def cases(examples: dict[str, tuple[Example, ...]]) -> list:
     return [
-        pytest.param(task, state, id=f"{task}: {state.caption}")
+        pytest.param(task, example, id=f"{task}: {example.caption}")
         for task in GOALS
-        for state in states[task]
+        for example in examples[task]
     ]
 
 
@@ -41,27 +41,27 @@ def goals() -> dict[str, HumanoidGoal]:
 
 
 @pytest.fixture(scope="module")
-def rows(library) -> np.ndarray:
-    return np.stack([state.row(library) for state in STATES.values()])
+def states(library) -> np.ndarray:
+    return np.stack([example.state(library) for example in EXAMPLES.values()])
 
 
 @pytest.fixture(scope="module")
-def verdicts(goals, rows) -> dict[str, np.ndarray]:
-    return {name: goal(rows) for name, goal in goals.items()}
+def verdicts(goals, states) -> dict[str, np.ndarray]:
+    return {name: goal(states) for name, goal in goals.items()}
 
 
 def only_differences(a: np.ndarray, b: np.ndarray) -> list[str]:
-    return [name for name, differs in zip(STATES, a != b, strict=True) if differs]
+    return [name for name, differs in zip(EXAMPLES, a != b, strict=True) if differs]
 
 
-@pytest.mark.parametrize(("task", "state"), cases(FOR))
-def test_goal_holds(goals, library, task, state):
-    assert goals[task](state.row(library)[None]) == [True]
+@pytest.mark.parametrize(("task", "example"), cases(FOR))
+def test_goal_holds(goals, library, task, example):
+    assert goals[task](example.state(library)[None]) == [True]
 
 
-@pytest.mark.parametrize(("task", "state"), cases(AGAINST))
-def test_goal_does_not_hold(goals, library, task, state):
-    assert goals[task](state.row(library)[None]) == [False]
+@pytest.mark.parametrize(("task", "example"), cases(AGAINST))
+def test_goal_does_not_hold(goals, library, task, example):
+    assert goals[task](example.state(library)[None]) == [False]
 
 
 HIGH, LOW = 1e9, -1e9
@@ -113,7 +113,7 @@ LIMITS = {
 def test_each_limit_of_a_task_has_a_near_miss_of_its_own(
     library, goals, monkeypatch, task, limit
 ):
-    against = np.stack([state.row(library) for state in AGAINST[task]])
+    against = np.stack([example.state(library) for example in AGAINST[task]])
     monkeypatch.setattr(goals_module, limit, LIMITS[task][limit])
     assert goals[task](against).any()
 
@@ -128,52 +128,54 @@ def test_no_limit_is_left_out():
 
 
 def test_every_task_has_states_for_and_against():
-    for states in (FOR, AGAINST):
-        assert set(states) == set(GOALS)
-        assert all(len(of_task) >= 6 for of_task in states.values())
+    for examples in (FOR, AGAINST):
+        assert set(examples) == set(GOALS)
+        assert all(len(of_task) >= 6 for of_task in examples.values())
 
 
-@pytest.mark.parametrize("state", [pytest.param(s, id=n) for n, s in STATES.items()])
-def test_state_is_one_that_the_body_can_take(library, state):
+@pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
+def test_state_is_one_that_the_body_can_take(library, example):
     model = library.model
-    angles = library.angles(Legs("", state.pose))
+    angles = library.angles(Legs("", example.pose))
     low, high = model.jnt_range[1:].T
     assert (angles >= low - 1e-9).all()
     assert (angles <= high + 1e-9).all()
     data = mujoco.MjData(model)
-    data.qpos[:] = state.row(library)[:NUM_QPOS]
+    data.qpos[:] = example.state(library)[:NUM_QPOS]
     mujoco.mj_forward(model, data)
     floor = [c.dist for c in data.contact if c.geom1 == 0]
-    assert bool(floor) == (state.lift == 0), "it touches the floor unless it is lifted"
+    assert bool(floor) == (example.lift == 0), (
+        "it touches the floor unless it is lifted"
+    )
     # Soft contacts let a limb sink a little into the body; no arm goes through another.
     deepest = min((c.dist for c in data.contact if c.geom1 != 0), default=0)
     assert deepest > -0.025
 
 
 @pytest.mark.parametrize("task", GOALS)
-def test_where_the_body_stands_and_faces_does_not_matter(goals, rows, verdicts, task):
+def test_where_the_body_stands_and_faces_does_not_matter(goals, states, verdicts, task):
     for yaw, x, y in ((90, 3, -2), (180, 0, 0), (-37, -8, 5)):
-        moved = rows.copy()
+        moved = states.copy()
         turn, turned = quaternion(yaw, 0, 0), np.empty(4)
         rotation = np.empty(9)
         mujoco.mju_quat2Mat(rotation, turn)
-        for row in moved:
-            mujoco.mju_mulQuat(turned, turn, row[3:7])
-            row[3:7] = turned
-            row[:3] = rotation.reshape(3, 3) @ row[:3] + (x, y, 0)
+        for state in moved:
+            mujoco.mju_mulQuat(turned, turn, state[3:7])
+            state[3:7] = turned
+            state[:3] = rotation.reshape(3, 3) @ state[:3] + (x, y, 0)
         assert only_differences(goals[task](moved), verdicts[task]) == []
 
 
 @pytest.mark.parametrize("task", GOALS)
-def test_speed_does_not_matter(goals, rows, verdicts, task):
-    moving = rows.copy()
+def test_speed_does_not_matter(goals, states, verdicts, task):
+    moving = states.copy()
     moving[:, NUM_QPOS:] = 1.5
     assert only_differences(goals[task](moving), verdicts[task]) == []
 
 
-def mirrored(library: PoseLibrary, row: np.ndarray) -> np.ndarray:
+def mirrored(library: PoseLibrary, state: np.ndarray) -> np.ndarray:
     """The state as in a mirror: left and right, of body and world, change places."""
-    out = row.copy()
+    out = state.copy()
     out[1] *= -1
     out[[4, 6]] *= -1  # turns about x and z change direction
     model = library.model
@@ -183,29 +185,29 @@ def mirrored(library: PoseLibrary, row: np.ndarray) -> np.ndarray:
         other = "_".join(side.get(word, word) for word in name.split("_"))
         # The axes of hips, knees and elbows are mirrored themselves.
         sign = -1 if "shoulder" in name or name in ("abdomen_x", "abdomen_z") else 1
-        out[model.joint(other).qposadr[0]] = sign * row[model.jnt_qposadr[j]]
+        out[model.joint(other).qposadr[0]] = sign * state[model.jnt_qposadr[j]]
     return out
 
 
-def test_mirror_swaps_the_hands(library, goals, rows):
+def test_mirror_swaps_the_hands(library, goals, states):
     """The mirror itself, on points that no predicate's formula is used for."""
     bodies = goals["kneeling"].bodies
-    one = bodies(rows)
-    other = bodies(np.stack([mirrored(library, row) for row in rows]))
+    one = bodies(states)
+    other = bodies(np.stack([mirrored(library, state) for state in states]))
     for name in ("hands", "knees", "feet"):
         expected = getattr(one, name)[:, ::-1] * (1, -1, 1)
         np.testing.assert_allclose(getattr(other, name), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("task", GOALS)
-def test_left_and_right_are_alike(library, goals, rows, verdicts, task):
-    other = np.stack([mirrored(library, row) for row in rows])
+def test_left_and_right_are_alike(library, goals, states, verdicts, task):
+    other = np.stack([mirrored(library, state) for state in states])
     assert only_differences(goals[task](other), verdicts[task]) == []
 
 
-def test_no_state_is_two_exclusive_goals(goals, library, rows):
+def test_no_state_is_two_exclusive_goals(goals, library, states):
     rng = np.random.default_rng(0)
-    many = np.concatenate((rows, [library.sample(rng) for _ in range(100)]))
+    many = np.concatenate((states, [library.sample(rng) for _ in range(100)]))
     met = np.stack([goals[name](many) for name in EXCLUSIVE])
     assert met.sum(axis=0).max() == 1
     assert met.sum(axis=1).min() >= 6
@@ -220,29 +222,29 @@ def test_goals_on_feet_imply_standing(verdicts, task):
 
 
 @pytest.mark.parametrize("task", GOALS)
-def test_batch_equals_one_by_one(goals, rows, verdicts, task):
+def test_batch_equals_one_by_one(goals, states, verdicts, task):
     goal = goals[task]
-    one_by_one = np.concatenate([goal(row[None]) for row in rows[::-1]])[::-1]
+    one_by_one = np.concatenate([goal(state[None]) for state in states[::-1]])[::-1]
     assert only_differences(one_by_one, verdicts[task]) == []
     assert verdicts[task].dtype == bool
-    assert goal(np.empty((0, STATE_ROW))).shape == (0,)
+    assert goal(np.empty((0, STATE_SIZE))).shape == (0,)
 
 
 @pytest.mark.parametrize("task", GOALS)
 def test_a_state_that_blew_up_is_no_success(goals, task):
     for value in (np.nan, np.inf):
-        assert goals[task](np.full((1, STATE_ROW), value)) == [False]
+        assert goals[task](np.full((1, STATE_SIZE), value)) == [False]
 
 
-def test_heights_equal_the_solvers_distances(library, goals, rows):
+def test_heights_equal_the_solvers_distances(library, goals, states):
     """Against MuJoCo's own: the distance of geoms to the floor."""
     model, data = library.model, mujoco.MjData(library.model)
-    bodies = goals["kneeling"].bodies(rows)
+    bodies = goals["kneeling"].bodies(states)
     legs = ("thigh", "shin", "foot")
     names = [model.geom(g).name for g in range(1, model.ngeom)]
     upper = [n for n in names if not any(leg in n for leg in legs)]
-    for i, row in enumerate(rows):
-        data.qpos[:] = row[:NUM_QPOS]
+    for i, state in enumerate(states):
+        data.qpos[:] = state[:NUM_QPOS]
         mujoco.mj_forward(model, data)
 
         def above(*parts: str, data=data) -> float:

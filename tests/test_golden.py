@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from vlmrm_exp.config import TaskConfig
-from vlmrm_exp.envs import make_renderer
+from worlds import make_renderer
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,7 +36,7 @@ def state_of(env: str) -> np.ndarray:
     if env == "humanoid":
         names = [pose.name for pose in LEGS], [pose.name for pose in ARMS]
         kneeling, raised = names[0].index("kneeling"), names[1].index("raised")
-        return PoseLibrary().row(LEGS[kneeling], ARMS[raised])
+        return PoseLibrary().state(LEGS[kneeling], ARMS[raised])
     return np.array([0.5, 0.0, -0.3, 0.0] if env == "cartpole" else [0.1, 0.0])
 
 

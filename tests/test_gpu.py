@@ -3,17 +3,17 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from vlmrm_exp.cli import composed
 from vlmrm_exp.config import AlgoConfig
 from vlmrm_exp.rl.dqn import DQN
+from vlmrm_exp.rl.experience import Replay
 from vlmrm_exp.rl.gradient_steps import GradientSteps
-from vlmrm_exp.rl.replay import ReplayBuffer
 from vlmrm_exp.rl.sac import SAC
 from vlmrm_exp.vlm.encoder import load_encoder
 
@@ -29,8 +29,8 @@ GPU = torch.device("cuda")
         (["clip=vitb32", "clip.pretrained=random"], 0.99),
     ],
 )
-def test_a_gpu_embeds_as_the_cpu_does(clip, cosine):
-    config = composed("task=kneeling", *clip).clip
+def test_a_gpu_embeds_as_the_cpu_does(compose, clip, cosine):
+    config = compose("task=kneeling", *clip).clip
     frames = np.random.default_rng(0).integers(0, 256, (6, 96, 96, 3), np.uint8)
     by_device = []
     for device in (torch.device("cpu"), GPU):
@@ -63,9 +63,13 @@ def test_replayed_gradient_steps_are_those_taken_one_by_one(name):
     outcomes = []
     for cuda_graph in (False, True):
         agent = kind(algo, observation_space, action_space, 0, GPU)
-        replay = ReplayBuffer(
-            3, 20, 8, observation_space, action_space, 0, GPU, normalise_rewards=True
+        envs = SimpleNamespace(
+            num_envs=8,
+            episode_length=20,
+            observation_space=observation_space,
+            action_space=action_space,
         )
+        replay = Replay(3 * 160, envs, 0, GPU, normalise_rewards=True)
         steps = GradientSteps(agent, replay, 32, cuda_graph)
         rng = np.random.default_rng(0)
         metrics, actions = [], []

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from vlmrm_exp.config import TaskConfig
-from vlmrm_exp.envs import make_envs, make_renderer
-from vlmrm_exp.envs.humanoid import (
+from worlds import make_envs, make_renderer
+from vlmrm_exp.envs.humanoid_model import NUM_QPOS, humanoid_spec
+from vlmrm_exp.envs.humanoid_renderer import (
     FLOOR_SQUARE,
-    NUM_QPOS,
     HumanoidRenderer,
     fixed_camera,
-    humanoid_spec,
     side_camera,
 )
 from vlmrm_exp.envs.poses import (
@@ -41,7 +40,7 @@ def test_humanoid_equals_gymnasium_step_by_step(version, frame_skip):
     ).unwrapped
     envs = make_envs(task(version=version, frame_skip=frame_skip), 1)
     envs.reset(seed=3)
-    row = envs.state_rows()[0]
+    row = envs.states()[0]
     reference.reset(seed=0)
     reference.set_state(row[:NUM_QPOS], row[NUM_QPOS:])
     rng = np.random.default_rng(0)
@@ -52,7 +51,7 @@ def test_humanoid_equals_gymnasium_step_by_step(version, frame_skip):
         np.testing.assert_array_equal(step.observation[0], expected.astype(np.float32))
         assert step.env_reward[0] == np.float32(reward)
     assert row[2] > 1.3
-    assert envs.state_rows()[0, 2] < 0.7, "it was to fall"
+    assert envs.states()[0, 2] < 0.7, "it was to fall"
     reference.close()
 
 
@@ -72,8 +71,8 @@ def test_frame_from_state_row_equals_frame_in_place(camera):
     for _ in range(30):
         envs.step(np.full((1, 17), 0.3, np.float32))
     renderer = make_renderer(task(camera=camera), 96, effects=False)
-    renderer.render(make_envs(task(), 1).state_rows())  # another state in between
-    frame = renderer.render(envs.state_rows())[0]
+    renderer.render(make_envs(task(), 1).states())  # another state in between
+    frame = renderer.render(envs.states())[0]
     renderer.close()
 
     spec = humanoid_spec()
@@ -83,7 +82,7 @@ def test_frame_from_state_row_equals_frame_in_place(camera):
     spec.geom("floor").size[2] = FLOOR_SQUARE
     model = spec.compile()
     data = mujoco.MjData(model)
-    data.qpos[:], data.qvel[:] = np.split(envs.state_rows()[0], [NUM_QPOS])
+    data.qpos[:], data.qvel[:] = np.split(envs.states()[0], [NUM_QPOS])
     mujoco.mj_forward(model, data)
     views = {"fixed": fixed_camera(), "side": side_camera(), "track": "track"}
     with mujoco.Renderer(model, 96, 96) as direct:
@@ -109,7 +108,7 @@ def test_pictures_read_as_one_sheet_are_those_read_one_by_one(textures, effects)
         renderer = HumanoidRenderer(
             task(camera="fixed+side", textures=textures), 96, effects, columns
         )
-        frames.append(renderer.render(envs.state_rows()).astype(int))
+        frames.append(renderer.render(envs.states()).astype(int))
         renderer.close()
     one_by_one, sheet = frames
     assert np.abs(one_by_one - sheet).mean() < 0.02
@@ -132,7 +131,9 @@ def test_a_sheet_is_for_gpus_and_not_for_reflections(
     monkeypatch, opengl, look, columns
 ):
     """How often pictures are read says it, whatever draws them here."""
-    monkeypatch.setattr("vlmrm_exp.envs.humanoid._opengl_renderer", lambda: opengl)
+    monkeypatch.setattr(
+        "vlmrm_exp.envs.humanoid_renderer.opengl_names", lambda: (opengl, "")
+    )
     read = mujoco.mjr_readPixels
     readings = []
     monkeypatch.setattr(
@@ -149,7 +150,7 @@ def test_a_sheet_is_for_gpus_and_not_for_reflections(
         height,
         look.get("effects", False),
     )
-    row = make_envs(task(), 1).state_rows()
+    row = make_envs(task(), 1).states()
     renderer.render(np.repeat(row, columns**2 + 1, axis=0))
     renderer.close()
     sheets = [(columns * height, columns * height)] * (1 if columns > 1 else 2)
@@ -158,7 +159,7 @@ def test_a_sheet_is_for_gpus_and_not_for_reflections(
 
 
 def test_each_renderer_keeps_to_its_own_context():
-    row = make_envs(task(), 1).state_rows()
+    row = make_envs(task(), 1).states()
     first, second = (
         make_renderer(task(textures=look), 64, effects=False)
         for look in ("plain", "realistic")
@@ -192,7 +193,7 @@ def test_physics_is_the_same_in_any_number_of_threads():
 
 def test_coarse_capsules_and_floor_look_the_same():
     """What drawing without effects saves is not seen: 1 of 255 on average at most."""
-    rows = make_envs(task(), 1).state_rows()
+    rows = make_envs(task(), 1).states()
     renderer = make_renderer(task(), 96, effects=False)
     frame = renderer.render(rows)[0].astype(int)
     renderer.close()
@@ -222,7 +223,7 @@ def test_observation_of_joints_is_the_first_part_of_gymnasiums():
 @pytest.mark.usefixtures("one_by_one")
 def test_views_stand_side_by_side_in_one_frame():
     library = PoseLibrary()
-    rows = np.stack([library.row(LEGS[11], ARMS[4]), library.row(LEGS[0], ARMS[0])])
+    rows = np.stack([library.state(LEGS[11], ARMS[4]), library.state(LEGS[0], ARMS[0])])
     frames = {}
     for camera in ("fixed", "side", "track", "side+track+fixed"):
         renderer = make_renderer(task(camera=camera), 64, effects=False)
@@ -251,7 +252,7 @@ def test_side_camera_sees_the_right_side_of_a_body_that_faces_forward():
 
 
 def test_looks_and_cameras_differ():
-    rows = make_envs(task(), 1).state_rows()
+    rows = make_envs(task(), 1).states()
     frames = []
     for textures in ("plain", "realistic"):
         for camera in ("fixed", "track", "side"):
@@ -285,7 +286,7 @@ def test_poses_rest_on_the_floor_within_joint_limits():
     data = mujoco.MjData(library.model)
     low, high = library.model.jnt_range[1:].T
     for pose in LEGS:
-        row = library.row(pose, ARMS[0])
+        row = library.state(pose, ARMS[0])
         data.qpos[:] = row[:NUM_QPOS]
         mujoco.mj_forward(library.model, data)
         floor = [c for c in data.contact if 0 in (c.geom1, c.geom2)]
@@ -328,17 +329,17 @@ def test_visited_states_and_their_mirror_images():
 
 def test_pose_distances_find_each_pose():
     library = PoseLibrary()
-    legs = np.stack([library.row(p, ARMS[3]) for p in LEGS])
+    legs = np.stack([library.state(p, ARMS[3]) for p in LEGS])
     found = library.leg_distances(legs).argmin(axis=1)
     assert [LEG_NAMES[i] for i in found] == [p.name for p in LEGS]
-    arms = np.stack([library.row(LEGS[11], p) for p in ARMS])
+    arms = np.stack([library.state(LEGS[11], p) for p in ARMS])
     found = library.arm_distances(arms).argmin(axis=1)
     assert [ARM_NAMES[i] for i in found] == [p.name for p in ARMS]
 
 
 def test_pose_distances_ignore_where_the_body_faces():
     library = PoseLibrary()
-    row = library.row(LEGS[5], ARMS[2])
+    row = library.state(LEGS[5], ARMS[2])
     turned = library.place(row[7:NUM_QPOS], np.array([0.6, 0, 0, 0.8]))
     turned[:2] = 0.5, -0.5
     np.testing.assert_allclose(

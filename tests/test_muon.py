@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlmrm_exp.muon import Muon, orthogonal
+from vlmrm_exp.pretraining.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (12, 5), (8, 8)])

@@ -5,7 +5,8 @@ import torch
 
 from vlmrm_exp.config import AlgoConfig, ConfigError
 from vlmrm_exp.rl.dqn import DQN
-from vlmrm_exp.rl.policy import load_policy, save_policy
+from vlmrm_exp.rl.experience import save_policy
+from vlmrm_exp.rl.policy import load_policy
 from vlmrm_exp.rl.sac import SAC
 
 CPU = torch.device("cpu")

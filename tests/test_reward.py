@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlmrm_exp.vlm.reward import goal_baseline_reward, mean_embedding
+from vlmrm_exp.reward.clip import goal_baseline_reward, mean_embedding
 
 
 def unit(seed: int, *shape: int) -> torch.Tensor:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from point_mass import point_mass_run, read_metrics
+from point_mass import point_mass, read_metrics
 from vlmrm_exp.config import AlgoConfig
-from vlmrm_exp.rl import sac, train
-from vlmrm_exp.rl.replay import Batch
+from vlmrm_exp.rl import sac
+from vlmrm_exp.rl.experience import Batch, make_seeds
 
 CPU = torch.device("cpu")
 
@@ -226,22 +226,21 @@ def test_agent_goes_on_from_a_saved_state(tmp_path):
 
 
 def test_training_moves_every_weight_and_raises_the_reward(tmp_path):
-    algo = AlgoConfig(
-        name="sac",
-        gradient_steps=40,
-        batch_size=64,
-        learning_rate=3e-3,
-        hidden=[32, 32],
-        temperature=0.02,
-        random_steps=160,
-    )
-    with point_mass_run(tmp_path, algo, env_steps=3200) as run:
-        spaces = run.envs.observation_space, run.envs.action_space
-        start = sac.SAC(algo, *spaces, run.seeds.agent, CPU)
-        train(run)
-    assert run.state.gradient_steps == 20 * 40
+    algo = {
+        "gradient_steps": 40,
+        "batch_size": 64,
+        "learning_rate": 3e-3,
+        "hidden": [32, 32],
+        "temperature": 0.02,
+        "random_steps": 160,
+    }
+    with point_mass(tmp_path, "sac", env_steps=3200, algo=algo) as parts:
+        spaces = parts.envs.observation_space, parts.envs.action_space
+        start = sac.SAC(parts.config.algo, *spaces, make_seeds(0).agent, CPU)
+        state = parts.train()
+    assert state.gradient_steps == 20 * 40
     for name in ("actor", "critics", "targets"):
-        old, new = (weights(getattr(a, name)) for a in (start, run.state.agent))
+        old, new = (weights(getattr(a, name)) for a in (start, state.agent))
         assert not any(map(torch.equal, old, new))
     metrics = read_metrics(tmp_path)
     # Uniform actions drift to the wall; the best policy is there after a few steps.

@@ -7,6 +7,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import ImageColor
 
 from vlmrm_exp import video
 from vlmrm_exp.video import write_episodes
@@ -47,7 +48,8 @@ def read_back(path: Path) -> np.ndarray:
 
 def find_picture(canvas: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """The part of the canvas where the frame's colours begin, below the title."""
-    distance = np.abs(canvas.astype(int) - video.BACKGROUND).max(-1)
+    background = ImageColor.getrgb(video.BACKGROUND)
+    distance = np.abs(canvas.astype(int) - background).max(-1)
     height, width = frame.shape[:2]
     left = (canvas.shape[1] - width) // 2
     shown = (distance > 24)[:, left : left + width].mean(1) > 0.95
@@ -57,7 +59,7 @@ def find_picture(canvas: np.ndarray, frame: np.ndarray) -> np.ndarray:
 
 def curve_pixels(canvas: np.ndarray) -> np.ndarray:
     """Where the canvas has the curve's colour, below its upper two thirds."""
-    close = np.abs(canvas.astype(int) - video.CURVE).max(-1) < 60
+    close = np.abs(canvas.astype(int) - ImageColor.getrgb(video.CURVE)).max(-1) < 85
     close[: int(0.82 * len(canvas))] = False  # picture, title and the present value
     return close
 
@@ -172,3 +174,18 @@ def test_video_keeps_the_older_file_when_it_fails(tmp_path: Path) -> None:
         write_episodes(path, [(first, None), (other_size, None)], 30, "a")
     assert path.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_video_that_ffmpeg_could_not_finish_is_not_there(tmp_path, monkeypatch) -> None:
+    """As when the disk is full: the file begins well, and is cut."""
+    program = tmp_path / "ffmpeg"
+    program.write_text(
+        f'#!/bin/bash\n{imageio_ffmpeg.get_ffmpeg_exe()} "$@" || exit\n'
+        'if [[ "${@: -1}" == *.mp4 ]]; then truncate -s 3000 "${@: -1}"; exit 1; fi\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    path = tmp_path / "videos" / "a.mp4"
+    with pytest.raises(OSError, match="ffmpeg"):
+        write_episodes(path, [(smooth_frames(20, 240, 360), None)], 30, "a")
+    assert list(path.parent.iterdir()) == []

@@ -5,47 +5,59 @@ that a run opens is closed here.
 """
 
 import contextlib
-import logging
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from vlmrm_exp.cli import INTERRUPTED, refuse, run_hydra
-from vlmrm_exp.config import Config, ConfigError, check_name, conf_dir, to_config
-
-logger = logging.getLogger("vlmrm_exp")
+from vlmrm_exp import app
+from vlmrm_exp.config import Config, ConfigError, to_config
 
 
 class FolderTakenError(ConfigError):
     """The folder holds another run, which is left as it is."""
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-def train(cfg: DictConfig) -> float | None:
+def check(composed: app.Composed) -> Config:
+    """Typed values that fit each other, the task's world and the reward model.
+
+    Raises:
+        ConfigError: one sentence says what does not.
+    """
+    config = to_config(composed.cfg)
+    from vlmrm_exp.envs import check_world
+
+    check_world(config.task, config.algo.name)
+    folder = composed.folder or Path("outputs", config.task.name, config.name)
+    if (folder / "metrics.jsonl").exists():
+        raise FolderTakenError(
+            f"{folder} holds a run already: choose another name=..., or remove it."
+        )
+    return config
+
+
+def train(composed: app.Composed) -> float | None:
     """Run one job; returns the kept policy's mean reward, for sweepers."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = composed.folder
+    assert folder is not None
     try:
-        if (folder / "metrics.jsonl").exists():
-            raise FolderTakenError(
-                f"{folder} holds a run already: choose another name=..., or remove it."
-            )
-        config = to_config(cfg)
+        config = check(composed)
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        resolved = OmegaConf.to_yaml(composed.cfg, resolve=True)
+        (folder / "config.yaml").write_text(resolved)
         return run(config, folder)
     except Exception as error:
         # A sweep goes on after a failed job, and tells of the first failure only.
         if not isinstance(error, FolderTakenError):  # that run is not to blame
             (folder / "error.txt").write_text(traceback.format_exc())
         if HydraConfig.get().mode == RunMode.RUN and isinstance(error, ConfigError):
-            refuse(str(error))
+            app.refuse(str(error))
         raise
 
 
@@ -53,58 +65,56 @@ def run(config: Config, folder: Path) -> float | None:
     """Train, evaluate and write everything into `folder`."""
     # Imported here so that --help, --cfg and refusals are immediate.
     with interrupts_at_the_end():
+        import numpy as np
         import torch
 
-        from vlmrm_exp import rl
-        from vlmrm_exp.envs import check_algo, make_envs
-        from vlmrm_exp.log import RunLog, versions, write_json
-        from vlmrm_exp.rl.labels import make_labeller
-        from vlmrm_exp.study.settings import tell_embedded
-        from vlmrm_exp.vlm.scorer import choose_device
+        from vlmrm_exp.envs import check_algo, world_of
+        from vlmrm_exp.files import write_json
+        from vlmrm_exp.log import RunLog, versions
+        from vlmrm_exp.reward import Episodes, choose_device
+        from vlmrm_exp.reward.pool import make_pool
+        from vlmrm_exp.rl import dqn, sac
+        from vlmrm_exp.rl.summary import finish
 
-    if config.task.env == "gym" and config.reward == "clip":
-        tell_embedded([config.clip])
+    if config.task.env == "gym" and config.reward.model == "clip":
+        app.tell_embedded([config.clip])
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
-    threads = config.compute.resolved_physics_threads
-    envs = make_envs(config.task, config.algo.num_envs, threads)
-    eval_envs = make_envs(config.task, config.evaluation.episodes, threads)
-    scorer = log = None
+    started = time.perf_counter()
     exit_code = 1
-    try:
+    with contextlib.ExitStack() as opened:
+        make_envs = world_of(config.task).make_envs
+        threads = config.compute.num_physics_threads
+        envs = make_envs(config.task, config.algo.num_envs, threads)
+        opened.callback(envs.close)
+        eval_envs = make_envs(config.task, config.evaluation.episodes, threads)
+        opened.callback(eval_envs.close)
         check_algo(envs.action_space, config.algo.name, config.task.env_id)
         envs.reset(config.seed)
-        scorer = make_labeller(config, envs)
+        own = np.zeros((1, config.algo.num_envs), np.float32)
+        example = Episodes(states=envs.states()[None], env_reward=own)
+        pool = make_pool(config, example)
+        opened.callback(pool.close)
         log = RunLog(folder, config)
-        facts = {"device": str(device), **(scorer.facts() if scorer else {})}
-        write_json(folder / "versions.json", versions(facts))
-        this = rl.Run(config, folder, envs, eval_envs, scorer, log, device)
+        opened.callback(lambda: log.close(exit_code))
+        about = {"device": str(device), **pool.about()}
+        write_json(folder / "versions.json", versions(about))
+        algorithm = {"sac": sac, "dqn": dqn}[config.algo.name]
+        state = algorithm.train(config, envs, eval_envs, pool, log, device)
         try:
-            rl.train(this)
-            summary = this.finish(interrupted=False)
+            summary = finish(config, state, eval_envs, pool, log, device, started)
         except KeyboardInterrupt:
-            exit_code = INTERRUPTED
-            try:
-                print(
-                    "\nInterrupted: writing checkpoint, summary and video.", flush=True
-                )
-                this.finish(interrupted=True)
-            except KeyboardInterrupt:
-                print(
-                    "Stopped at once, without a summary and a video: the policies kept "
-                    f"so far, if any, are in {folder / 'checkpoints'}.",
-                    flush=True,
-                )
-            sys.exit(INTERRUPTED)
-        exit_code = 0
+            exit_code = app.INTERRUPTED
+            print(
+                "Stopped at once, without a summary and a video: the policies kept so "
+                f"far, if any, are in {folder / 'checkpoints'}.",
+                flush=True,
+            )
+            sys.exit(exit_code)
+        exit_code = app.INTERRUPTED if state.interrupted else 0
+        if state.interrupted:
+            sys.exit(exit_code)
         return summary["eval/reward_mean"]
-    finally:
-        if log is not None:
-            log.close(exit_code)
-        if scorer is not None:
-            scorer.close()
-        envs.close()
-        eval_envs.close()
 
 
 @contextlib.contextmanager
@@ -120,17 +130,9 @@ def interrupts_at_the_end() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def main() -> None:
-    """Run `train`, and end bad input in one sentence instead of a traceback."""
-    for argument in sys.argv[1:]:
-        key, _, name = argument.partition("=")
-        if key == "name":  # before Hydra makes that folder
-            try:
-                check_name(name)
-            except ConfigError as error:
-                refuse(str(error))
-    run_hydra(train, "Interrupted before training began: nothing was learned.")
-
-
 if __name__ == "__main__":
-    main()
+    app.start(
+        train,
+        check=check,
+        interrupted="Interrupted before training began: nothing was learned.",
+    )

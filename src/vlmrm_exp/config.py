@@ -8,41 +8,15 @@ their types and checks. It imports nothing of ours and nothing heavy, so that `-
 import difflib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+MAX_WORKERS = 16  # each has a model of its own in memory
 MAX_PHYSICS_THREADS = 8  # the rest of a step is Python's, in one thread
-
-ENV_KINDS = ("cartpole", "mountain_car", "humanoid", "gym")
-TEXTURES = {
-    "cartpole": ("plain",),
-    "mountain_car": ("plain", "realistic"),
-    "humanoid": ("plain", "realistic"),
-    "gym": ("plain",),
-}
-CAMERAS = {
-    "cartpole": ("fixed",),
-    "mountain_car": ("fixed",),
-    "humanoid": ("fixed", "track", "side"),
-    "gym": ("fixed",),
-}
-
-
-GOALS = (
-    "kneeling",
-    "lotus",
-    "standing_up",
-    "arms_raised",
-    "splits",
-    "hands_on_hips",
-    "arms_crossed",
-    "one_leg",
-)
-"""The predicates in envs/goals.py."""
 
 
 class ConfigError(ValueError):
@@ -55,7 +29,7 @@ class TaskConfig:
 
     name: str = MISSING
     env: str = MISSING
-    """One of `ENV_KINDS`."""
+    """World: cartpole, mountain_car, humanoid, gym, or `module:NAME` of one's own."""
     env_id: str = ""
     """Gymnasium id; only read when `env` is `gym`."""
     version: str = "v5"
@@ -65,19 +39,22 @@ class TaskConfig:
     frame_skip: int = 5
     """Humanoid: physics steps of 3 ms for which an action is held, one env step."""
     goal: str = ""
-    """Humanoid: the predicate of success, one of `GOALS`; empty: none."""
+    """The predicate of success, one of the world's `goals`; empty: none, or its only
+    one."""
     episode_length: int | None = None
     """Env steps per episode; None: the Gymnasium id's own limit (`env: gym` only)."""
     textures: str = "plain"
     camera: str = "fixed"
-    """One of `CAMERAS`, or several as fixed+side: each state's rewards are averaged."""
+    """A view, or several as fixed+side: each state's rewards are averaged."""
     frame_height: int = 480
     """Pixels; `clip.frame_height` overrides it. `env: gym` draws itself: the most that
     is kept."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of a world of one's own."""
 
     @property
     def views(self) -> list[str]:
-        """The cameras, each one of `CAMERAS`."""
+        """The cameras, one by one."""
         return self.camera.split("+")
 
 
@@ -108,6 +85,21 @@ class ClipConfig:
 
 
 @dataclass
+class RewardConfig:
+    """What a state is worth, and who says so."""
+
+    name: str = MISSING
+    model: str = MISSING
+    """clip, predicate, environment, or `module:Class` of a `RewardModel` of one's
+    own."""
+    every: int = 1
+    """Training rewards each n-th state of an episode; the steps between get linear
+    interpolations. Evaluation rewards all."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of a reward model of one's own."""
+
+
+@dataclass
 class AlgoConfig:
     """SAC (continuous actions) or DQN (discrete actions)."""
 
@@ -115,9 +107,9 @@ class AlgoConfig:
     num_envs: int = 8
     """Environments that step together; one rollout is one episode of each."""
     gradient_steps: int = 200
-    """Gradient steps after each labelled rollout."""
+    """Gradient steps after each rewarded rollout."""
     learning_starts: int = 0
-    """Labelled env steps in replay before the first gradient step."""
+    """Env steps in replay before the first gradient step."""
     random_steps: int = 0
     """Env steps with uniformly random actions at the start."""
     random_action_repeat: int = 1
@@ -155,24 +147,31 @@ class ComputeConfig:
     name: str = MISSING
     device: str = "auto"
     """auto, cpu or gpu: where embeddings and gradient steps are computed."""
-    scorer_workers: int = 1
-    """Processes that render and embed; 0: the training process does it itself."""
+    workers: int | None = None
+    """Processes that compute rewards; 0: the training process does it itself; null:
+    `num_workers`."""
     overlap: bool = True
-    """Score a rollout while the next one is simulated and learned from."""
+    """Reward a rollout while the next one is simulated and learned from."""
     torch_threads: int = 1
     """Threads of each process's tensor operations on the CPU."""
     physics_threads: int | None = None
-    """Threads of the humanoids' physics; null: `resolved_physics_threads`."""
+    """Threads of the humanoids' physics; null: all cores, at most 8."""
     cuda_graph: bool = True
     """On a GPU, replay gradient steps as a CUDA graph; false: launch each kernel."""
 
     @property
-    def resolved_physics_threads(self) -> int:
-        """`physics_threads`, or the cores that scorer processes leave, at most 8."""
-        if self.physics_threads is not None:
-            return self.physics_threads
-        free = len(os.sched_getaffinity(0)) - self.scorer_workers
-        return min(max(free, 1), MAX_PHYSICS_THREADS)
+    def num_workers(self) -> int:
+        """`workers`; or one for each core, but only one where a GPU embeds."""
+        if self.workers is not None:
+            return self.workers
+        # Asked without importing torch: a GPU that torch cannot use costs speed only.
+        on_gpu = self.device != "cpu" and os.path.exists("/proc/driver/nvidia")
+        return 1 if on_gpu else min(cores(), MAX_WORKERS)
+
+    @property
+    def num_physics_threads(self) -> int:
+        """`physics_threads`, or all cores, at most 8."""
+        return self.physics_threads or min(cores(), MAX_PHYSICS_THREADS)
 
 
 @dataclass
@@ -184,8 +183,10 @@ class EvaluationConfig:
     episodes: int = 8
     final_episodes: int = 100
     """Episodes on which the kept policy is judged at the end."""
+    reward_episodes: int = 8
+    """Of those, the first so many are rendered and rewarded; success needs states."""
     video_episodes: int = 2
-    """Episodes of the final evaluation that are drawn into the video."""
+    """Episodes of the final evaluation that are shown in the video."""
 
 
 @dataclass
@@ -201,8 +202,6 @@ class LogConfig:
     tags: list[str] = field(default_factory=list)
 
 
-OF_HUMANOID = ("version", "observation", "frame_skip")
-"""Settings in `TaskConfig` that other worlds do not read."""
 UNREAD = {
     "sac": ("exploration_start", "exploration_end", "exploration_steps"),
     "dqn": (
@@ -223,6 +222,7 @@ class Config:
     task: TaskConfig = field(default_factory=TaskConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     algo: AlgoConfig = field(default_factory=AlgoConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -234,12 +234,6 @@ class Config:
     """Strength of goal-baseline regularisation, 0..1 (paper Definition 1)."""
     renormalise: bool = True
     """Several prompts: bring their mean back to unit length."""
-    reward: str = "clip"
-    """clip, or ground_truth: the predicate `task.goal`, 1 or 0, where there is one, and
-    otherwise the environment's own reward."""
-    reward_every: int = 1
-    """Training scores each n-th state of an episode; the steps between get linear
-    interpolations. Evaluation scores all."""
     seed: int = 0
     name: str = MISSING
     """Name of the run's folder under `outputs/<task>/`; not read in a sweep."""
@@ -259,7 +253,7 @@ class Config:
 
     @property
     def frame_height(self) -> int:
-        """Pixels of the frame that is scored."""
+        """Pixels of the frame that a reward is made from."""
         return self.clip.frame_height or self.task.frame_height
 
 
@@ -310,28 +304,25 @@ def check(config: Config) -> None:
             f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
             "they must differ."
         )
-    one_of("reward", config.reward, ("clip", "ground_truth"))
-    at_least("reward_every", config.reward_every, 1)
+    at_least("reward.every", config.reward.every, 1)
     at_least("seed", config.seed, 0)
     at_least("env_steps", config.env_steps, 1)
     _check_task(config.task)
     check_clip(config.clip)
     _check_algo(config.algo, config.task, config.env_steps)
-    _check_effect(config)
+    _check_effect(config.algo)
     one_of("compute.device", config.compute.device, ("auto", "cpu", "gpu"))
-    at_least("compute.scorer_workers", config.compute.scorer_workers, 0)
+    if config.compute.workers is not None:
+        at_least("compute.workers", config.compute.workers, 0)
     at_least("compute.torch_threads", config.compute.torch_threads, 1)
     if config.compute.physics_threads is not None:
         at_least("compute.physics_threads", config.compute.physics_threads, 1)
     one_of("log.mode", config.log.mode, ("offline", "online", "none"))
-    for name in ("every", "episodes", "final_episodes"):
-        at_least(f"evaluation.{name}", getattr(config.evaluation, name), 1)
-    _between(
-        "evaluation.video_episodes",
-        config.evaluation.video_episodes,
-        0,
-        config.evaluation.final_episodes,
-    )
+    evaluation = config.evaluation
+    for name in ("every", "episodes", "final_episodes", "reward_episodes"):
+        at_least(f"evaluation.{name}", getattr(evaluation, name), 1)
+    most = min(evaluation.reward_episodes, evaluation.final_episodes)
+    _between("evaluation.video_episodes", evaluation.video_episodes, 0, most)
 
 
 def check_name(name: str) -> None:
@@ -348,32 +339,15 @@ def check_name(name: str) -> None:
 
 
 def _check_task(task: TaskConfig) -> None:
-    one_of("task.env", task.env, ENV_KINDS)
-    one_of("task.textures", task.textures, TEXTURES[task.env], f" for {task.env}")
-    cameras = CAMERAS[task.env]
-    if len(task.views) == 1 or len(cameras) == 1:
-        several = ", or several as fixed+side," if len(cameras) > 1 else ""
-        one_of("task.camera", task.camera, cameras, f"{several} for {task.env}")
-    elif unknown := set(task.views) - set(cameras):
-        raise ConfigError(
-            f"task.camera is {task.camera!r}, but {min(unknown)!r} is none of "
-            f"{', '.join(cameras)}: join those with +, as fixed+side."
-        )
+    """What needs no world; the rest is in `envs.check_world`."""
+    one_of("task.version", task.version, ("v4", "v5"))
+    one_of("task.observation", task.observation, ("full", "joints"))
+    at_least("task.frame_skip", task.frame_skip, 1)
+    at_least("task.frame_height", task.frame_height, 16)
     if len(set(task.views)) < len(task.views):
         raise ConfigError(
             f"task.camera is {task.camera!r}, which has one view twice: give each once."
         )
-    one_of("task.version", task.version, ("v4", "v5"))
-    one_of("task.observation", task.observation, ("full", "joints"))
-    if task.goal:
-        one_of("task.goal", task.goal, GOALS)
-        if task.env != "humanoid":
-            raise ConfigError(
-                f"task.goal is {task.goal!r}, but {task.env} has no such predicate: "
-                "leave it out."
-            )
-    at_least("task.frame_skip", task.frame_skip, 1)
-    at_least("task.frame_height", task.frame_height, 16)
     if task.env == "gym" and not task.env_id:
         raise ConfigError(
             "task=gym needs the Gymnasium id of an environment: "
@@ -410,13 +384,6 @@ def check_clip(clip: ClipConfig) -> None:
 
 def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
     one_of("algo.name", algo.name, ("sac", "dqn"))
-    needed = {"cartpole": "dqn", "mountain_car": "sac", "humanoid": "sac"}.get(task.env)
-    if needed and algo.name != needed:
-        actions = "discrete" if needed == "dqn" else "continuous"
-        raise ConfigError(
-            f"task={task.name} has {actions} actions, which algo={algo.name} cannot "
-            f"choose from: use algo={needed}."
-        )
     for name in (
         "num_envs",
         "gradient_steps",
@@ -453,20 +420,18 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
         )
 
 
-def _check_effect(config: Config) -> None:
+def _check_effect(algo: AlgoConfig) -> None:
     """Refuse settings that nothing would read: a study of them would compare noise."""
-    task, algo = config.task, config.algo
-    unread = {f"algo.{n}": f"algo={algo.name}" for n in UNREAD.get(algo.name, ())}
-    if task.env != "humanoid":
-        unread |= {f"task.{n}": f"task={task.name}" for n in OF_HUMANOID}
-    defaults = Config()
-    for key, reader in unread.items():
-        group, name = key.split(".")
-        value = getattr(getattr(config, group), name)
-        if value != getattr(getattr(defaults, group), name):
-            raise ConfigError(
-                f"{key} is {value}, but has no effect with {reader}: leave it out."
-            )
+    for name in UNREAD.get(algo.name, ()):
+        if getattr(algo, name) != getattr(AlgoConfig(), name):
+            raise no_effect(f"algo.{name}", getattr(algo, name), f"algo={algo.name}")
+
+
+def no_effect(key: str, value: Any, reader: str) -> ConfigError:
+    """That a setting is given which `reader` does not read."""
+    return ConfigError(
+        f"{key} is {value}, but has no effect with {reader}: leave it out."
+    )
 
 
 def _check_prompts(name: str, value: Any) -> None:
@@ -481,6 +446,11 @@ def _check_prompts(name: str, value: Any) -> None:
             )
         if not prompt.strip():
             raise ConfigError(f"{name} is empty: say in words what to look for.")
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -498,9 +468,9 @@ def one_of(name: str, value: str, options: Sequence[str], where: str = "") -> No
         )
 
 
-def did_you_mean(wanted: str, options: Sequence[str]) -> str:
+def did_you_mean(wanted: str, options: Iterable[str]) -> str:
     """A hint at the nearest option, with a space before it, or nothing."""
-    close = difflib.get_close_matches(wanted, options, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(wanted, list(options), n=1, cutoff=0.7)
     return f" Did you mean {close[0]}?" if close else ""
 
 

@@ -5,40 +5,23 @@ AUROC, for each task, model and alpha. Nothing is trained.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from hydra.core.config_store import ConfigStore
+from matplotlib.axes import Axes
+from scipy.stats import t as student
 
-from vlmrm_exp import cli, figures
-from vlmrm_exp.config import ClipConfig, Config
-from vlmrm_exp.reporting.means import MEAN, mean_over_tasks
-from vlmrm_exp.study.folder import result_folder
-from vlmrm_exp.study.settings import (
-    MODELS_HELP,
-    STATES_HELP,
-    TEXT,
-    Examined,
-    StatesConfig,
-    check_alphas,
-    check_one_task,
-    check_states,
-    embedders,
-    examine,
-    parameters,
-    resolve_models,
-    resolve_tasks,
-    save_state_sets,
-    short_count,
-    table,
-    tell_embedded,
-    with_settings_files,
-    worded,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from vlmrm_exp import app, figures
+from vlmrm_exp.files import short_count, table, write_json
+from vlmrm_exp.log import versions
+from vlmrm_exp.measures import MEAN, mean_over_tasks
+from vlmrm_exp.studies.examine import check_states, examine, save_state_sets
+from vlmrm_exp.studies.rewards import Rewarder, rewarders
+from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study, resolve
+from vlmrm_exp.studies.state_sets import Examined
 
 SEEDS = 3  # models of one size, from which on an interval over them is given
 MEASURES = {
@@ -49,96 +32,47 @@ MEASURES = {
     "pearson_graded": "Pearson correlation with {graded_by}",
 }
 
-HELP = f"""\
-Measures how well rewards agree with the truth, before anything is trained.
-
-  python -m vlmrm_exp.epic task=kneeling clip=nano,tiny,small,base alpha=[0,0.5,1]
-  python -m vlmrm_exp.epic task=kneeling prompt="a robot on its knees" clip=bigG
-  python -m vlmrm_exp.epic task=kneeling frames=FOLDER labels=labels.csv
-  python -m vlmrm_exp.epic sweeps/epic_embedded.yaml out=FOLDER
-
-The truth is whether a state meets the task's goal; for cartpole and mountaincar also
-the pole's angle and the car's position. 95 % intervals resample states, those of one
-episode together; a grid (cartpole, mountaincar) is no sample and has none; pictures
-of frames= count as independent. These may show anything: any task's name will do then,
-with prompt and baseline of your own.
-
-Settings:
-  task=kneeling     or several, as [kneeling,lotus]
-  alpha=[0,0.25,0.5,0.75,1]
-  prompt=null       of the goal; null: the task's own; several are averaged: [...]
-  baseline=null     null: the task's own
-{MODELS_HELP}{STATES_HELP}
-Prints a table; writes epic.json, epic.png, epic.svg and the states into a folder.
-"""
-
 
 @dataclass
 class EpicConfig(StatesConfig):
-    """What to measure; see HELP."""
-
-    task: list[str] = field(default_factory=lambda: ["kneeling"])
-    alpha: list[float] = field(default_factory=lambda: [0, 0.25, 0.5, 0.75, 1])
-    prompt: list[str] | None = None
-    baseline: list[str] | None = None
+    """See conf/epic.yaml."""
 
 
-def parse(arguments: Sequence[str]) -> EpicConfig:
-    """Turn key=value arguments and settings files into checked values.
+ConfigStore.instance().store(name="epic_schema", node=EpicConfig)
+
+
+def check(composed: app.Composed) -> Study:
+    """What is to be measured.
 
     Raises:
         ConfigError: one sentence says what is wrong.
     """
-    asked = cli.parse(
-        EpicConfig,
-        with_settings_files(arguments),
-        text=(*TEXT, "prompt", "baseline"),
-    )
-    check_alphas(asked.alpha)
-    check_one_task(asked)
-    return asked
+    study = resolve(composed)
+    check_states(study)
+    return study
 
 
-def measure(asked: EpicConfig) -> dict[str, Any]:
-    """Measure, print, draw, write and return what epic.json holds.
+def measure(study: Study, folder: Path) -> dict[str, Any]:
+    """Measure, print, plot, write into `folder` and return what epic.json holds.
 
     Raises:
         ConfigError: a model, states or labels cannot be had, or mean nothing.
     """
-    models = resolve_models(asked)
-    configs = worded(resolve_tasks(asked.task, asked), asked)
-    check_states(configs, asked)
-    with result_folder(asked, "epic") as folder:
-        return _measure(asked, models, configs, folder)
-
-
-def _measure(
-    asked: EpicConfig,
-    models: Sequence[ClipConfig],
-    configs: Sequence[Config],
-    folder: Path,
-) -> dict[str, Any]:
-    """As `measure`, of what is known to be possible."""
-    if asked.frames:
-        tell_embedded(models)
-    said = [s for c in configs for s in (*c.prompts, *c.baselines)]
-    loading = embedders(models, asked, said)
-    examined = examine(configs, asked)
-
-    # Imported here so that --help and refusals are immediate.
-    from vlmrm_exp.log import versions, write_json
-
-    rows, facts, drawn_by = [], {}, set()
-    for embedder in loading:
-        facts[embedder.facts["name"]] = embedder.facts
+    if study.asked.frames:
+        app.tell_embedded(study.models)
+    loading = rewarders(study, study.tasks)
+    examined = examine(study)
+    rows, models, drawn_by = [], {}, set()
+    for rewarder in loading:
+        models[rewarder.name] = rewarder.facts
         for one in examined:
-            rows += _of_model(embedder, one, asked)
-        drawn_by |= embedder.drawn_by
-        del embedder
+            rows += _of_model(study, rewarder, one)
+        drawn_by |= rewarder.drawn_by
+        del rewarder
     result = {
-        "settings": asdict(asked),
+        "settings": study.settings(),
         "tasks": {one.config.task.name: one.about() for one in examined},
-        "models": facts,
+        "models": models,
         "rows": rows,
         "sizes": over_models(rows),
         "versions": versions({"drawn_by": "; ".join(sorted(drawn_by))}),
@@ -146,26 +80,26 @@ def _measure(
     print(report(result))
     save_state_sets(folder, examined)
     write_json(folder / "epic.json", result)
-    draw(result, folder / "epic")
+    plot(result, folder / "epic")
     print(f"\nsaved {folder}/epic.json, epic.png, epic.svg")
     return result
 
 
-def _of_model(embedder: Any, one: Examined, asked: EpicConfig) -> list[dict[str, Any]]:
+def _of_model(
+    study: Study, rewarder: Rewarder, one: Examined
+) -> list[dict[str, Any]]:
     """The measures of one model on one task, for each alpha."""
-    config = one.config
-    embeddings = embedder.embed(one.states, config.task)
-    rows = []
-    for alpha in asked.alpha:
-        reward = embedder.reward(embeddings, config.prompts, config.baselines, alpha)
-        about = {
-            "task": config.task.name,
-            "clip": embedder.facts["name"],
-            "parameters": parameters(embedder.facts),
-            "alpha": alpha,
+    jobs = study.jobs(one.config, rewarder.model or one.config.clip)
+    return [
+        {
+            "task": one.config.task.name,
+            "clip": rewarder.name,
+            "parameters": rewarder.parameters,
+            "alpha": job.alpha,
         }
-        rows.append(about | one.agreement(reward, asked))
-    return rows
+        | one.agreement(reward, study.asked.resamples)
+        for job, reward in zip(jobs, rewarder.rewards(one.states, jobs), strict=True)
+    ]
 
 
 def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -179,8 +113,7 @@ def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         A row for each task (and for their mean), alpha and size.
     """
-    from scipy.stats import t as student
-
+    rows = [row for row in rows if row["parameters"] is not None]
     rows = [*rows, *mean_over_tasks(rows)]
     groups: dict[tuple[str, float, str], list[float]] = {}
     for row in rows:
@@ -202,7 +135,7 @@ def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def report(result: dict[str, Any]) -> str:
     """Tables for people: models down, alphas across."""
-    alphas = result["settings"]["alpha"]
+    alphas = result["settings"]["alphas"]
     parts = []
     for task, about in result["tasks"].items():
         look = ", ".join(filter(None, (about["textures"], about["camera"])))
@@ -222,10 +155,10 @@ def report(result: dict[str, Any]) -> str:
             lines = [
                 [
                     name,
-                    short_count(parameters(facts)),
+                    _size(rows[name, alphas[0]]["parameters"]),
                     *(_cell(rows[name, alpha], key) for alpha in alphas),
                 ]
-                for name, facts in result["models"].items()
+                for name in result["models"]
             ]
             parts.append(f"{title.format(**about)}\n{table(head, lines)}")
     if sizes := result["sizes"]:
@@ -245,6 +178,10 @@ def report(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _size(parameters: int | None) -> str:
+    return "-" if parameters is None else short_count(parameters)
+
+
 def _cell(row: dict[str, Any], key: str) -> str:
     """0.517 [.491, .543]: the value with its interval."""
     value = f"{row[key]:.3f}"
@@ -254,20 +191,22 @@ def _cell(row: dict[str, Any], key: str) -> str:
     return value
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Draw EPIC against size for each alpha, and against alpha for each model.
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Plot EPIC against size for each alpha, and against alpha for each model.
 
     Panels for each task, and for their mean if there are several; against what has
-    but one value nothing is drawn.
+    but one value nothing is plotted.
     """
     tasks = list(result["tasks"])
     titles = [*tasks, MEAN] if len(tasks) > 1 else tasks
-    drawers = {"alpha": _against_size, "clip": _against_alpha}  # by what colours mean
-    if len(result["settings"]["alpha"]) == 1:
-        del drawers["clip"]
+    plots = {"alpha": _against_size, "clip": _against_alpha}  # by what colours mean
+    if any(row["parameters"] is None for row in result["rows"]):
+        del plots["alpha"]  # no model that embeds
+    elif len(result["settings"]["alphas"]) == 1:
+        del plots["clip"]
     elif len(result["models"]) == 1:
-        del drawers["alpha"]
-    panels = [(title, kind) for title in titles for kind in drawers]
+        del plots["alpha"]
+    panels = [(title, kind) for title in titles for kind in plots]
     lines = -(-len(panels) // 2)
     with figures.figure(8, 0.6 + 3.2 * lines) as made:
         axes = made.subplots(lines, 2, squeeze=False)
@@ -277,12 +216,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
             rows = [r for r in result["rows"] if r["task"] == title]
             if title not in tasks:
                 rows = mean_over_tasks(result["rows"])
-            drawers[kind](ax, rows)
+            plots[kind](ax, rows)
             ax.set_title(title, loc="left")
             ax.set_ylabel("EPIC distance to the goal")
         # Once for all rows, above them: anywhere inside they would hide intervals.
         place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1.1), "fontsize": 8}
-        for ax, kind in zip(axes.flat, drawers, strict=False):
+        for ax, kind in zip(axes.flat, plots, strict=False):
             ax.legend(title=kind, ncols=5, columnspacing=1, **place)
         note = ""
         if any("epic_low" in row for row in result["rows"]):
@@ -294,7 +233,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         figures.save(made, path)
 
 
-def _against_size(ax: "Axes", rows: Sequence[dict[str, Any]]) -> None:
+def _against_size(ax: Axes, rows: Sequence[dict[str, Any]]) -> None:
     """Models of one size to three digits, such as seeds, are joined at their mean."""
     colors = figures.ladder([row["alpha"] for row in rows])
     for i, (alpha, color) in enumerate(colors.items()):
@@ -325,7 +264,7 @@ def _against_size(ax: "Axes", rows: Sequence[dict[str, Any]]) -> None:
     ax.set_xticks(list(ticks.values()), list(ticks), rotation=30)
 
 
-def _against_alpha(ax: "Axes", rows: Sequence[dict[str, Any]]) -> None:
+def _against_alpha(ax: Axes, rows: Sequence[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(row["clip"] for row in rows))
     for i, name in enumerate(names):
         mine = sorted(
@@ -358,10 +297,10 @@ def _whiskers(rows: Sequence[dict[str, Any]]) -> np.ndarray | None:
     return np.maximum([values - ends[0], ends[1] - values], 0)
 
 
-def main() -> None:
-    """Measure as the command line says; bad input ends in one sentence."""
-    cli.run_verb("epic", HELP, lambda arguments: measure(parse(arguments)))
-
-
 if __name__ == "__main__":
-    main()
+    app.start(
+        lambda composed: measure(check(composed), composed.folder or Path()),
+        "epic",
+        check,
+        PLURAL,
+    )

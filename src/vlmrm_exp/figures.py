@@ -1,10 +1,12 @@
-"""How figures look and are written: one style for all verbs that draw."""
+"""One style for all figures, how they are written, and what several of them need."""
 
 import contextlib
-import os
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from vlmrm_exp.files import short_count, written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,17 +50,42 @@ def save(made: "Figure", path: Path) -> None:
     """Write a figure whole as path.png and path.svg; path has no suffix."""
     import matplotlib
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in ("png", "svg"):
-        target = path.with_name(f"{path.name}.{suffix}")
-        part = target.with_name(f".{target.name}.part")
         metadata = {"Date": None} if suffix == "svg" else {}
-        try:
-            with matplotlib.rc_context(_STYLE):
-                made.savefig(part, format=suffix, dpi=DPI, metadata=metadata)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        with (
+            written_whole(path.with_name(f"{path.name}.{suffix}")) as part,
+            matplotlib.rc_context(_STYLE),
+        ):
+            made.savefig(part, format=suffix, dpi=DPI, metadata=metadata)
+
+
+def cycle(count: int) -> list[Any]:
+    """So many different colours, of `COLORS` if these suffice."""
+    if count <= len(COLORS):
+        return list(COLORS[:count])
+    return list(ladder(range(count)).values())
+
+
+def wrap(text: str, width: int, lines: int = 4) -> str:
+    """Text for a figure in at most so many lines; a longer one ends in dots."""
+    plain = text.replace("$", r"\$")  # a dollar sign would begin a formula
+    options: Any = {"max_lines": lines, "placeholder": " ..."}
+    return textwrap.fill(plain, width, break_on_hyphens=False, **options)
+
+
+def size_axis(axes: Any, sizes: Mapping[str, float]) -> None:
+    """A logarithmic axis with a tick for each model's parameters."""
+    names: dict[float, list[str]] = {}
+    for name, size in sizes.items():
+        names.setdefault(size, []).append(name)
+    axes.set_xscale("log")
+    axes.set_xticks(
+        list(names),
+        [f"{wrap(', '.join(n), 14)}\n{short_count(size)}" for size, n in names.items()],
+    )
+    axes.minorticks_off()
+    axes.margins(x=0.12)
+    axes.set_xlabel("model, and its parameters")
 
 
 def ladder(values: Sequence[float]) -> dict[float, Any]:

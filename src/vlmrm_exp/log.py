@@ -1,27 +1,28 @@
-"""What a run writes down: metrics.jsonl always, Weights & Biases when asked.
+"""What a run tells: metrics.jsonl always, Weights & Biases when asked, and progress.
 
-The same keys go to both, over `env_steps`: train/, loss/, eval/ and perf/. Only perf/
-may differ between two runs of one seed. This is the only module that imports wandb, and
-only when `log.mode` asks for it.
+The same keys go to both, over `env_steps`: train/, loss/, eval/, reward/ and perf/. Only
+perf/ may differ between two runs of one seed. This is the only module that imports
+wandb, and only when `log.mode` asks for it.
 """
 
 import contextlib
 import dataclasses
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
+from tqdm import tqdm
 
 from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.files import plain, reason, write_json
 
 PACKAGES = (
     "vlmrm_exp",
@@ -44,8 +45,14 @@ WANDB_FINISH_S = 300.0
 """Seconds for the last uploads; what is left stays on disk for `wandb sync`."""
 
 
+SHOWN = ("train/reward_mean", "train/return_mean", "train/success_rate")
+"""Metrics beside the progress bar."""
+LOG_EVERY_S = 10.0
+"""Seconds between lines of progress where there is no terminal, as in a log file."""
+
+
 class RunLog:
-    """The records of one run, in its folder."""
+    """The records of one run, in its folder, and its progress on stderr."""
 
     wandb_id: str | None
     """W&B's id of this run, by which a later run can go on in it; None without W&B."""
@@ -57,25 +64,54 @@ class RunLog:
             ConfigError: W&B cannot be reached, or does not know who is logging.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self.folder = folder
         self._wandb = (
             _start_wandb(folder, config) if config.log.mode != "none" else None
         )
         self.wandb_id = self._wandb.id if self._wandb else None
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._progress = progress_bar(config.env_steps, "step", "training", delay=0)
+        self._laps: dict[str, float] = {}
+        self._lap_started = time.perf_counter()
+        self._first: tuple[float, int] | None = None  # report: when, and env steps
+        self._last_steps = 0
+
+    def lap(self, key: str) -> None:
+        """Time what was done since the last lap, for the next report, in s."""
+        now = time.perf_counter()
+        self._laps[key] = self._laps.get(key, 0.0) + now - self._lap_started
+        self._lap_started = now
 
     def metrics(self, env_steps: int, values: Mapping[str, float]) -> None:
         """Report numbers: one line of metrics.jsonl, written through at once.
 
         Args:
             env_steps: the x-axis, summed over environments.
-            values: one number per key; what is not finite becomes null.
+            values: one number per key; what is not finite becomes null. Laps are
+                added, and the rate of env steps.
         """
-        line = {"env_steps": env_steps, **values}
-        self._metrics.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+        line = {"env_steps": env_steps, **values, **self._laps}
+        step, self._last_steps = env_steps - self._last_steps, env_steps
+        if (rate := self.env_steps_per_s()) is not None:
+            line["perf/env_steps_per_s"] = rate
+        if self._first is None:
+            self._first = time.perf_counter(), env_steps
+        self._laps = {}
+        self._metrics.write(json.dumps(plain(line), allow_nan=False) + "\n")
         self._metrics.flush()
         if self._wandb:
             self._wandb.log(line)
+        shown = {k.split("/")[1].split("_")[0]: f"{values[k]:.3g}"
+                 for k in SHOWN if k in values}  # fmt: skip
+        self._progress.set_postfix(shown, refresh=False)
+        self._progress.update(step)
+
+    def env_steps_per_s(self) -> float | None:
+        """The rate since the first report, all included; None before the second."""
+        if self._first is None or self._last_steps == self._first[1]:
+            return None
+        seconds = time.perf_counter() - self._first[0]
+        return (self._last_steps - self._first[1]) / seconds
 
     def video(self, env_steps: int, key: str, path: Path) -> None:
         """Report an mp4 that lies in the run's folder; W&B gets the file as it is."""
@@ -87,10 +123,13 @@ class RunLog:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Write summary.json whole, and the same values to W&B's summary."""
-        plain = _plain(values)
-        write_json(self._folder / "summary.json", plain)
+        write_json(self.folder / "summary.json", values)
         if self._wandb:
-            self._wandb.summary.update(plain)
+            self._wandb.summary.update(plain(values))
+
+    def close_progress(self) -> None:
+        """Leave the terminal in order: training is over."""
+        self._progress.close()
 
     def close(self, exit_code: int = 0) -> None:
         """Release the file and the W&B run; a second call does nothing.
@@ -99,6 +138,7 @@ class RunLog:
             exit_code: W&B marks the run as failed when it is not 0.
         """
         self._metrics.close()
+        self.close_progress()
         run, self._wandb = self._wandb, None
         if run is None:
             return
@@ -161,9 +201,8 @@ def _start_wandb(folder: Path, config: Config) -> Any:
         )
     except WandbError as error:
         wandb.teardown()
-        reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"W&B did not start a run ({reason}): check the network and `wandb login`, "
+            f"W&B did not start a run ({reason(error)}): check the network and `wandb login`, "
             "or use log=offline and upload later."
         ) from error
     finally:
@@ -175,28 +214,52 @@ def _start_wandb(folder: Path, config: Config) -> Any:
     return run
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole: under a temporary name, then renamed.
+class _Lines:
+    """A log file in place of a terminal: each state of a bar on a line of its own."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        """Write what tqdm would write over the line before."""
+        if text := text.strip("\r\n "):
+            self._file.write(f"{text}\n")
+
+    def flush(self) -> None:
+        """Pass it on."""
+        self._file.flush()
+
+
+def progress_bar(
+    total: int | None, unit: str, desc: str, delay: float = 2
+) -> "tqdm[Any]":
+    """How far long work is, on stderr: a bar on a terminal, else a line now and then.
 
     Args:
-        path: where; an older file is replaced.
-        value: mappings, sequences and primitives; numbers that are not finite become
-            null, NumPy scalars and paths their plain selves.
+        total: how many units there are; None: not known.
+        unit: what is counted.
+        desc: what is done.
+        delay: seconds before anything is shown.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    text = json.dumps(_plain(value), indent=2, allow_nan=False)
-    try:
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        unit=unit,
+        desc=desc,
+        unit_scale=True,
+        delay=delay,
+        leave=False,
+        file=sys.stderr if terminal else _Lines(sys.stderr),
+        mininterval=0.1 if terminal else LOG_EVERY_S,
+        ncols=None if terminal else 100,
+    )
 
 
-def versions(facts: Mapping[str, Any]) -> dict[str, Any]:
+def versions(about: Mapping[str, Any]) -> dict[str, Any]:
     """Tell what a run ran on, for versions.json.
 
     Args:
-        facts: what only the run knows (device, GL renderer, encoder), added as it is.
+        about: what only the run knows (device, GL renderer, encoder), added as it is.
     """
     import torch
 
@@ -209,7 +272,7 @@ def versions(facts: Mapping[str, Any]) -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         **_commit(),
-        **facts,
+        **about,
     }
 
 
@@ -248,19 +311,3 @@ def _commit() -> dict[str, Any]:
         }
     except (OSError, subprocess.CalledProcessError):
         return {}
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold of a value."""
-    match value:
-        case np.generic():
-            return _plain(value.item())
-        case float():
-            return value if math.isfinite(value) else None
-        case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-        case Path():
-            return str(value)
-    return value

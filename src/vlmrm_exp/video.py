@@ -5,17 +5,17 @@ every player show, and begin to show before they have the whole file.
 """
 
 import contextlib
-import functools
-import os
-import subprocess
-import tempfile
+import itertools
+import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from vlmrm_exp.figures import figure
+from vlmrm_exp.files import written_whole
 
 Episode = tuple[np.ndarray, np.ndarray | None]
 """Frames (T, H, W, 3) uint8, and the reward of each (T,) or None."""
@@ -24,13 +24,15 @@ MIN_PICTURE_HEIGHT = 240
 """Pixels; smaller frames are enlarged by a whole factor, or they smear."""
 MIN_WIDTH = 360
 """Pixels that the texts need; a narrower picture stands in the middle."""
-BACKGROUND = (20, 23, 28)
-GRID = (52, 58, 68)
-QUIET_TEXT = (160, 168, 180)
-TEXT = (236, 239, 244)
-CURVE = (255, 184, 84)
-OVERSAMPLING = 4
-"""The curve is drawn this many times larger and averaged: an antialiased line."""
+BACKGROUND = "#14171c"
+GRID = "#343a44"
+QUIET_TEXT = "#a0a8b4"
+TEXT = "#eceff4"
+CURVE = "#ffb854"
+OUTPUT = (
+    "-vf scale=out_color_matrix=bt709:out_range=tv -colorspace bt709 "
+    "-color_primaries bt709 -color_trc bt709 -preset veryfast -movflags +faststart"
+)
 
 
 def write_episodes(
@@ -43,7 +45,7 @@ def write_episodes(
         episodes: at least one frame in all, every frame of the same size. The reward
             axis is the same for all of them. Without rewards no curve is drawn.
         fps: frames per second.
-        title: written above the picture, in as many lines as it takes.
+        title: written above the picture, in at most three lines.
 
     Raises:
         ValueError: frames differ in size.
@@ -52,287 +54,140 @@ def write_episodes(
     sizes = {frames.shape[1:] for frames, _ in episodes}
     if len(sizes) > 1:
         raise ValueError(f"the episodes' frames differ in size: {sorted(sizes)}")
-    layout = _lay_out(episodes, title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part.mp4")
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        *("-loglevel", "error", "-nostdin", "-y"),
-        *("-f", "rawvideo", "-pix_fmt", "rgb24"),
-        *("-video_size", f"{layout.width}x{layout.height}"),
-        *("-framerate", str(fps), "-i", "pipe:"),
-        *("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-pix_fmt", "yuv420p"),
-        *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
-        *("-c:v", "libx264", "-crf", "20", "-preset", "veryfast"),
-        *("-movflags", "+faststart", str(part)),
-    ]
-    try:
-        with tempfile.TemporaryFile() as complaints:
-            with subprocess.Popen(
-                command, stdin=subprocess.PIPE, stderr=complaints
-            ) as ffmpeg:
-                assert ffmpeg.stdin is not None
-                # What goes wrong at its end shows in its exit code and complaints.
-                with contextlib.suppress(BrokenPipeError):
-                    for canvas in _canvases(episodes, layout):
-                        ffmpeg.stdin.write(canvas)
-            if ffmpeg.returncode != 0:
-                complaints.seek(0)
-                text = complaints.read().decode(errors="replace").strip()
-                raise OSError(f"ffmpeg could not write {path}: {text}")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    images = _draw(episodes, title)
+    first = next(images)
+    with written_whole(path) as part:
+        target = part.resolve()  # or ffmpeg would take "a:b.mp4" for a protocol
+        writer = imageio_ffmpeg.write_frames(
+            target,
+            first.size,
+            fps=fps,
+            codec="libx264",
+            quality=6,  # a crf of 20
+            macro_block_size=2,
+            ffmpeg_log_level="error",
+            output_params=OUTPUT.split(),
+        )
+        try:
+            with contextlib.closing(writer):
+                writer.send(None)
+                for image in itertools.chain([first], images):
+                    writer.send(image.tobytes())
+            # The writer does not tell whether ffmpeg succeeded, the file does.
+            written, _ = imageio_ffmpeg.count_frames_and_secs(target)
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"ffmpeg could not write {path}") from error
+        if written != sum(len(frames) for frames, _ in episodes):
+            raise OSError(f"ffmpeg wrote only {written} frames of {path}")
 
 
-@dataclass
-class _Layout:
-    """Where things stand on the canvas, in pixels from the top left."""
-
-    width: int
-    height: int
-    unit: float
-    """Size of everything drawn, 1 on a canvas 480 wide."""
-    title: np.ndarray
-    """(h, width, 3) uint8, at the top."""
-    picture: tuple[int, int, int, int]
-    """Left, top, width and height."""
-    panel_top: int
-    low: float
-    high: float
-    """The reward axis."""
-    has_curve: bool
-
-
-def _lay_out(episodes: Sequence[Episode], title: str) -> _Layout:
+def _draw(episodes: Sequence[Episode], title: str) -> Iterator[Image.Image]:
+    """Draw each frame of the video."""
     height, width = episodes[0][0].shape[1:3]
     factor = -(-MIN_PICTURE_HEIGHT // height)  # rounded up
     height, width = height * factor, width * factor
-    canvas_width = _even(max(width, MIN_WIDTH))
-    unit = min(max(canvas_width / 480, 0.85), 3.0)
-    strip = _draw_title(title, canvas_width, unit)
+    full_width = max(width, MIN_WIDTH)
+    full_width += full_width % 2
+    unit = min(max(full_width / 480, 0.85), 3.0)  # of all lengths but the picture's
+    left, right = 14 * unit, full_width - 14 * unit
+    small, large = _font(13 * unit), _font(17 * unit)
+
+    lines = _wrap(title, large, right - left)
+    top = round((23 * len(lines) + 16) * unit) if lines else 0
+    bottom = top + height + round(34 * unit)  # of the picture and its caption
     known = [rewards for _, rewards in episodes if rewards is not None]
-    values = np.concatenate(known) if known else np.empty(0)
+    panel_size = (full_width, round(90 * unit) if known else 0)
+    full_height = bottom + panel_size[1]
+    page = Image.new("RGB", (full_width, full_height + full_height % 2), BACKGROUND)
+    for row, line in enumerate(lines):
+        at = (left, (19.5 + 23 * row) * unit)
+        ImageDraw.Draw(page).text(at, line, TEXT, large, anchor="lm")
+
+    for number, (frames, rewards) in enumerate(episodes, 1):
+        if rewards is not None:
+            empty, full, points = _draw_panel(rewards, known, panel_size, unit)
+        for t, frame in enumerate(frames):
+            image = page.copy()
+            draw = ImageDraw.Draw(image)
+            picture = Image.fromarray(frame)
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+            image.paste(picture, ((full_width - width) // 2, top))
+            step = f"episode {number}/{len(episodes)}   step {t + 1}/{len(frames)}"
+            middle = top + height + 18 * unit
+            draw.text((right, middle), step, QUIET_TEXT, small, anchor="rm")
+            if rewards is not None:
+                value = f"reward {rewards[t]:.4g}"
+                draw.text((left, middle), value, CURVE, large, anchor="lm")
+                x, y = (round(place) for place in points[t])
+                image.paste(empty, (0, bottom))
+                image.paste(full.crop((0, 0, x + 1, full.height)), (0, bottom))
+                if np.isfinite(rewards[t]):
+                    draw.circle((x, bottom + y), 4 * unit, CURVE)
+            yield image
+
+
+def _draw_panel(
+    rewards: np.ndarray, known: Sequence[np.ndarray], size: tuple[int, int], unit: float
+) -> tuple[Image.Image, Image.Image, np.ndarray]:
+    """Plot one episode's rewards; what is not finite leaves a gap.
+
+    Args:
+        rewards: (T,).
+        known: the rewards of all episodes, for the axis.
+        size: width and height in pixels.
+        unit: pixels for each point of a font or line.
+
+    Returns:
+        The panel before and after the curve is drawn, and where the rewards lie in
+        it: x, y (T, 2), in pixels from the top left.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    values = np.concatenate(known)
     values = values[np.isfinite(values)]
     low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
-        middle, low = low, low - (abs(low) / 2 or 0.5)
-        high = 2 * middle - low
-    panel_top = len(strip) + height
-    return _Layout(
-        width=canvas_width,
-        height=_even(panel_top + round((124 if known else 32) * unit)),
-        unit=unit,
-        title=strip,
-        picture=((canvas_width - width) // 2, len(strip), width, height),
-        panel_top=panel_top,
-        low=float(low),
-        high=float(high),
-        has_curve=bool(known),
-    )
-
-
-def _canvases(episodes: Sequence[Episode], layout: _Layout) -> Iterator[np.ndarray]:
-    """Draw each frame of the video: (height, width, 3) uint8, one buffer for all."""
-    canvas = np.empty((layout.height, layout.width, 3), np.uint8)
-    canvas[:] = BACKGROUND
-    canvas[: len(layout.title)] = layout.title
-    left, top, width, height = layout.picture
-    picture = canvas[top : top + height, left : left + width]
-    panel = canvas[layout.panel_top :]
-    for number, (frames, rewards) in enumerate(episodes, 1):
-        empty = _draw_axes(layout, panel.shape[0])
-        place = f"episode {number} of {len(episodes)}"
-        if rewards is None:
-            xy, full = None, empty
-        else:
-            xy = _curve_points(rewards, layout, panel.shape[0])
-            full = _draw_curve(xy, empty, layout)
-        for t, frame in enumerate(frames):
-            picture[:] = _enlarge(frame, width, height)
-            panel[:] = empty
-            if xy is not None and rewards is not None:
-                now = round(xy[t, 0]) + 1
-                panel[:, :now] = full[:, :now]
-                if np.isfinite(rewards[t]):
-                    _stamp_dot(panel, xy[t], 3.6 * layout.unit)
-            step = f"{place},  step {t + 1} of {len(frames)}"
-            value = None if rewards is None else float(rewards[t])
-            _write_caption(panel, value, step, layout)
-            yield canvas
-
-
-def _plot_box(layout: _Layout, panel_height: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the curve's area within the panel."""
-    font = _font(12 * layout.unit)
-    labels = (_number(value, layout) for value in (layout.low, layout.high))
-    left = max(font.getlength(label) for label in labels) + 22 * layout.unit
-    right = layout.width - 18 * layout.unit
-    return left, 42 * layout.unit, right, panel_height - 16 * layout.unit
-
-
-def _curve_points(
-    rewards: np.ndarray, layout: _Layout, panel_height: int
-) -> np.ndarray:
-    """Where each reward (T,) lies within the panel: x, y (T, 2), in pixels."""
-    left, top, right, bottom = _plot_box(layout, panel_height)
-    x = np.linspace(left, right, len(rewards)) if len(rewards) > 1 else [left]
-    share = (np.asarray(rewards, np.float64) - layout.low) / (layout.high - layout.low)
-    return np.stack([x, bottom - share * (bottom - top)], axis=1)
-
-
-def _draw_axes(layout: _Layout, panel_height: int) -> np.ndarray:
-    """The panel before the first step: (panel_height, width, 3) uint8."""
-    image = Image.new("RGB", (layout.width, panel_height), BACKGROUND)
-    if layout.has_curve:
-        draw = ImageDraw.Draw(image)
-        font = _font(12 * layout.unit)
-        left, top, right, bottom = _plot_box(layout, panel_height)
-        for share in (0.0, 0.5, 1.0):
-            y = bottom - share * (bottom - top)
-            draw.line([(left, y), (right, y)], GRID, max(1, round(layout.unit)))
-            if share != 0.5:
-                value = layout.low + share * (layout.high - layout.low)
-                at = (left - 8 * layout.unit, y)
-                draw.text(at, _number(value, layout), QUIET_TEXT, font, anchor="rm")
-    return np.asarray(image)
-
-
-def _draw_curve(xy: np.ndarray, empty: np.ndarray, layout: _Layout) -> np.ndarray:
-    """The panel after the last step; what is not finite leaves a gap."""
-    height, width = empty.shape[:2]
-    size = (width * OVERSAMPLING, height * OVERSAMPLING)
-    line, area = Image.new("L", size), Image.new("L", size)
-    bottom = _plot_box(layout, height)[3] * OVERSAMPLING
-    thickness = round(2 * layout.unit * OVERSAMPLING)
-    gaps = np.flatnonzero(~np.isfinite(xy[:, 1]))
-    for piece in np.split(xy, np.unique([*gaps, *(gaps + 1)]).astype(int)):
-        if not len(piece) or not np.isfinite(piece).all():
-            continue
-        points = [(x, y) for x, y in ((piece + 0.5) * OVERSAMPLING).tolist()]
-        ImageDraw.Draw(line).line(points, 255, thickness, joint="curve")
-        under = [*points, (points[-1][0], bottom), (points[0][0], bottom)]
-        ImageDraw.Draw(area).polygon(under, 46)
-    shown = np.maximum(
-        np.asarray(line.reduce(OVERSAMPLING)), np.asarray(area.reduce(OVERSAMPLING))
-    )
-    return _blend(empty, shown)
-
-
-def _stamp_dot(panel: np.ndarray, at: np.ndarray, radius: float) -> None:
-    """Mark the present value, in place."""
-    dot = _dot(radius)
-    half = len(dot) // 2
-    x, y = (round(value) for value in at)
-    # Within the panel by its margins, which are larger than the dot.
-    spot = panel[y - half : y + half + 1, x - half : x + half + 1]
-    spot[:] = _blend(spot, dot)
-
-
-def _write_caption(
-    panel: np.ndarray, value: float | None, step: str, layout: _Layout
-) -> None:
-    """Write the present reward on the left and the step on the right, in place."""
-    unit = layout.unit
-    rows = round(32 * unit)
-    image = Image.fromarray(panel[:rows])
-    draw = ImageDraw.Draw(image)
-    middle, margin = 18 * unit, 14 * unit
-    if value is not None:
-        font = _font(13 * unit)
-        draw.text((margin, middle), "reward", QUIET_TEXT, font, anchor="lm")
-        at = (margin + font.getlength("reward") + 8 * unit, middle)
-        draw.text(at, _number(value, layout), CURVE, _font(18 * unit), anchor="lm")
-    at = (layout.width - margin, middle)
-    draw.text(at, step, QUIET_TEXT, _font(13 * unit), anchor="rm")
-    panel[:rows] = np.asarray(image)
-
-
-def _draw_title(title: str, width: int, unit: float) -> np.ndarray:
-    """Write the title: smaller rather than in many lines, cut only after four."""
-    room = width - 28 * unit
-    size, font, lines = 0, _font(1.0), []
-    for size, most in ((18, 1), (16, 1), (16, 2), (14, 3), (13, 4)):
-        font = _font(size * unit)
-        lines = _wrap(title, font, room)
-        if len(lines) <= most:
-            break
-    else:
-        last = lines[3]
-        while last and font.getlength(last + "…") > room:
-            last = last[:-1]
-        lines = [*lines[:3], last + "…"]
-    # As narrow as these lines allow, so that none of them is a lonely word.
-    for share in np.arange(0.98, 0.5, -0.02):
-        narrower = _wrap(" ".join(lines), font, share * room)
-        if len(narrower) > len(lines):
-            break
-        lines = narrower
-    pitch = round(1.3 * size * unit)
-    margin = round(9 * unit)
-    height = 2 * margin + pitch * len(lines) if lines else 0
-    image = Image.new("RGB", (width, height), BACKGROUND)
-    for row, line in enumerate(lines):
-        at = (width / 2, margin + (row + 0.5) * pitch)
-        ImageDraw.Draw(image).text(at, line, TEXT, font, anchor="mm")
-    return np.asarray(image).reshape(height, width, 3)
+    if high - low <= 1e-9 * abs(high):
+        margin = abs(high) / 2 or 0.5
+        low, high = low - margin, high + margin
+    rewards = np.where(np.isfinite(rewards), rewards, np.nan)
+    steps = np.arange(len(rewards))
+    # Half a pixel more than wanted, for matplotlib rounds down.
+    with figure(*((length + 0.5) / (72 * unit) for length in size)) as made:
+        made.set(dpi=72 * unit, facecolor=BACKGROUND)
+        made.set_layout_engine("constrained", w_pad=14 / 72, h_pad=8 / 72)
+        axes = made.add_subplot(facecolor=BACKGROUND)
+        axes.set(xlim=(0, max(len(rewards) - 1, 1)), ylim=(low, high), xticks=[])
+        labels = [f"{low:.4g}", "", f"{high:.4g}"]
+        axes.set_yticks([low, (low + high) / 2, high], labels, color=QUIET_TEXT)
+        axes.tick_params(length=0, labelsize=11)
+        axes.grid(color=GRID, linewidth=1)
+        axes.spines[:].set_visible(False)
+        canvas = FigureCanvasAgg(made)
+        canvas.draw()
+        empty = np.array(canvas.buffer_rgba())[..., :3]
+        made.set_layout_engine("none")  # everything stays where it is
+        style = {"color": CURVE, "clip_on": False}
+        axes.plot(steps, rewards, linewidth=2, **style)
+        axes.fill_between(steps, rewards, low, alpha=0.18, linewidth=0, **style)
+        canvas.draw()
+        full = np.array(canvas.buffer_rgba())[..., :3]
+        points = axes.transData.transform(np.stack([steps, rewards], axis=1))
+    points[:, 1] = size[1] - points[:, 1]
+    points = np.nan_to_num(points)  # the caller draws no dot where there was none
+    return Image.fromarray(empty), Image.fromarray(full), points
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, room: float) -> list[str]:
-    """Break text between words, and inside one that is longer than a line."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= room:
-            lines[-1] += f" {word}"
-            continue
-        lines.append("")
-        for letter in word:
-            if lines[-1] and font.getlength(lines[-1] + letter) > room:
-                lines.append("")
-            lines[-1] += letter
-    return lines
+    """Break text into at most three lines; what is left over becomes an ellipsis."""
+    for letters in range(len(text), 2, -1):
+        lines = textwrap.wrap(text, letters, max_lines=3, placeholder=" …")
+        if all(font.getlength(line) <= room for line in lines):
+            return lines
+    return [text] if text.strip() else []
 
 
-def _number(value: float, layout: _Layout) -> str:
-    """A reward with three figures of the axis, so that its changes are seen."""
-    if not np.isfinite(value):
-        return "not finite"
-    span = layout.high - layout.low
-    if span < 1e-5 or max(abs(layout.low), abs(layout.high)) >= 1e5:
-        return f"{value:.4g}"
-    return f"{value:.{max(0, 2 - int(np.floor(np.log10(span))))}f}"
-
-
-def _blend(below: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Lay the curve's colour over (h, w, 3) uint8, as opaque as alpha (h, w) uint8."""
-    share = alpha[..., None] / np.float32(255)
-    return (below * (1 - share) + np.asarray(CURVE) * share).round().astype(np.uint8)
-
-
-def _enlarge(frame: np.ndarray, width: int, height: int) -> np.ndarray:
-    if frame.shape[:2] == (height, width):
-        return frame
-    image = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image)
-
-
-@functools.cache
 def _font(size: float) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font
+    import matplotlib
 
-
-@functools.cache
-def _dot(radius: float) -> np.ndarray:
-    """How opaque a round dot is: (s, s) uint8, s odd."""
-    half = int(np.ceil(radius))
-    size = 2 * half + 1
-    image = Image.new("L", (size * OVERSAMPLING, size * OVERSAMPLING))
-    middle = (half + 0.5) * OVERSAMPLING
-    ImageDraw.Draw(image).circle((middle, middle), radius * OVERSAMPLING, 255)
-    return np.asarray(image.reduce(OVERSAMPLING))
-
-
-def _even(size: int) -> int:
-    return size + size % 2
+    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    return ImageFont.truetype(fonts / "DejaVuSans.ttf", size)

@@ -1,25 +1,40 @@
-"""Simulate and render: the first two stages of the flow.
+"""Worlds: how a state moves, looks and is judged.
 
-    action -> [simulate] -> state row -> [render] -> frame
+    action -> [simulate] -> state -> [render] -> frame
 
-Letters: N environments, T steps, B rows, S numbers in a state row, O in an observation.
+Each world is described once, by a `World` in its own module. Letters: N environments, T
+steps, B states, S numbers in a state, O in an observation.
 """
 
+import importlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
 
-from vlmrm_exp.config import ConfigError, TaskConfig
+from vlmrm_exp.config import (
+    ConfigError,
+    TaskConfig,
+    did_you_mean,
+    no_effect,
+    one_of,
+)
 
-# MuJoCo reads this when envs/humanoid.py imports it, later. Its own first
-# choice, GLFW, needs a screen.
+# MuJoCo reads this when it is imported, later. Its own first choice needs a screen.
 os.environ.setdefault("MUJOCO_GL", "egl")
 # PyOpenGL tells of a missing optional accelerator at every start.
 logging.getLogger("OpenGL").setLevel(logging.WARNING)
+
+BUILT_IN = {
+    "cartpole": "vlmrm_exp.envs.cartpole:WORLD",
+    "mountain_car": "vlmrm_exp.envs.mountain_car:WORLD",
+    "humanoid": "vlmrm_exp.envs.humanoid:WORLD",
+    "gym": "vlmrm_exp.envs.any_gym:WORLD",
+}
 
 
 class Step(NamedTuple):
@@ -28,7 +43,7 @@ class Step(NamedTuple):
     observation: np.ndarray
     """(N, O) float32."""
     env_reward: np.ndarray
-    """(N,) float32: the environment's own reward, for comparison only."""
+    """(N,) float32: the environment's own reward."""
     goal: np.ndarray | None
     """(N,) bool: whether the state meets the task's goal; None: no predicate."""
 
@@ -61,7 +76,7 @@ class VectorEnv(Protocol):
         """Advance all environments: action (N, A) float32, or (N,) int64."""
         ...
 
-    def state_rows(self) -> np.ndarray:
+    def states(self) -> np.ndarray:
         """The present states: (N, S) float64, or frames (N, H, W, 3) uint8."""
         ...
 
@@ -83,13 +98,13 @@ class VectorEnv(Protocol):
 
 
 class Renderer(Protocol):
-    """Draws state rows, wherever they came from."""
+    """Renders states, wherever they came from."""
 
     drawn_by: str
     """The drawing library and, for MuJoCo, the OpenGL renderer; goes on record."""
 
-    def render(self, rows: np.ndarray) -> np.ndarray:
-        """State rows (B, S) float64 -> frames (B, H, W, 3) uint8.
+    def render(self, states: np.ndarray) -> np.ndarray:
+        """States (B, S) float64 -> frames (B, H, W, 3) uint8.
 
         Several views of a state (`TaskConfig.views`) are side by side in its frame. On
         a GPU a humanoid's frame differs with its place in the batch, by rounding.
@@ -101,69 +116,132 @@ class Renderer(Protocol):
         ...
 
 
-def make_envs(task: TaskConfig, num_envs: int, threads: int = 1) -> VectorEnv:
-    """Build the simulators of a task; opens no drawing context.
+Predicate = Callable[[np.ndarray], np.ndarray]
+"""States (B, S) -> whether each meets the goal, (B,) bool."""
 
-    Args:
-        task: which world.
-        num_envs: how many.
-        threads: what the humanoid's physics may use; other worlds use one.
+
+class Samples(NamedTuple):
+    """States to examine a reward on."""
+
+    states: np.ndarray
+    """(B, S) float64."""
+    source: np.ndarray
+    """(B,) str: where each comes from."""
+    group: np.ndarray | None
+    """(B,) int: states of one episode have one number, as they are not independent;
+    every other state has its own. None: a grid, which is no sample of anything."""
+
+
+@dataclass(frozen=True)
+class World:
+    """All that the rest of the program knows of a world.
+
+    A new world is a module with one of these, and a file in `conf/task` that names it:
+    `env: module:NAME`.
+    """
+
+    make_envs: Callable[[TaskConfig, int, int], VectorEnv]
+    """Simulators of a task: task, how many, threads that physics may use. Opens no
+    drawing context. May raise ConfigError."""
+    make_renderer: Callable[[TaskConfig, int, bool], Renderer]
+    """What renders a task's states, in the process that will render: task, height of
+    a frame in px (its width follows), whether with shadows and reflections."""
+    algorithms: tuple[str, ...]
+    """Those that can choose such actions."""
+    state_size: int | None
+    """S; None: states cannot be set from outside, and frames stand in for them."""
+    textures: tuple[str, ...] = ("plain",)
+    cameras: tuple[str, ...] = ("fixed",)
+    reads: tuple[str, ...] = ()
+    """Fields of `TaskConfig` that this world reads and not every other one."""
+    goals: tuple[str, ...] = ()
+    """Names of predicates, chosen by `task.goal`."""
+    predicate: Callable[[TaskConfig], Predicate | None] = lambda task: None
+    """Whether states meet the task's goal; None: this task has no predicate."""
+    graded: Callable[[np.ndarray], np.ndarray] | None = None
+    """States (B, S) -> what a good reward orders them by, (B,), where it is known."""
+    graded_by: str = ""
+    sample_states: Callable[[TaskConfig, int, int], Samples] | None = None
+    """States for studies: task, how many (a grid may have a few less), seed."""
+    grid: bool = False
+    """Whether `sample_states` gives a uniform grid."""
+    renders_with: Callable[[], str] = lambda: "unknown"
+    """The drawing library, and the driver behind it; goes into caches' keys."""
+    sources: tuple[str, ...] = ()
+    """Python files that decide the picture; go into caches' keys."""
+
+
+def world_of(task: TaskConfig) -> World:
+    """The description of a task's world.
 
     Raises:
-        ConfigError: an unknown or unsuitable Gymnasium id.
+        ConfigError: there is no such world.
     """
-    match task.env:
-        case "cartpole":
-            from vlmrm_exp.envs.cartpole import CartPoleEnvs
-
-            return CartPoleEnvs(task, num_envs)
-        case "mountain_car":
-            from vlmrm_exp.envs.mountain_car import MountainCarEnvs
-
-            return MountainCarEnvs(task, num_envs)
-        case "humanoid":
-            from vlmrm_exp.envs.humanoid import HumanoidEnvs
-
-            return HumanoidEnvs(task, num_envs, threads)
-        case "gym":
-            from vlmrm_exp.envs.any_gym import GymEnvs
-
-            return GymEnvs(task, num_envs)
-    raise ValueError(task.env)
+    if ":" not in task.env and task.env not in BUILT_IN:
+        raise ConfigError(
+            f"task.env is {task.env!r}, but must be one of {', '.join(BUILT_IN)}, or "
+            f"module:NAME of a World of your own.{did_you_mean(task.env, BUILT_IN)}"
+        )
+    world = load(BUILT_IN.get(task.env, task.env), "task.env")
+    if not isinstance(world, World):
+        raise ConfigError(
+            f"task.env is {task.env!r}, which is no vlmrm_exp.envs.World: give one."
+        )
+    return world
 
 
-def make_renderer(task: TaskConfig, frame_height: int, effects: bool) -> Renderer:
-    """Build what draws a task's states, in the process that will draw.
+def load(path: str, setting: str) -> Any:
+    """What `module:NAME` names.
 
-    Args:
-        task: which world, with its textures and camera.
-        frame_height: pixels; the width follows from the task's aspect ratio and the
-            number of its views.
-        effects: shadows, reflections and multisampling, where the world has them.
+    Raises:
+        ConfigError: the module cannot be imported, or has no such name.
     """
-    match task.env:
-        case "cartpole":
-            from vlmrm_exp.envs.cartpole import CartPoleRenderer
-
-            return CartPoleRenderer(task, frame_height)
-        case "mountain_car":
-            from vlmrm_exp.envs.mountain_car import MountainCarRenderer
-
-            return MountainCarRenderer(task, frame_height)
-        case "humanoid":
-            from vlmrm_exp.envs.humanoid import HumanoidRenderer
-
-            return HumanoidRenderer(task, frame_height, effects)
-        case "gym":
-            from vlmrm_exp.envs.any_gym import FrameRenderer
-
-            return FrameRenderer()
-    raise ValueError(task.env)
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{setting} is {path!r}, which cannot be imported ({error}): give "
+            "module:NAME, with the module's folder in PYTHONPATH."
+        ) from error
 
 
-def check_algo(
-    action_space: gym.Space, algo_name: str, env_id: str = "the environment"
-) -> None:
+def check_world(task: TaskConfig, algorithm: str) -> None:
+    """Refuse settings that the task's world does not have or read.
+
+    Raises:
+        ConfigError: one sentence says which.
+    """
+    world = world_of(task)
+    one_of("task.textures", task.textures, world.textures, f" for {task.env}")
+    cameras = world.cameras
+    if len(task.views) == 1 or len(cameras) == 1:
+        several = ", or several as fixed+side," if len(cameras) > 1 else ""
+        one_of("task.camera", task.camera, cameras, f"{several} for {task.env}")
+    elif unknown := set(task.views) - set(cameras):
+        raise ConfigError(
+            f"task.camera is {task.camera!r}, but {min(unknown)!r} is none of "
+            f"{', '.join(cameras)}: join those with +, as fixed+side."
+        )
+    if task.goal and not world.goals:
+        raise ConfigError(
+            f"task.goal is {task.goal!r}, but {task.env} has no such predicate: leave "
+            "it out."
+        )
+    if task.goal:
+        one_of("task.goal", task.goal, world.goals)
+    if algorithm not in world.algorithms:
+        raise ConfigError(
+            f"task={task.name} has actions that algo={algorithm} cannot choose from: "
+            f"use algo={' or '.join(world.algorithms)}."
+        )
+    for name in ("env_id", "version", "observation", "frame_skip"):
+        value = getattr(task, name)
+        if name not in world.reads and value != getattr(TaskConfig(), name):
+            raise no_effect(f"task.{name}", value, f"task={task.name}")
+
+
+def check_algo(action_space: gym.Space, algo_name: str, env_id: str) -> None:
     """Refuse an algorithm that cannot choose such actions.
 
     Args:
@@ -174,12 +252,17 @@ def check_algo(
     Raises:
         ConfigError: DQN and continuous actions, or SAC and discrete ones.
     """
-    kind, needed = "continuous", "sac"
+    kind, other, needed = "continuous", "discrete", "sac"
     if isinstance(action_space, gym.spaces.Discrete):
-        kind, needed = "discrete", "dqn"
+        kind, other, needed = "discrete", "continuous", "dqn"
     if algo_name != needed:
-        other = {"continuous": "discrete", "discrete": "continuous"}[kind]
         raise ConfigError(
             f"{algo_name.upper()} needs {other} actions, but {env_id}'s are {kind}: "
             f"use algo={needed}."
         )
+
+
+def seeded(seed: int, count: int) -> list[np.random.Generator]:
+    """Independent random generators for so many environments."""
+    streams = np.random.SeedSequence(seed).spawn(count)
+    return [np.random.default_rng(stream) for stream in streams]

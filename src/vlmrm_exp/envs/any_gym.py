@@ -1,6 +1,6 @@
 """Any Gymnasium id that draws `rgb_array` frames.
 
-Its state cannot be set from outside, so frames stand in for state rows: each
+Its state cannot be set from outside, so frames stand in for states: each
 environment draws itself, and the renderer hands the frames through. Gymnasium's time
 limit is taken off; an environment that ends by itself is held as it ended (same
 observation, same frame, reward 0) until the common reset.
@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from vlmrm_exp.config import ConfigError, TaskConfig
-from vlmrm_exp.envs import Step
+from vlmrm_exp.envs import Step, World
+from vlmrm_exp.files import reason
 
 # Classic control draws with pygame, which would look for a display.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -26,7 +27,7 @@ SUCCESS_KEYS = ("is_success", "success")
 
 
 class GymEnvs:
-    """N environments of one Gymnasium id; frames (N, H, W, 3) for state rows.
+    """N environments of one Gymnasium id; frames (N, H, W, 3) for states.
 
     The goal is what a step's info calls `is_success` or `success`; there is none if
     the first step after a reset has neither.
@@ -79,7 +80,7 @@ class GymEnvs:
         goal = self._goal.copy() if self._gives_goal else None
         return Step(self._observation.copy(), reward, goal)
 
-    def state_rows(self) -> np.ndarray:
+    def states(self) -> np.ndarray:
         """The present frames (N, H, W, 3) uint8."""
         frames = []
         for i, env in enumerate(self._envs):
@@ -138,13 +139,13 @@ class FrameRenderer:
 
     drawn_by = f"gymnasium {gym.__version__}, each environment itself"
 
-    def render(self, rows: np.ndarray) -> np.ndarray:
+    def render(self, states: np.ndarray) -> np.ndarray:
         """Frames (B, H, W, 3) uint8, checked and otherwise as they came."""
-        if rows.dtype != np.uint8 or rows.ndim != 4 or rows.shape[3] != 3:
+        if states.dtype != np.uint8 or states.ndim != 4 or states.shape[3] != 3:
             raise ValueError(
-                f"expected frames (B, H, W, 3) uint8, not {rows.shape} {rows.dtype}"
+                f"expected frames (B, H, W, 3) uint8, not {states.shape} {states.dtype}"
             )
-        return rows
+        return states
 
     def close(self) -> None:
         """Nothing is held."""
@@ -177,9 +178,9 @@ def _make(env_id: str) -> gym.Env:
     except TypeError as error:
         if "render_mode" in str(error):
             raise _draws_nothing(env_id) from error
-        raise ConfigError(f"{env_id} cannot be made: {_first_line(error)}") from error
+        raise ConfigError(f"{env_id} cannot be made: {reason(error)}") from error
     except gym.error.Error as error:
-        raise ConfigError(f"{env_id} cannot be made: {_first_line(error)}") from error
+        raise ConfigError(f"{env_id} cannot be made: {reason(error)}") from error
     if "rgb_array" not in env.metadata.get("render_modes", []):
         env.close()
         raise _draws_nothing(env_id)
@@ -271,7 +272,7 @@ def _close_ids(env_id: str) -> list[str]:
 
 def _missing_dependency(env_id: str, error: Exception) -> ConfigError:
     return ConfigError(
-        f"{env_id} needs a package that is not installed ({_first_line(error)}): "
+        f"{env_id} needs a package that is not installed ({reason(error)}): "
         "install it, or choose another task.env_id."
     )
 
@@ -283,6 +284,10 @@ def _draws_nothing(env_id: str) -> ConfigError:
     )
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or repr(error)
-    return text.splitlines()[0].rstrip(".")
+WORLD = World(
+    make_envs=lambda task, num_envs, threads: GymEnvs(task, num_envs),
+    make_renderer=lambda task, frame_height, effects: FrameRenderer(),
+    algorithms=("sac", "dqn"),
+    state_size=None,
+    reads=("env_id",),
+)

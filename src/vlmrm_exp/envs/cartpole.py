@@ -15,21 +15,21 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from vlmrm_exp.config import TaskConfig
-from vlmrm_exp.envs import Step
-from vlmrm_exp.envs.canvas import DRAWN_BY, WIDTH, Canvas, gfxdraw
+from vlmrm_exp.envs import Samples, Step, World, seeded, toy_renderers
+from vlmrm_exp.envs.toy_renderers import DRAWN_BY, WALL, CartPoleRenderer
 
-WALL = 2.4  # m, Gymnasium's x_threshold
+POSITIONS = 9  # of the cart in the grid of states
 MAX_ANGLE = 12 * 2 * math.pi / 360  # rad, Gymnasium's theta_threshold_radians
 
 
-def in_bounds(rows: np.ndarray) -> np.ndarray:
-    """Whether Gymnasium's episode would go on: rows (..., 4) -> (...) bool.
+def in_bounds(states: np.ndarray) -> np.ndarray:
+    """Whether Gymnasium's episode would go on: states (..., 4) -> (...) bool.
 
     A cart at the wall is out of bounds, or it could lean there for ever. A pole that
     has turned all the way round is up again.
     """
-    angle = wrap_angle(rows[..., 2])
-    return (np.abs(rows[..., 0]) < WALL) & (np.abs(angle) <= MAX_ANGLE)
+    angle = wrap_angle(states[..., 2])
+    return (np.abs(states[..., 0]) < WALL) & (np.abs(angle) <= MAX_ANGLE)
 
 
 def wrap_angle(angle: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def wrap_angle(angle: np.ndarray) -> np.ndarray:
 
 
 class CartPoleEnvs:
-    """N CartPoles. State row: x (m), x_dot, theta (rad, 0 is up), theta_dot."""
+    """N CartPoles. State: x (m), x_dot, theta (rad, 0 is up), theta_dot."""
 
     def __init__(self, task: TaskConfig, num_envs: int) -> None:
         assert task.episode_length is not None
@@ -57,7 +57,7 @@ class CartPoleEnvs:
             self._seed(seed)
         for env in self._envs:
             env.reset()
-        return self._observation(self.state_rows())
+        return self._observation(self.states())
 
     def step(self, action: np.ndarray) -> Step:
         """Push every cart: action (N,) int64, 0 left, 1 right."""
@@ -70,11 +70,11 @@ class CartPoleEnvs:
                 state[0] = math.copysign(WALL, state[0])
                 if state[0] * state[1] > 0:  # towards the wall
                     state[1] = 0.0
-        rows = self.state_rows()
-        goal = in_bounds(rows)
-        return Step(self._observation(rows), goal.astype(np.float32), goal)
+        states = self.states()
+        goal = in_bounds(states)
+        return Step(self._observation(states), goal.astype(np.float32), goal)
 
-    def state_rows(self) -> np.ndarray:
+    def states(self) -> np.ndarray:
         """The present states (N, 4) float64."""
         return np.array([env.state for env in self._envs], np.float64)
 
@@ -85,7 +85,7 @@ class CartPoleEnvs:
     def state_dict(self) -> dict[str, Any]:
         """States and random generators, as numbers, lists and strings."""
         return {
-            "states": self.state_rows().tolist(),
+            "states": self.states().tolist(),
             "generators": [env.np_random.bit_generator.state for env in self._envs],
         }
 
@@ -101,48 +101,36 @@ class CartPoleEnvs:
         """Nothing is held."""
 
     def _seed(self, seed: int) -> None:
-        streams = np.random.SeedSequence(seed).spawn(self.num_envs)
-        for env, stream in zip(self._envs, streams, strict=True):
-            env.np_random = np.random.default_rng(stream)
+        for env, rng in zip(self._envs, seeded(seed, self.num_envs), strict=True):
+            env.np_random = rng
             env.state = np.zeros(4)
 
-    def _observation(self, rows: np.ndarray) -> np.ndarray:
-        observation = rows.astype(np.float32)
-        observation[:, 2] = wrap_angle(rows[:, 2])
+    def _observation(self, states: np.ndarray) -> np.ndarray:
+        observation = states.astype(np.float32)
+        observation[:, 2] = wrap_angle(states[:, 2])
         return observation
 
 
-class CartPoleRenderer:
-    """Gymnasium's picture, drawn from state rows.
+def sample_states(task: TaskConfig, count: int, seed: int) -> Samples:
+    """All pairs of angles, all the way round, and positions: cell centres, at rest."""
+    angles = (np.arange(count // POSITIONS) + 0.5) / (count // POSITIONS) * 2 - 1
+    positions = (np.arange(POSITIONS) + 0.5) / POSITIONS * 2 - 1
+    states = np.zeros((len(angles) * POSITIONS, 4))
+    states[:, 0] = np.tile(positions * WALL, len(angles))
+    states[:, 2] = np.repeat(angles * np.pi, POSITIONS)
+    return Samples(states, np.full(len(states), "grid"), None)
 
-    Measurements are Gymnasium's, in px of a 600 x 400 picture whose y grows upwards.
-    """
 
-    drawn_by = DRAWN_BY
-
-    def __init__(self, task: TaskConfig, frame_height: int) -> None:
-        assert task.textures == "plain"
-        self._canvas = Canvas(frame_height, upside_down=True)
-
-    def render(self, rows: np.ndarray) -> np.ndarray:
-        """State rows (B, 4) float64 -> frames (B, H, W, 3) uint8."""
-        frames = np.empty((len(rows), *self._canvas.frame_shape), np.uint8)
-        for frame, row in zip(frames, rows, strict=True):
-            self._canvas.clear()
-            self._draw(row[0], row[2])
-            self._canvas.read(frame)
-        return frames
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _draw(self, x: float, theta: float) -> None:
-        scale = WIDTH / (2 * WALL)  # px per m
-        cart_x, cart_y = x * scale + WIDTH / 2, 100
-        axle = (cart_x, cart_y + 7.5)
-        cart = [(-25, -15), (-25, 15), (25, 15), (25, -15)]
-        pole = [(-5, -5), (-5, scale - 5), (5, scale - 5), (5, -5)]  # 1 m long
-        self._canvas.polygon(cart, 0, (cart_x, cart_y), (0, 0, 0))
-        self._canvas.polygon(pole, -theta, axle, (202, 152, 101))
-        self._canvas.disc(axle, 5, (129, 132, 203))
-        gfxdraw.hline(self._canvas.surface, 0, WIDTH, cart_y, (0, 0, 0))
+WORLD = World(
+    make_envs=lambda task, num_envs, threads: CartPoleEnvs(task, num_envs),
+    make_renderer=CartPoleRenderer,
+    algorithms=("dqn",),
+    state_size=4,
+    predicate=lambda task: in_bounds,
+    graded=lambda states: -np.abs(wrap_angle(states[:, 2])),
+    graded_by="minus the pole's angle",
+    sample_states=sample_states,
+    grid=True,
+    renders_with=lambda: DRAWN_BY,
+    sources=(__file__, toy_renderers.__file__),
+)

@@ -20,7 +20,7 @@ import mujoco
 import numpy as np
 
 from vlmrm_exp.config import ConfigError, did_you_mean
-from vlmrm_exp.envs.humanoid import NUM_QPOS, humanoid_spec
+from vlmrm_exp.envs.humanoid_model import NUM_QPOS, humanoid_spec
 
 # Metres above the floor, of a part's lowest point.
 ON_FLOOR = 0.03
@@ -272,20 +272,20 @@ class HumanoidGoal:
         self._upper = np.flatnonzero(above)
         self._knees = [model.joint(f"{side}_knee").qposadr[0] for side in _SIDES]
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """State rows (B, 47) -> whether each meets the goal, (B,) bool."""
-        return self._predicate(self.bodies(rows))
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        """States (B, 47) -> whether each meets the goal, (B,) bool."""
+        return self._predicate(self.bodies(states))
 
-    def bodies(self, rows: np.ndarray) -> Bodies:
-        """Place the parts of each state row (B, 47)."""
-        model, data, count = self._model, self._data, len(rows)
+    def bodies(self, states: np.ndarray) -> Bodies:
+        """Place the parts of each state (B, 47)."""
+        model, data, count = self._model, self._data, len(states)
         places = np.empty((count, model.nbody, 3))
         mass_places = np.empty((count, model.nbody, 3))
         turns = np.empty((count, model.nbody, 9))
         geoms = np.empty((count, model.ngeom, 3))
         geom_turns = np.empty((count, model.ngeom, 9))
         for i in range(count):
-            data.qpos[:] = rows[i, :NUM_QPOS]
+            data.qpos[:] = states[i, :NUM_QPOS]
             mujoco.mj_kinematics(model, data)
             places[i], mass_places[i], turns[i] = data.xpos, data.xipos, data.xmat
             geoms[i], geom_turns[i] = data.geom_xpos, data.geom_xmat
@@ -313,7 +313,7 @@ class HumanoidGoal:
             knees_low=knees[..., 2] - self._shin_radius,
             feet_low=lowest[:, self._feet],
             upper_low=lowest[:, self._upper].min(axis=1),
-            flexion=-np.rad2deg(rows[:, self._knees]),
+            flexion=-np.rad2deg(states[:, self._knees]),
             hips_at_pelvis=within(self._pelvis, hips),
             knees_at_pelvis=within(self._pelvis, knees),
             feet_at_pelvis=within(self._pelvis, feet),

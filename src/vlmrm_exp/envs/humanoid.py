@@ -1,51 +1,48 @@
-"""Gymnasium's Humanoid without termination, and its pictures from state rows.
+"""Gymnasium's Humanoid without termination.
 
 Physics, observation and reward are those of Gymnasium's Humanoid-v5 (or v4) with
 `terminate_when_unhealthy=False` and the same `frame_skip`; a test compares them step
-by step. The model is Gymnasium's own `humanoid.xml`; only its looks are changed, in
-memory.
+by step.
 """
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import mujoco
 import numpy as np
-from gymnasium.envs.mujoco import mujoco_env
 
 from vlmrm_exp.config import TaskConfig
-from vlmrm_exp.envs import Step
-from vlmrm_exp.envs.looks import dress
+from vlmrm_exp.envs import (
+    Samples,
+    Step,
+    World,
+    humanoid_model,
+    humanoid_renderer,
+    humanoid_states,
+    poses,
+    seeded,
+)
+from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
+from vlmrm_exp.envs.humanoid_model import NUM_QPOS, STATE_SIZE, humanoid_spec
+from vlmrm_exp.envs.humanoid_renderer import CAMERAS, HumanoidRenderer, renders_with
+from vlmrm_exp.envs.humanoid_states import around_a_goal, episodes_for, visited
+from vlmrm_exp.envs.poses import PoseLibrary
 
 RESET_NOISE = 0.01  # uniform, on every coordinate and velocity (Gymnasium)
-NUM_QPOS, NUM_QVEL = 24, 23
-STATE_ROW = NUM_QPOS + NUM_QVEL  # (qpos, qvel)
-MAX_GEOMS = 1_000  # of a scene; the humanoid has 18
-SHEET_SIZE = 2048  # px; every GPU has such a buffer
-SHEET_COLUMNS = 8  # 64 pictures, as many as are embedded at once (clip.batch_size)
-SOFTWARE_OPENGL = ("llvmpipe", "softpipe", "software", "swrast", "swiftshader")
-"""In the renderers' names, in small letters."""
-FLOOR_SQUARE = 1.0  # m, as drawn; Gymnasium's 0.125 costs more than all the rest
-
-
-def humanoid_spec() -> mujoco.MjSpec:
-    """Gymnasium's humanoid.xml, editable."""
-    assets = Path(mujoco_env.__file__).parent / "assets"
-    return mujoco.MjSpec.from_file(str(assets / "humanoid.xml"))
+SHARES = {"tasks": 0.4, "poses": 0.3, "falls": 0.1, "random": 0.2}
+"""The humanoid's states for studies, by where they come from."""
 
 
 class HumanoidEnvs:
-    """N humanoids; a state row is (qpos, qvel), (47,) float64.
+    """N humanoids; a state is (qpos, qvel), (47,) float64.
 
     Their physics can be shared out to threads, and is the same with any number of them.
     """
 
     def __init__(self, task: TaskConfig, num_envs: int, threads: int = 1) -> None:
-        from vlmrm_exp.envs.goals import HumanoidGoal  # it needs this module's model
-
         assert task.episode_length is not None
         self.num_envs = num_envs
         self.episode_length = task.episode_length
@@ -70,11 +67,10 @@ class HumanoidEnvs:
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Stand up straight, with a little noise; (N, O) float32."""
         if seed is not None:
-            seeds = np.random.SeedSequence(seed).spawn(self.num_envs)
-            self._rngs = [np.random.default_rng(s) for s in seeds]
+            self._rngs = seeded(seed, self.num_envs)
         for data, rng in zip(self._datas, self._rngs, strict=True):
             mujoco.mj_resetData(self._model, data)
-            noise = rng.uniform(-RESET_NOISE, RESET_NOISE, STATE_ROW)
+            noise = rng.uniform(-RESET_NOISE, RESET_NOISE, STATE_SIZE)
             data.qpos += noise[:NUM_QPOS]
             data.qvel += noise[NUM_QPOS:]
             mujoco.mj_forward(self._model, data)
@@ -102,10 +98,10 @@ class HumanoidEnvs:
                 self._frame_skip * self._model.opt.timestep
             )
             rewards[i] = self._reward(data, velocity)
-        goal = None if self._goal is None else self._goal(self.state_rows())
+        goal = None if self._goal is None else self._goal(self.states())
         return Step(self._observations(), rewards, goal)
 
-    def state_rows(self) -> np.ndarray:
+    def states(self) -> np.ndarray:
         """(N, 47) float64."""
         return np.stack([np.concatenate((d.qpos, d.qvel)) for d in self._datas])
 
@@ -179,167 +175,61 @@ class HumanoidEnvs:
         )
 
 
-def fixed_camera() -> mujoco.MjvCamera:
-    """The paper's viewpoint (section 4.3): in front, slightly from above."""
-    return _camera_at(180)
+def sample_states(task: TaskConfig, count: int, seed: int) -> Samples:
+    """A seeded mixture: at and near the goals, other poses, falls, random actions.
 
-
-def side_camera() -> mujoco.MjvCamera:
-    """The same from the body's right, where the sunlight falls too."""
-    return _camera_at(90)
-
-
-def tracking_camera(model: mujoco.MjModel) -> mujoco.MjvCamera:
-    """Gymnasium's own, which follows the body."""
-    camera = mujoco.MjvCamera()
-    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-    camera.fixedcamid = model.camera("track").id
-    return camera
-
-
-def _camera_at(azimuth: float) -> mujoco.MjvCamera:
-    """Look at a standing body from 3.5 m, along a direction in degrees; 0 is +x."""
-    camera = mujoco.MjvCamera()
-    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
-    camera.lookat[:] = (0, 0, 1)
-    camera.distance, camera.elevation, camera.azimuth = 3.5, -10, azimuth
-    return camera
-
-
-class HumanoidRenderer:
-    """Draws humanoid state rows in one OpenGL context of the calling process.
-
-    On a GPU many pictures are drawn side by side and read at once: each reading waits
-    until the GPU is done, and where other processes use it too, until it is this one's
-    turn (docs/decisions/0016). Where a picture stands in that sheet can change one
-    pixel in thousands, by rounding. Software reads its own memory: one by one.
+    The paper pools what a run's checkpoints visit; the mixture stands in for early
+    ones.
     """
+    # Differences of a rounded running sum, so that they add up.
+    ends = np.round(np.cumsum([0, *SHARES.values()]) * count).astype(int)
+    parts = dict(zip(SHARES, np.diff(ends).tolist(), strict=True))
+    rng = np.random.default_rng([seed, len(SHARES)])
+    library = PoseLibrary()
+    sample = {
+        "tasks": lambda i: around_a_goal(library, i, rng),
+        "poses": lambda i: library.sample(rng),
+        "falls": lambda i: library.fall(rng),
+    }
+    states = [one(i) for name, one in sample.items() for i in range(parts[name])]
+    num_envs = episodes_for(task, parts["random"])
+    envs = HumanoidEnvs(replace(task, goal=""), num_envs)
+    low, high = envs.action_space.low, envs.action_space.high
 
-    def __init__(
-        self,
-        task: TaskConfig,
-        frame_height: int,
-        effects: bool,
-        columns: int | None = None,
-    ) -> None:
-        """Open the context.
+    def act(observation: np.ndarray) -> np.ndarray:
+        size = (len(observation), *low.shape)
+        return rng.uniform(low, high, size).astype(np.float32)
 
-        Args:
-            task: its textures and views.
-            frame_height: pixels, and the width of a view.
-            effects: shadows, reflections and multisampling.
-            columns: pictures in a row, and rows, of the sheet; None: by the hardware.
-                MuJoCo draws reflections wrongly anywhere but at the bottom.
-        """
-        spec = humanoid_spec()
-        dress(spec, task.textures)
-        # MuJoCo cuts the floor into squares of its third size, 80,000 triangles as
-        # Gymnasium has it, to light their corners. A coarser cut is drawn in a quarter
-        # of the time in software; the picture differs by 0.01 of 255 on average.
-        spec.geom("floor").size[2] = FLOOR_SQUARE
-        spec.visual.global_.offwidth = spec.visual.global_.offheight = frame_height
-        if not effects:
-            quality = spec.visual.quality
-            quality.offsamples = 0
-            # Coarser capsules, a quarter faster in software; 0.1 of 255 on average.
-            quality.numslices, quality.numstacks, quality.numquads = 16, 8, 1
-        self._model = spec.compile()
-        self._data = mujoco.MjData(self._model)
-        self._size = frame_height
-        self._opengl = mujoco.GLContext(frame_height, frame_height)
-        self._opengl.make_current()
-        name = _opengl_renderer()
-        self.drawn_by = f"MuJoCo {mujoco.__version__}, {name}"
-        if columns is None:
-            in_software = any(kind in name.lower() for kind in SOFTWARE_OPENGL)
-            reflects = effects and bool((self._model.mat_reflectance > 0).any())
-            fit = max(1, min(SHEET_SIZE // frame_height, SHEET_COLUMNS))
-            columns = 1 if in_software or reflects else fit
-        self._columns = columns
-        font = mujoco.mjtFontScale.mjFONTSCALE_100  # nothing is written
-        context = mujoco.MjrContext(self._model, font)
-        self._context: mujoco.MjrContext | None = context
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
-        if columns > 1:
-            side = columns * frame_height
-            mujoco.mjr_resizeOffscreen(side, side, context)
-        self._scene = mujoco.MjvScene(self._model, maxgeom=MAX_GEOMS)
-        self._options = mujoco.MjvOption()
-        if not effects:
-            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        cameras = {
-            "fixed": fixed_camera(),
-            "side": side_camera(),
-            "track": tracking_camera(self._model),
-        }
-        self._cameras = [cameras[view] for view in task.views]
-
-    def render(self, rows: np.ndarray) -> np.ndarray:
-        """State rows (B, 47) -> frames (B, H, V H, 3) uint8, V views side by side."""
-        if self._context is None:
-            raise RuntimeError("The renderer is closed.")
-        self._opengl.make_current()
-        views, size = len(self._cameras), self._size
-        pictures = np.empty((len(rows) * views, size, size, 3), np.uint8)
-        drawn = read = 0
-        for row in rows:
-            self._pose(row)
-            for camera in self._cameras:
-                line, column = divmod(drawn - read, self._columns)  # from the bottom
-                self._draw(camera, column * size, line * size)
-                drawn += 1
-                if drawn - read == self._columns**2 or drawn == len(pictures):
-                    self._read(pictures[read:drawn])
-                    read = drawn
-        frames = pictures.reshape(len(rows), views, size, size, 3)
-        return np.concatenate(list(frames.swapaxes(0, 1)), axis=2)
-
-    def close(self) -> None:
-        """Free the OpenGL context."""
-        if self._context is not None:
-            self._opengl.make_current()  # what is freed is the current one's
-            self._context.free()
-            self._opengl.free()
-            self._context = None
-
-    def _pose(self, row: np.ndarray) -> None:
-        self._data.qpos[:] = row[:NUM_QPOS]
-        # A picture needs positions, their centre (tracking camera) and the light.
-        mujoco.mj_kinematics(self._model, self._data)
-        mujoco.mj_comPos(self._model, self._data)
-        mujoco.mj_camlight(self._model, self._data)
-
-    def _draw(self, camera: mujoco.MjvCamera, left: int, bottom: int) -> None:
-        mujoco.mjv_updateScene(
-            self._model,
-            self._data,
-            self._options,
-            None,
-            camera,
-            mujoco.mjtCatBit.mjCAT_ALL,
-            self._scene,
-        )
-        place = mujoco.MjrRect(left, bottom, self._size, self._size)
-        mujoco.mjr_render(place, self._scene, self._context)
-
-    def _read(self, pictures: np.ndarray) -> None:
-        """Cut the sheet's first pictures out of it: (B, H, H, 3) uint8."""
-        size, columns = self._size, self._columns
-        lines = -(-len(pictures) // columns)
-        width, height = columns * size, lines * size
-        sheet = np.empty((height, width, 3), np.uint8)
-        mujoco.mjr_readPixels(
-            sheet, None, mujoco.MjrRect(0, 0, width, height), self._context
-        )
-        cut = sheet.reshape(lines, size, columns, size, 3).swapaxes(1, 2)
-        cut = cut.reshape(lines * columns, size, size, 3)[: len(pictures)]
-        pictures[:] = cut[:, ::-1]  # OpenGL's first line is the lowest
+    random, episode = visited(envs, act, parts["random"], rng)
+    source = np.repeat(list(parts), list(parts.values()))
+    return Samples(
+        np.concatenate((states, random)),
+        source,
+        np.concatenate((np.arange(len(states)), len(states) + episode)),
+    )
 
 
-def _opengl_renderer() -> str:
-    """Name of the OpenGL renderer whose context is current."""
-    from OpenGL import GL
+def _predicate(task: TaskConfig) -> HumanoidGoal | None:
+    return HumanoidGoal(task.goal) if task.goal else None
 
-    name = GL.glGetString(GL.GL_RENDERER)
-    return "unknown" if name is None else name.decode()
+
+WORLD = World(
+    make_envs=HumanoidEnvs,
+    make_renderer=HumanoidRenderer,
+    algorithms=("sac",),
+    state_size=STATE_SIZE,
+    textures=("plain", "realistic"),
+    cameras=CAMERAS,
+    reads=("version", "observation", "frame_skip"),
+    goals=GOALS,
+    predicate=_predicate,
+    sample_states=sample_states,
+    renders_with=renders_with,
+    sources=(
+        __file__,
+        humanoid_model.__file__,
+        humanoid_renderer.__file__,
+        humanoid_states.__file__,
+        poses.__file__,
+    ),
+)

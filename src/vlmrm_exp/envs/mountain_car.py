@@ -1,11 +1,9 @@
 """MountainCarContinuous: Gymnasium's physics without termination, and its pictures.
 
 The goal is absorbing (paper C.1; the original code let the car roll back): a car that
-reaches x >= 0.45 stands there until the common reset. The `realistic` look has textures
-of our own where the original used stock photographs.
+reaches x >= 0.45 stands there until the common reset.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,24 +14,18 @@ from gymnasium.envs.classic_control.continuous_mountain_car import (
 )
 
 from vlmrm_exp.config import TaskConfig
-from vlmrm_exp.envs import Step
-from vlmrm_exp.envs.canvas import DRAWN_BY, HEIGHT, WIDTH, Canvas, gfxdraw, pygame
-from vlmrm_exp.envs.mountain_scene import WHEEL_RADIUS, paint_car, paint_scenery
-
-LEFT, RIGHT = -1.2, 0.6  # the ends of the track
-GOAL = 0.45
-SCALE = WIDTH / (RIGHT - LEFT)  # px per unit of x and of height
-CAR_RESOLUTION = 2  # pixels of the painted car per pixel of the picture
-TURNS_PER_DEGREE = 4  # 0.25 degrees move the car's corners by 0.15 px
-
-
-def height(x: np.ndarray | float) -> Any:
-    """The track's height at x, both in Gymnasium's units."""
-    return np.sin(3 * x) * 0.45 + 0.55
+from vlmrm_exp.envs import Samples, Step, World, seeded, toy_renderers
+from vlmrm_exp.envs.toy_renderers import (
+    DRAWN_BY,
+    FLAG,
+    LEFT,
+    RIGHT,
+    MountainCarRenderer,
+)
 
 
 class MountainCarEnvs:
-    """N cars. State row: position (-1.2..0.6), velocity (-0.07..0.07 per step)."""
+    """N cars. State: position (-1.2..0.6), velocity (-0.07..0.07 per step)."""
 
     def __init__(self, task: TaskConfig, num_envs: int) -> None:
         assert task.episode_length is not None
@@ -54,7 +46,7 @@ class MountainCarEnvs:
         self._reached[:] = False
         for env in self._envs:
             env.reset()
-        return self.state_rows().astype(np.float32)
+        return self.states().astype(np.float32)
 
     def step(self, action: np.ndarray) -> Step:
         """Drive every car: action (N, 1) float32 in -1..1.
@@ -69,10 +61,10 @@ class MountainCarEnvs:
             _, reward[i], self._reached[i], _, _ = env.step(action[i])
             if self._reached[i]:
                 env.state[1] = 0.0
-        observation = self.state_rows().astype(np.float32)
+        observation = self.states().astype(np.float32)
         return Step(observation, reward, self._reached.copy())
 
-    def state_rows(self) -> np.ndarray:
+    def states(self) -> np.ndarray:
         """The present states (N, 2) float64."""
         return np.array([env.state for env in self._envs], np.float64)
 
@@ -83,7 +75,7 @@ class MountainCarEnvs:
     def state_dict(self) -> dict[str, Any]:
         """States, flags and random generators, as numbers, lists and strings."""
         return {
-            "states": self.state_rows().tolist(),
+            "states": self.states().tolist(),
             # Gymnasium computes in float64 on a reset's state, then in float32.
             "dtype": self._envs[0].state.dtype.name,
             "reached": self._reached.tolist(),
@@ -103,88 +95,29 @@ class MountainCarEnvs:
         """Nothing is held."""
 
     def _seed(self, seed: int) -> None:
-        streams = np.random.SeedSequence(seed).spawn(self.num_envs)
-        for env, stream in zip(self._envs, streams, strict=True):
-            env.np_random = np.random.default_rng(stream)
+        for env, rng in zip(self._envs, seeded(seed, self.num_envs), strict=True):
+            env.np_random = rng
             env.reset()
 
 
-class MountainCarRenderer:
-    """Pictures from state rows: `plain` is Gymnasium's, `realistic` our own.
-
-    Measurements are in px of a 600 x 400 picture whose y grows upwards.
-    """
-
-    drawn_by = DRAWN_BY
-
-    def __init__(self, task: TaskConfig, frame_height: int) -> None:
-        realistic = task.textures == "realistic"
-        self._canvas = Canvas(frame_height, upside_down=not realistic)
-        self._draw = self._draw_realistic if realistic else self._draw_plain
-        if realistic:
-            x = (np.arange(WIDTH) + 0.5) / SCALE + LEFT
-            self._canvas.pixels[:] = paint_scenery(
-                surface_y=HEIGHT - height(x) * SCALE,
-                slope=-1.35 * np.cos(3 * x),
-                flag_x=(GOAL - LEFT) * SCALE,
-            )
-            car = paint_car(CAR_RESOLUTION)
-            self._car = pygame.image.frombuffer(car.data, car.shape[1::-1], "RGBA")
-            self._turned: dict[int, pygame.Surface] = {}
-        else:
-            xs = np.linspace(LEFT, RIGHT, 100)
-            track = list(zip((xs - LEFT) * SCALE, height(xs) * SCALE, strict=True))
-            pygame.draw.aalines(self._canvas.surface, (0, 0, 0), False, track)
-        self._canvas.keep_background()
-
-    def render(self, rows: np.ndarray) -> np.ndarray:
-        """State rows (B, 2) float64 -> frames (B, H, W, 3) uint8."""
-        frames = np.empty((len(rows), *self._canvas.frame_shape), np.uint8)
-        for frame, row in zip(frames, rows, strict=True):
-            self._canvas.clear()
-            self._draw(float(row[0]))
-            self._canvas.read(frame)
-        return frames
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _draw_plain(self, x: float) -> None:
-        canvas = self._canvas
-        angle = _tilt(x)
-        origin = ((x - LEFT) * SCALE, 10 + height(x) * SCALE)
-        body = [(-20, 0), (-20, 20), (20, 20), (20, 0)]
-        canvas.polygon(body, angle, origin, (0, 0, 0))
-        for offset in (10, -10):
-            hub = pygame.Vector2(offset, 0).rotate_rad(angle) + origin
-            canvas.disc((hub[0], hub[1]), 8, (128, 128, 128))
-
-        foot_x, foot_y = int((GOAL - LEFT) * SCALE), int(height(GOAL) * SCALE)
-        gfxdraw.vline(canvas.surface, foot_x, foot_y, foot_y + 50, (0, 0, 0))
-        flag = [(0, 50), (0, 40), (25, 45)]
-        canvas.polygon(flag, 0, (foot_x, foot_y), (204, 204, 0))
-
-    def _draw_realistic(self, x: float) -> None:
-        angle = _tilt(x)
-        car = self._turned_car(round(math.degrees(angle) * TURNS_PER_DEGREE))
-        # So high that the wheels touch the slope below the car's middle.
-        axle = height(x) * SCALE + WHEEL_RADIUS / math.cos(angle)
-        center = ((x - LEFT) * SCALE, HEIGHT - axle)
-        corner = (
-            round(center[0] - car.get_width() / 2),
-            round(center[1] - car.get_height() / 2),
-        )
-        self._canvas.surface.blit(car, corner, special_flags=pygame.BLEND_PREMULTIPLIED)
-
-    def _turned_car(self, turn: int) -> pygame.Surface:
-        """The car turned by so many quarter degrees, painted on first use."""
-        if turn not in self._turned:
-            self._turned[turn] = pygame.transform.rotozoom(
-                self._car, turn / TURNS_PER_DEGREE, 1 / CAR_RESOLUTION
-            )
-        return self._turned[turn]
+def sample_states(task: TaskConfig, count: int, seed: int) -> Samples:
+    """A uniform grid of positions, at rest."""
+    states = np.zeros((count, 2))
+    states[:, 0] = np.linspace(LEFT, RIGHT, count)
+    return Samples(states, np.full(count, "grid"), None)
 
 
-def _tilt(x: float) -> float:
-    """The car's angle in rad, anticlockwise: Gymnasium's, about the track's slope."""
-    return math.cos(3 * x)
+WORLD = World(
+    make_envs=lambda task, num_envs, threads: MountainCarEnvs(task, num_envs),
+    make_renderer=MountainCarRenderer,
+    algorithms=("sac",),
+    state_size=2,
+    textures=("plain", "realistic"),
+    predicate=lambda task: lambda states: states[..., 0] >= FLAG,
+    graded=lambda states: states[:, 0],
+    graded_by="the car's position",
+    sample_states=sample_states,
+    grid=True,
+    renders_with=lambda: DRAWN_BY,
+    sources=(__file__, toy_renderers.__file__),
+)

@@ -14,9 +14,9 @@ from typing import TypeVar
 import mujoco
 import numpy as np
 
-from vlmrm_exp.envs.humanoid import (
+from vlmrm_exp.envs.humanoid_model import (
     NUM_QPOS,
-    STATE_ROW,
+    STATE_SIZE,
     humanoid_spec,
 )
 
@@ -176,7 +176,7 @@ _HEIGHT, _SLOPE, _ANGLE, _HAND = 0.2, 0.35, 0.7, 0.2
 
 
 class PoseLibrary:
-    """Builds state rows from poses, and measures states against poses."""
+    """Builds states from poses, and measures states against poses."""
 
     def __init__(self) -> None:
         self.model = humanoid_spec().compile()
@@ -200,33 +200,33 @@ class PoseLibrary:
                 out[address] = sign * np.deg2rad(degrees)
         return out
 
-    def row(self, legs: Legs, arms: Arms) -> np.ndarray:
-        """The state row (47,) of a pose at rest on the floor, facing forward."""
+    def state(self, legs: Legs, arms: Arms) -> np.ndarray:
+        """The state (47,) of a pose at rest on the floor, facing forward."""
         return self.place(
             self.angles(legs) + self.angles(arms), quaternion(0, legs.pitch, legs.roll)
         )
 
     def place(self, angles: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
-        """A state row with the body's lowest point on the floor; angles are clipped."""
+        """A state with the body's lowest point on the floor; angles are clipped."""
         low, high = self.model.jnt_range[1:].T
-        row = np.zeros(STATE_ROW)
-        row[3:7] = quaternion
-        row[7:NUM_QPOS] = np.clip(angles, low, high)
-        self._data.qpos[:] = row[:NUM_QPOS]
+        state = np.zeros(STATE_SIZE)
+        state[3:7] = quaternion
+        state[7:NUM_QPOS] = np.clip(angles, low, high)
+        self._data.qpos[:] = state[:NUM_QPOS]
         mujoco.mj_kinematics(self.model, self._data)
-        row[2] = -self._lowest()
-        return row
+        state[2] = -self._lowest()
+        return state
 
-    def settle(self, row: np.ndarray, torque: np.ndarray, moments: int) -> np.ndarray:
+    def settle(self, state: np.ndarray, torque: np.ndarray, moments: int) -> np.ndarray:
         """The state after as many moments of 15 ms under constant torque (17,)."""
         mujoco.mj_resetData(self.model, self._data)
-        self._data.qpos[:], self._data.qvel[:] = row[:NUM_QPOS], row[NUM_QPOS:]
+        self._data.qpos[:], self._data.qvel[:] = state[:NUM_QPOS], state[NUM_QPOS:]
         self._data.ctrl[:] = torque
         mujoco.mj_step(self.model, self._data, nstep=moments * MOMENT)
         return np.concatenate((self._data.qpos, self._data.qvel))
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
-        """A varied state row: a pose, something between two, or a fall.
+        """A varied state: a pose, something between two, or a fall.
 
         Half of the varied poses are caught while physics settles them, so that states
         which an agent passes through are covered and not only those a person would set.
@@ -258,13 +258,13 @@ class PoseLibrary:
         angles += rng.normal(0, rng.choice([0.03, 0.1, 0.2, 0.35]), len(angles))
         yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
         tilt = rng.normal(0, 6, 2)
-        row = self.place(angles, quaternion(yaw, pitch + tilt[0], roll + tilt[1]))
-        row[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
-        row[2] += rng.uniform(0, 0.06)
+        state = self.place(angles, quaternion(yaw, pitch + tilt[0], roll + tilt[1]))
+        state[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
+        state[2] += rng.uniform(0, 0.06)
         if rng.random() < 0.5:
             torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
-            row = self.settle(row, torque, int(rng.integers(1, 40)))
-        return row
+            state = self.settle(state, torque, int(rng.integers(1, 40)))
+        return state
 
     def still(self, rng: np.random.Generator) -> np.ndarray:
         """A pose as a person would set it, on the floor and nearly exact.
@@ -280,14 +280,14 @@ class PoseLibrary:
         angles += rng.normal(0, rng.choice([0.01, 0.03, 0.06]), len(angles))
         yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
         tilt = rng.normal(0, 1.5, 2)
-        row = self.place(
+        state = self.place(
             angles, quaternion(yaw, legs.pitch + tilt[0], legs.roll + tilt[1])
         )
-        row[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
+        state[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
         if rng.random() < 0.3:
             torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
-            row = self.settle(row, torque, int(rng.integers(1, 10)))
-        return row
+            state = self.settle(state, torque, int(rng.integers(1, 10)))
+        return state
 
     def visited(self, rng: np.random.Generator) -> np.ndarray:
         """A state that an agent passed through, or its mirror image, varied a little.
@@ -303,9 +303,9 @@ class PoseLibrary:
         turned = np.empty(4)
         mujoco.mju_mulQuat(turned, quaternion(yaw, 0, 0), qpos[3:7])
         mujoco.mju_normalize4(turned)  # half precision
-        row = self.place(angles, turned)
-        row[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
-        return row
+        state = self.place(angles, turned)
+        state[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
+        return state
 
     def _mirrored(self, qpos: np.ndarray) -> np.ndarray:
         """The mirror image of a position (24,), left for right."""
@@ -320,35 +320,35 @@ class PoseLibrary:
 
     def fall(self, rng: np.random.Generator) -> np.ndarray:
         """What random torques, changed a few times, make of a standing body."""
-        row = self.place(self.angles(LEGS[0]), quaternion(0, 0, 0))
-        row[:NUM_QPOS] += rng.uniform(-0.01, 0.01, NUM_QPOS)
+        state = self.place(self.angles(LEGS[0]), quaternion(0, 0, 0))
+        state[:NUM_QPOS] += rng.uniform(-0.01, 0.01, NUM_QPOS)
         for _ in range(rng.integers(1, 5)):
             torque = rng.uniform(-0.4, 0.4, NUM_QPOS - 7) * rng.random()
-            row = self.settle(row, torque, int(rng.integers(1, 25)))
-        return row
+            state = self.settle(state, torque, int(rng.integers(1, 25)))
+        return state
 
-    def leg_distances(self, rows: np.ndarray) -> np.ndarray:
-        """Squared distance of rows (B, 47) to each of LEG_NAMES: (B, L)."""
-        features = np.stack([self._leg_feature(row) for row in rows])
+    def leg_distances(self, states: np.ndarray) -> np.ndarray:
+        """Squared distance of states (B, 47) to each of LEG_NAMES: (B, L)."""
+        features = np.stack([self._leg_feature(state) for state in states])
         return _nearest(features, self._leg_features, [p.name for p in LEGS], LEG_NAMES)
 
-    def arm_distances(self, rows: np.ndarray) -> np.ndarray:
-        """Squared distance of rows (B, 47) to each of ARM_NAMES: (B, A)."""
-        features = np.stack([self._arm_feature(row) for row in rows])
+    def arm_distances(self, states: np.ndarray) -> np.ndarray:
+        """Squared distance of states (B, 47) to each of ARM_NAMES: (B, A)."""
+        features = np.stack([self._arm_feature(state) for state in states])
         return _nearest(features, self._arm_features, [p.name for p in ARMS], ARM_NAMES)
 
     def _prototypes(self, poses: Sequence[Legs] | Sequence[Arms]) -> np.ndarray:
-        rows = [
-            self.row(p, ARMS[0]) if isinstance(p, Legs) else self.row(LEGS[0], p)
+        states = [
+            self.state(p, ARMS[0]) if isinstance(p, Legs) else self.state(LEGS[0], p)
             for p in poses
         ]
         feature = self._leg_feature if isinstance(poses[0], Legs) else self._arm_feature
-        return np.stack([feature(row) for row in rows])
+        return np.stack([feature(state) for state in states])
 
-    def _leg_feature(self, row: np.ndarray) -> np.ndarray:
+    def _leg_feature(self, state: np.ndarray) -> np.ndarray:
         """Heights, the direction of gravity in the torso, and the legs' angles."""
-        data = self._forward(row)
-        angle = {j: row[self.model.joint(j).qposadr[0]] for j in _LEG_JOINTS}
+        data = self._forward(state)
+        angle = {j: state[self.model.joint(j).qposadr[0]] for j in _LEG_JOINTS}
         heights = [data.body(b).xpos[2] for b in ("torso", "pelvis")]
         heights += [
             data.body(f"{side}_{part}").xpos[2]
@@ -364,9 +364,9 @@ class PoseLibrary:
             )
         )
 
-    def _arm_feature(self, row: np.ndarray) -> np.ndarray:
+    def _arm_feature(self, state: np.ndarray) -> np.ndarray:
         """Hands and elbows in the torso's frame."""
-        data = self._forward(row)
+        data = self._forward(state)
         torso, turn = data.body("torso").xpos, data.body("torso").xmat.reshape(3, 3)
         points = [
             data.geom(f"{side}_hand").xpos
@@ -377,8 +377,8 @@ class PoseLibrary:
         ]
         return ((np.array(points) - torso) @ turn / _HAND).ravel()
 
-    def _forward(self, row: np.ndarray) -> mujoco.MjData:
-        self._data.qpos[:] = row[:NUM_QPOS]
+    def _forward(self, state: np.ndarray) -> mujoco.MjData:
+        self._data.qpos[:] = state[:NUM_QPOS]
         mujoco.mj_kinematics(self.model, self._data)
         return self._data
 

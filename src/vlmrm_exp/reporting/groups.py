@@ -1,19 +1,19 @@
-"""Pool runs that differ in nothing but the seed, and say what tells groups apart."""
+"""Pool runs that differ in nothing but the seed, and name what tells groups apart."""
 
 import json
-import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmrm_exp.reporting.curves import Success, pooled_success
-from vlmrm_exp.reporting.run_folders import FINISHED, STATUSES, Run, natural, number
+from vlmrm_exp.files import natural, shorten
+from vlmrm_exp.reporting.run_folders import FINISHED, STATUSES, Run, number, value_text
+from vlmrm_exp.reporting.statistics import Success, pooled
 
 COLUMNS = {
     "task.name": "task",
     "clip.name": "clip",
-    "reward": "reward",
+    "reward.name": "reward",
     "alpha": "alpha",
     "task.textures": "textures",
     "task.camera": "camera",
@@ -21,20 +21,20 @@ COLUMNS = {
 }
 """What usually tells runs apart, with the names that readers see."""
 IGNORED = (
-    "seed",
-    "name",
-    "log.",
-    "evaluation.final_episodes",
-    "evaluation.video_episodes",
-    "clip.batch_size",
-    "clip.download_gb",
+    *("seed", "name", "log.", "clip.batch_size", "clip.download_gb"),
+    *("evaluation.final_episodes", "evaluation.video_episodes"),
+    "evaluation.reward_episodes",
 )
-"""What does not change which policy is kept; so of compute all but the overlap. The
-evaluations while training do: they choose it."""
-UNUSED_WITHOUT_CLIP = (
-    *("clip.", "alpha", "prompt", "baseline", "renormalise", "reward_every"),
+"""What does not change which policy is kept; of compute, all but the overlap. How often
+a run evaluates while it trains does change it."""
+WITHOUT_PICTURES = ("predicate", "environment")
+"""Rewards that need no model and no picture; `UNUSED` settings play no part then."""
+UNUSED = (
+    *("clip.", "alpha", "prompt", "baseline", "renormalise", "reward.every"),
     *("task.textures", "task.camera", "task.frame_height"),
 )
+LABEL = 90
+"""Characters of one setting in a group's name; a long prompt is shortened to them."""
 
 
 @dataclass
@@ -42,9 +42,8 @@ class Group:
     """Runs with the same settings and any seeds."""
 
     settings: dict[str, Any]
+    other: dict[str, Any]  # those not in `COLUMNS` that tell it from its task's groups
     runs: list[Run]
-    other: dict[str, Any]
-    """Settings beside `COLUMNS` in which it differs from groups of the same task."""
 
     @property
     def task(self) -> str:
@@ -52,170 +51,70 @@ class Group:
         return str(self.settings.get("task.name", "?"))
 
     @property
-    def finished(self) -> list[Run]:
-        """The runs that the group's numbers come from: of each seed one, in order."""
-        counted = [r for r in self.runs if r.status == FINISHED and not r.repeats]
-        return sorted(counted, key=lambda run: natural(_seed(run)))
-
-    @property
     def seeds(self) -> str:
         """The seeds of all its runs, each once and in order."""
-        return ", ".join(sorted({_seed(run) for run in self.runs}, key=natural))
+        return ", ".join(sorted({run.seed for run in self.runs}, key=natural))
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that the group's numbers come from: one for each seed, in order."""
+        counted = [r for r in self.runs if r.status == FINISHED and not r.repeats]
+        return sorted(counted, key=lambda run: natural(run.seed))
+
+    @property
+    def measured(self) -> list[Run]:
+        """The finished runs that measured success."""
+        return [run for run in self.finished if run.success]
+
+    @property
+    def rates(self) -> list[float]:
+        """The success rate of each finished run that measured it."""
+        return [run.success.rate for run in self.finished if run.success]
+
+    @property
+    def success(self) -> Success | None:
+        """Success over the pooled episodes of the finished runs."""
+        return pooled(run.success for run in self.finished)
 
     @property
     def parameters(self) -> float | None:
-        """Parameters of the model that gave the reward; None: not recorded."""
-        for run in self.runs:
-            encoder = run.versions.get("encoder")
-            if isinstance(encoder, dict):
-                parts = [number(encoder.get(f"parameters_{part}"))
-                         for part in ("image", "text")]  # fmt: skip
-                if None not in parts:
-                    # None for 0 too, which has no place on a logarithmic axis.
-                    return sum(part for part in parts if part is not None) or None
+        """Parameters of the model that gave the reward; None: not recorded, or 0."""
+        for encoder in (run.encoder for run in self.runs):
+            image = number(encoder.get("parameters_image"))
+            text = number(encoder.get("parameters_text"))
+            if image is not None and text is not None:
+                return image + text or None
         return None
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the reward came from one of this project's own small models."""
-        return self.settings.get("clip.model") == "embedded"
-
-    def trials(self) -> list[tuple[Run, float, int]]:
-        """Finished runs that measured success, with its rate and episodes.
-
-        What is no share, or of no episode, is not counted.
-        """
-        found = []
-        for run in self.finished:
-            if trial := _trial(run.summary):
-                found.append((run, *trial))
-        return found
-
-    def random_success(self) -> Success | None:
-        """Success of random actions, where `evaluate` played them for these runs.
-
-        Of several evaluations of one run, which may share episodes, the longest.
-        """
-        longest = []
-        for run in self.finished:
-            played = [
-                trial
-                for name, values in run.evaluations.items()
-                if name.startswith("evaluation-random") and (trial := _trial(values))
-            ]
-            longest += [max(played, key=lambda trial: trial[1])] if played else []
-        return pooled_success(longest)
-
-    def success(self) -> Success | None:
-        """Success over the pooled episodes of the finished runs."""
-        return pooled_success([(rate, count) for _, rate, count in self.trials()])
-
-    def best_by_reward(self) -> tuple[Run, float, int] | None:
-        """The trial of the finished run with the highest reward: paper Table 1's."""
-        key = "eval/reward_mean"
-        trials = [t for t in self.trials() if number(t[0].summary.get(key)) is not None]
-        return max(trials, key=lambda trial: trial[0].summary[key], default=None)
-
-    def values(self, key: str) -> list[float]:
-        """A number of the finished runs' summaries, where they have it."""
-        found = [number(run.summary.get(key)) for run in self.finished]
-        return [value for value in found if value is not None]
-
-    def buckets(self) -> list[float] | None:
-        """Shares of pooled episodes by how long they were in the goal state."""
-        total = [0.0] * 5
-        episodes = 0
-        for run, _, count in self.trials():
-            listed = run.summary.get("eval/buckets")
-            listed = listed if isinstance(listed, list) else []
-            shares = [s for each in listed if (s := number(each)) is not None]
-            if len(shares) == len(listed) == len(total):
-                episodes += count
-                total = [t + count * s for t, s in zip(total, shares, strict=True)]
-        return [t / episodes for t in total] if episodes else None
-
-    def mixed(self) -> list[str]:
-        """What its runs ought to share and do not: sources, weights or precision."""
-        commits = {str(run.versions["commit"]) for run in self.runs
-                   if "commit" in run.versions}  # fmt: skip
-        encoders = [
-            encoder
-            for run in self.runs
-            if isinstance(encoder := run.versions.get("encoder"), dict)
-        ]
-        counts = {
-            "commits": len(commits),
-            "model weights": len({str(e.get("weights_sha256")) for e in encoders}),
-            "precisions": len({str(e.get("precision")) for e in encoders}),
-        }
-        return [f"{n} different {what}" for what, n in counts.items() if n > 1]
-
-
-def _seed(run: Run) -> str:
-    return str(run.config.get("seed", "?"))
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Pool runs; those whose settings could not be read are left out.
+    """Pool runs, in the order of tasks; runs with unreadable settings are left out.
 
-    A run that is there twice, as a copy or in two sweeps, is no second piece of
-    evidence: of finished runs with the same settings and seed the newest counts, and
-    `Run.repeats` and a note of the others tell so.
+    Of finished runs with the same settings and seed, as of a copy or in two sweeps, the
+    newest counts; the others are marked with `Run.repeats` and a note.
     """
-    pooled: dict[str, list[Run]] = defaultdict(list)
+    members: dict[str, list[Run]] = defaultdict(list)
     settings: dict[str, dict[str, Any]] = {}
     for run in runs:
         if run.config:
             relevant = _relevant(run.config)
-            key = json.dumps(relevant, sort_keys=True, default=str)
-            settings[key] = relevant
-            pooled[key].append(run)
-    for members in pooled.values():
-        _mark_repeats(members)
+            settings[_key(relevant)] = relevant
+            members[_key(relevant)].append(run)
+    for alike in members.values():
+        _mark_repeats(alike)
     every = list(settings.values())
-    groups = [
-        Group(mine, pooled[key], _other(mine, every)) for key, mine in settings.items()
-    ]
-    return sorted(groups, key=_order)
+    groups = [Group(own, _other(own, every), members[k]) for k, own in settings.items()]
+
+    def order(group: Group) -> tuple[Any, ...]:
+        rest = [str(group.settings.get(key)) for key in COLUMNS]
+        return group.task, group.parameters or 0, *rest, str(group.other)
+
+    return sorted(groups, key=order)
 
 
-def _trial(values: Mapping[str, Any]) -> tuple[float, int] | None:
-    """Success rate and episodes; None: not measured, or no share of anything."""
-    rate = number(values.get("eval/success_rate"))
-    episodes = number(values.get("eval/episodes"))
-    if rate is None or episodes is None or not 0 <= rate <= 1 or episodes < 1:
-        return None
-    return rate, int(episodes)
-
-
-def _mark_repeats(members: Sequence[Run]) -> None:
-    """Let one finished run of each seed count: the newest, of equals the first.
-
-    Copies of one run are as new as each other, whenever they were copied: of these the
-    one that was evaluated most often.
-    On another device one seed draws other numbers, and encoders have another precision.
-    """
-    of_seed: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in members:
-        if run.status == FINISHED and "seed" in run.config:
-            device = str(run.versions.get("device"))
-            of_seed[str(run.config["seed"]), device].append(run)
-    for alike in of_seed.values():
-        newest = max(alike, key=lambda run: run.written)
-        copies = [run for run in alike if run.summary == newest.summary]
-        counted = max(copies, key=lambda run: (len(run.evaluations), -run.written))
-        for run in alike:
-            if run is not counted and not run.repeats:
-                run.repeats = counted.name
-                run.notes.append(
-                    f"same settings and seed as {counted.name}: not counted"
-                )
-
-
-def _relevant(config: dict[str, Any]) -> dict[str, Any]:
-    left_out = IGNORED
-    if config.get("reward") == "ground_truth":
-        left_out += UNUSED_WITHOUT_CLIP
+def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
+    without_pictures = config.get("reward.name") in WITHOUT_PICTURES
+    left_out = IGNORED + UNUSED * without_pictures
     relevant = {
         key: value
         for key, value in config.items()
@@ -227,135 +126,104 @@ def _relevant(config: dict[str, Any]) -> dict[str, Any]:
     return relevant
 
 
-def _other(mine: dict[str, Any], every: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Settings beside `COLUMNS` in which some group of the same task differs.
+def _key(settings: Mapping[str, Any]) -> str:
+    """The same text for the same settings."""
+    return json.dumps(settings, sort_keys=True, default=str)
 
-    A model's own settings count only against groups with the model of that name. From
-    a group of older runs, which differs in nothing but has no such setting yet, the
-    setting itself tells.
+
+def _mark_repeats(members: Sequence[Run]) -> None:
+    """Let one finished run of each seed and device count, usually the newest.
+
+    A copy may be newer than its original: of copies, the one counts that was evaluated
+    most often. On another device the same seed draws other numbers, and encoders have
+    another precision, so that it is another run.
+    """
+    of_seed: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in members:
+        if run.status == FINISHED and "seed" in run.config:
+            of_seed[run.seed, str(run.versions.get("device"))].append(run)
+    for alike in of_seed.values():
+        newest = max(alike, key=lambda run: run.written)
+        copies = [run for run in alike if run.summary == newest.summary]
+        counted = max(copies, key=lambda run: (len(run.evaluations), -run.written))
+        for run in alike:
+            if run is not counted:
+                run.repeats = counted.name
+                note = f"same settings and seed as {counted.name}: not counted"
+                run.notes.append(note)
+
+
+def _other(own: dict[str, Any], every: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Settings not in `COLUMNS` in which some group of the same task differs.
+
+    A model's own settings are compared only between groups with this model. An older
+    run may lack a setting and differ in nothing else; then the setting itself counts.
     """
     found: set[str] = set()
     for peer in every:
-        if peer.get("task.name") != mine.get("task.name"):
+        if peer.get("task.name") != own.get("task.name"):
             continue
-        same_model = peer.get("clip.name") == mine.get("clip.name")
-        keys = [key for key in mine if same_model or not key.startswith("clip.")]
-        differs = {key for key in keys if key in peer and peer[key] != mine[key]}
+        same_model = peer.get("clip.name") == own.get("clip.name")
+        keys = [key for key in own if same_model or not key.startswith("clip.")]
+        differs = {key for key in keys if key in peer and peer[key] != own[key]}
         found |= differs or {key for key in keys if key not in peer}
-    return {key: mine[key] for key in mine if key in found and key not in COLUMNS}
+    return {key: own[key] for key in own if key in found and key not in COLUMNS}
 
 
-def _order(group: Group) -> tuple[Any, ...]:
-    """By task, size of model, and the other columns."""
-    rest = [str(group.settings.get(key)) for key in COLUMNS]
-    return group.task, group.parameters or 0, *rest, str(group.other)
+def setting_text(key: str, value: Any) -> str:
+    """A setting's value, in words that need no key beside them where possible."""
+    if key not in COLUMNS:
+        return f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+    name, text = COLUMNS[key], value_text(value)
+    if name in ("reward", "textures", "camera"):
+        return f"{text} {name}"
+    return f"alpha {text}" if name == "alpha" else text
 
 
-def differing(groups: Sequence[Group]) -> list[str]:
-    """Those of `COLUMNS` in which some of these groups differ.
-
-    A group without a setting, as a predicate's has no camera, differs in none.
-    """
-    return [
-        key
-        for key in COLUMNS
-        if len({str(g.settings[key]) for g in groups if key in g.settings}) > 1
-    ]
-
-
-def told(key: str, value: Any) -> str:
-    """A setting's value in words that need no key beside them, where possible."""
-    match key, value:
-        case _, None:
-            return "-"
-        case "reward", "ground_truth":
-            return "true reward"
-        case "reward", "clip":
-            return "CLIP reward"
-        case "alpha", _:
-            return f"alpha {value:g}" if number(value) is not None else str(value)
-        case "task.textures", _:
-            return f"{value} textures"
-        case "task.camera", _:
-            return f"{value} camera"
-        case (("task.name" | "clip.name" | "algo.name"), _):
-            return str(value)
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"{key}={text}"
-
-
-def labels(groups: Sequence[Group], known: Sequence[str] = ()) -> list[str]:
+def labels(groups: Sequence[Group], known: tuple[str, ...] = ()) -> list[str]:
     """Short names that tell these groups apart.
 
     Each names only what tells it from a group that agrees in all it named before.
-
-    Args:
-        groups: to be named.
-        known: settings that the reader knows already.
+    Settings that begin with one of `known` are left out.
     """
     names = []
     for group in groups:
         peers = [other for other in groups if other is not group]
         parts = []
         for key in (*COLUMNS, *group.other):
-            if key in known or key not in group.settings:
+            if key not in group.settings or key.startswith(known):
                 continue
             value = group.settings[key]
             alike = [peer for peer in peers if peer.settings.get(key) == value]
             if len(alike) < len(peers):
-                parts.append(told(key, value))
+                parts.append(setting_text(key, value))
             peers = alike
         if not parts:
-            shown = [key for key in ("task.name", "clip.name") if key not in known]
-            parts = [told(key, group.settings.get(key)) for key in shown]
-        names.append(", ".join(parts) or "all runs")
+            keys = [k for k in ("task.name", "clip.name") if not k.startswith(known)]
+            parts = [setting_text(key, group.settings.get(key)) for key in keys]
+        names.append(", ".join(shorten(part, LABEL) for part in parts) or "all runs")
     return names
 
 
-@dataclass
-class Series:
-    """Groups that differ in one setting alone, in its order."""
-
-    groups: list[Group]
-    x: list[Any]
-
-
 def series_over(
-    groups: Sequence[Group],
-    keys: tuple[str, ...],
-    x: Callable[[Group], Any],
-) -> list[Series]:
-    """Collect groups with success that differ in nothing but some settings.
+    groups: Sequence[Group], keys: tuple[str, ...], x: Callable[[Group], Any]
+) -> list[list[Group]]:
+    """Collect groups with success that differ only in settings that begin with `keys`.
 
-    Args:
-        groups: to choose from.
-        keys: what may differ: settings, or, with a dot at the end, groups of them.
-        x: what they are ordered by; None: the group is left out.
-
-    Returns:
-        Only series with at least two different x.
+    Each series has at least two different `x`, in their order; a group whose x is None
+    is in no series.
     """
-    pooled: dict[str, list[Group]] = defaultdict(list)
+    members: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
-        if x(group) is not None and group.success() is not None:
+        if x(group) is not None and group.success:
             fixed = {k: v for k, v in group.settings.items() if not k.startswith(keys)}
-            pooled[json.dumps(fixed, sort_keys=True, default=str)].append(group)
-    found = []
-    for members in pooled.values():
-        members.sort(key=x)
-        if len({str(x(group)) for group in members}) > 1:
-            found.append(Series(members, [x(group) for group in members]))
-    return found
+            members[_key(fixed)].append(group)
+    series = [sorted(alike, key=x) for alike in members.values()]
+    return [each for each in series if len({x(group) for group in each}) > 1]
 
 
 def count_statuses(runs: Sequence[Run]) -> str:
     """How many runs there are of each status, in words."""
-    counts = {status: sum(run.status == status for run in runs) for status in STATUSES}
-    parts = [f"{count} {status}" for status, count in counts.items() if count]
+    counts = Counter(run.status for run in runs)
+    parts = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
     return ", ".join(parts) or "none"
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and standard deviation over runs; None for one run."""
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return statistics.fmean(values), spread

@@ -1,13 +1,12 @@
 """The page of a report: what its sections show, and its files.
 
-Everything is escaped by the template; texts here are plain.
+The template escapes everything; texts here are plain.
 """
 
 import math
-import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,52 +15,40 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from vlmrm_exp.reporting.curves import Success, interquartile_mean, stratified_bootstrap
+from vlmrm_exp.files import natural, written_whole
+from vlmrm_exp.reporting import parts, plots
 from vlmrm_exp.reporting.groups import (
     COLUMNS,
     Group,
     count_statuses,
-    differing,
     group_runs,
     labels,
-    mean_and_spread,
     series_over,
-    told,
+    setting_text,
 )
-from vlmrm_exp.reporting.parts import (
-    Section,
-    Table,
-    counted,
-    data_uri,
-    file_name,
-    frame_of,
-    make_figure,
-    make_table,
-    source_of,
+from vlmrm_exp.reporting.parts import Item, Section, count_runs
+from vlmrm_exp.reporting.results import result_section
+from vlmrm_exp.reporting.run_folders import (
+    FINISHED,
+    STATUSES,
+    Run,
+    number,
+    success_of,
     value_text,
 )
-from vlmrm_exp.reporting.plots import (
-    RUNS_FOR_BOOTSTRAP,
-    draw_curves,
-    draw_success,
-    draw_success_over_alpha,
-    draw_success_over_size,
-    has_curve,
+from vlmrm_exp.reporting.statistics import (
+    Success,
+    interquartile_mean,
+    pooled,
+    stratified_bootstrap,
 )
-from vlmrm_exp.reporting.results import embedded_models, result_sections
-from vlmrm_exp.reporting.run_folders import FINISHED, STATUSES, Run, natural, number
 
 CURVES = {
     "train/reward_mean": ("reward", "reward per step, training"),
     "eval/success_rate": ("success", "success, greedy episodes"),
 }
-"""Metrics that are drawn over env steps: file name, and axis."""
+"""Metrics that are plotted over env steps: file name, and axis."""
 BUCKETS = "episodes in %, by % of their steps in the goal: 0 / 25 / 50 / 75 / 100"
-INTERVALS = (
-    "95 % Wilson intervals over the episodes of all seeds; they are of these policies' "
-    "episodes and say nothing about other seeds. Each seed's rate stands beside them."
-)
-ERROR_CHARACTERS = 6000
 BASE64 = 4 / 3
 """How much longer a file is inside the page."""
 
@@ -73,30 +60,32 @@ def write_page(
     results: Sequence[Path],
     max_mb: float | None,
 ) -> Path:
-    """Write report.html, its figures and its tables.
+    """Write report.html, its figures and its tables into an existing folder.
 
     Args:
-        out: an existing folder.
+        out: the folder.
         title: heads the page.
         runs: of training.
-        results: files that other verbs wrote.
+        results: files that studies wrote.
         max_mb: of videos inside the page, in MB; None: no videos.
-
-    Returns:
-        Where the page is.
     """
     groups = group_runs(runs)
     sections = [
         _results_section(groups, out),
         _curves_section(groups, out),
         _comparisons_section(groups, out),
-        *result_sections(results, out),
     ]
-    shown, left_out = ([], []) if max_mb is None else _videos(groups, max_mb)
-    embedded = {str(g.settings.get("clip.name", "?")) for g in groups if g.embedded}
-    embedded |= embedded_models(results)
+    settings = [
+        g.settings for g in groups if g.settings.get("clip.model") == "embedded"
+    ]
+    embedded = {str(each.get("clip.name", "?")) for each in settings}
+    for index, path in enumerate(results, 1):
+        section, models = result_section(path, f"{path.stem}-{index}", out)
+        sections.append(section)
+        embedded |= models
+    videos, left_out = ([], []) if max_mb is None else _videos(groups, max_mb)
     if runs:
-        _run_table(runs, groups).to_csv(out / "runs.csv", index=False)
+        _run_numbers(runs, groups).to_csv(out / "runs.csv", index=False)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -112,21 +101,16 @@ def write_page(
         runs=runs,
         results=len(results),
         sections=[section for section in sections if section.items or section.note],
-        videos=shown,
+        videos=videos,
         left_out=left_out,
         max_mb=max_mb,
         embedded=sorted(embedded),
-        run_list=_run_list(runs) if runs else None,
-        errors=[(r.name, r.error[-ERROR_CHARACTERS:]) for r in runs if r.error],
+        success_of=success_of,
+        text=value_text,
     )
-    target = out / "report.html"
-    part = out / ".report.html.part"
-    try:
+    with written_whole(out / "report.html") as part:
         part.write_text(page, encoding="utf-8")
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    return target
+    return out / "report.html"
 
 
 # Results
@@ -136,410 +120,133 @@ def _results_section(groups: Sequence[Group], out: Path) -> Section:
     section = Section("Results", "results")
     if not groups:
         return section
-    section.items.append(_group_table(groups, out))
-    judged = [group for group in groups if group.success()]
-    if judged:
-        draw_success(judged, labels(judged), out / "success")
-        section.items.append(
-            make_figure(
-                "Success",
-                out / "success",
-                "Share of successful episodes of each group with its interval",
-                counted(
-                    f"Dot: all seeds pooled. Strokes: each seed. {INTERVALS}",
-                    _judged(judged),
-                    groups,
-                ),
-                source_of(_judged(judged)),
-            )
-        )
-    else:
+    numbers = pd.DataFrame(_group_numbers(group) for group in groups)
+    numbers.to_csv(out / "groups.csv", index=False)
+    section.items.append(_group_table(groups))
+    measured = [group for group in groups if group.success]
+    if not measured:
         section.note = "No finished run has measured success."
-    over_tasks, left_out = _over_tasks(groups)
-    if over_tasks:
-        section.items.append(over_tasks)
-    section.note = " ".join(text for text in (section.note, left_out) if text)
+        return section
+    path = out / "success"
+    plots.success(measured, path)
+    runs = _measured_runs(groups)
+    note = f"Dot: all seeds pooled. Strokes: each seed. {count_runs(runs, groups)}"
+    alt = "Share of successful episodes of each group with its interval"
+    section.items.append(parts.figure("Success", path, alt, note, runs))
+    table, left_out = _over_tasks(measured)
+    section.items += table
+    section.note = " ".join(left_out)
     return section
 
 
-def _group_table(groups: Sequence[Group], out: Path) -> Table:
-    always = ("task.name", "clip.name")
-    varying = [k for k in COLUMNS if k in always or k in differing(groups)]
-    rows, plain = [], []
-    for group in groups:
-        success, best = group.success(), group.best_by_reward()
-        rewards = group.values("eval/reward_mean")
-        row = {COLUMNS[key]: _setting(key, group.settings.get(key)) for key in varying}
-        row["other settings"] = "\n".join(told(k, v) for k, v in group.other.items())
-        row["runs"] = _finished_of(group)
-        row["success (95 %)"] = _success(success)
-        row["of each seed"] = _rates(group)
-        row["random actions"] = _success(group.random_success(), "")
-        row["of the highest reward"] = f"{best[1]:.2f}" if best else "-"
-        buckets = group.buckets()
-        row[BUCKETS] = (
-            " / ".join(f"{share:.0%}".rstrip("%") for share in buckets)
-            if buckets
-            else ""
-        )
-        row["reward a step"] = "-"
-        if rewards:
-            mean, spread = mean_and_spread(rewards)
-            row["reward a step"] = f"{mean:.4g}" + (
-                "" if spread is None else f" ± {spread:.2g}"
-            )
-        row["seeds"] = group.seeds
-        row["env steps"] = _range([run.env_steps for run in group.finished], "{:,}")
-        minutes = [s / 60 for s in group.values("wall_s")]
-        row["minutes a run"] = _range(minutes, "{:.3g}")
-        row["mind"] = "; ".join(group.mixed())
-        rows.append(row)
-        plain.append(_group_numbers(group))
-    pd.DataFrame(plain).to_csv(out / "groups.csv", index=False)
-    same = [
-        told(key, groups[0].settings[key])
-        for key in COLUMNS
-        if key not in varying and groups[0].settings.get(key) is not None
-    ]
-    note = f"The same in all: {', '.join(same)}. " if same else ""
-    note += (
-        "Numbers are of finished runs, each judged on its kept policy; of runs with "
-        "the same settings and seed the newest counts. Success: "
-        f"{INTERVALS} Of the highest reward: the one seed that the paper's Table 1 "
-        "would show. Episodes are put to the nearest share of steps, so that 38 to 49 "
-        "% counts as 50 and is no success. Reward: mean over seeds ± standard "
-        "deviation; it cannot be compared between models, sentences or alphas."
-    )
-    return make_table(
-        "Groups of runs, seeds pooled",
-        frame_of(rows),
-        note,
-        source_of([run for group in groups for run in group.runs]),
-    )
+def _measured_runs(groups: Iterable[Group]) -> list[Run]:
+    return [run for group in groups for run in group.measured]
 
 
 def _group_numbers(group: Group) -> dict[str, Any]:
-    success = group.success()
-    rewards = group.values("eval/reward_mean")
+    """A line of groups.csv."""
+    counted = [run.status for run in group.runs if not run.repeats]
+    success = group.success
+    low, high = success.interval if success else (None, None)
+    rewards = [run.reward for run in group.finished if run.reward is not None]
     return {
         **{name: group.settings.get(key) for key, name in COLUMNS.items()},
-        "other": "; ".join(f"{k}={v}" for k, v in group.other.items()),
+        "other": "; ".join(f"{key}={value}" for key, value in group.other.items()),
         "seeds": group.seeds,
-        **{
-            status: sum(r.status == status and not r.repeats for r in group.runs)
-            for status in STATUSES
-        },
-        "repeats": sum(bool(run.repeats) for run in group.runs),
+        **{status: counted.count(status) for status in STATUSES},
+        "repeats": len(group.runs) - len(counted),
         "parameters": group.parameters,
         "success": success.rate if success else None,
-        "success_low": success.low if success else None,
-        "success_high": success.high if success else None,
+        "success_low": low,
+        "success_high": high,
         "successes": success.successes if success else None,
         "episodes": success.episodes if success else None,
-        "reward_mean": sum(rewards) / len(rewards) if rewards else None,
+        "reward_mean": np.mean(rewards) if rewards else None,
     }
 
 
-def _over_tasks(groups: Sequence[Group]) -> tuple[Table | None, str]:
-    """Success over tasks, for each model, reward and alpha with a group per task.
-
-    Returns:
-        The table, None without a row; and what was left out of it, in words.
-    """
-    columns = ("clip.name", "reward", "alpha", "task.textures", "task.camera")
-    pooled: dict[tuple[str, ...], list[Group]] = {}
-    for group in groups:
-        if group.trials():
-            key = tuple(_setting(c, group.settings.get(c)) for c in columns)
-            pooled.setdefault(key, []).append(group)
-    rows, used, left_out = [], [], []
-    few = False
-    for key, members in pooled.items():
-        tasks = {group.task for group in members}
-        if len(tasks) < 2:
-            continue
-        if len(members) != len(tasks):
-            several = {
-                g.task for g in members if sum(m.task == g.task for m in members) > 1
-            }
-            named = ", ".join(
-                f"{COLUMNS[c]} {v}" for c, v in zip(columns, key, strict=True)
-            )
-            left_out.append(
-                f"Not in success over tasks: {named}; there are several groups of "
-                f"{', '.join(sorted(several))}."
-            )
-            continue
-        strata = [np.array([rate for _, rate, _ in g.trials()]) for g in members]
-        middle = interquartile_mean(np.concatenate(strata))
-        interval = "needs three runs of each task"
-        if min(len(values) for values in strata) >= 3:
-            few |= min(len(values) for values in strata) < RUNS_FOR_BOOTSTRAP
-            low, high = stratified_bootstrap(strata)
-            interval = f"{low:.2f} to {high:.2f}"
-        rows.append(
-            {
-                **{COLUMNS[c]: value for c, value in zip(columns, key, strict=True)},
-                "tasks": str(len(tasks)),
-                "runs": str(sum(len(values) for values in strata)),
-                "interquartile mean": f"{middle:.2f}",
-                "95 % interval": interval,
-                "mean of tasks": f"{np.mean([v.mean() for v in strata]):.2f}",
-            }
-        )
-        used += _judged(members)
-    told_of = " ".join(left_out)
-    if not rows:
-        return None, told_of
-    note = (
-        "Success of each run's kept policy; the interval is a bootstrap over seeds, "
-        "stratified by task."
-    )
-    if few:
-        note += " It is too narrow where a task has fewer than five runs."
-    table = make_table("Success over tasks", pd.DataFrame(rows), note, source_of(used))
-    return table, told_of
-
-
-# Curves and comparisons
-
-
-def _curves_section(groups: Sequence[Group], out: Path) -> Section:
-    section = Section("Learning curves", "curves")
-    for task in sorted({group.task for group in groups}):
-        of_task = [group for group in groups if group.task == task]
-        runs = [run for group in of_task for run in group.runs]
-        for key, (short, axis) in CURVES.items():
-            if not has_curve(runs, key):
-                continue
-            path = out / f"curves-{file_name(task)}-{short}"
-            note = draw_curves(of_task, key, axis, path)
-            used = [r for r in runs if not r.repeats and has_curve([r], key)]
-            alt = f"{axis} over env steps"
-            section.items.append(
-                make_figure(
-                    f"{task}: {axis}",
-                    path,
-                    alt,
-                    counted(note, used, of_task),
-                    source_of(used),
-                )
-            )
-    if groups and not section.items:
-        section.note = "No run has reported anything yet."
-    return section
-
-
-def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
-    section = Section("Comparisons", "comparisons")
-    if series := series_over(groups, ("clip.",), lambda group: group.parameters):
-        compared = [group for each in series for group in each.groups]
-        used = _judged(compared)
-        draw_success_over_size(series, out / "success-size")
-        section.items.append(
-            make_figure(
-                "Success against model size",
-                out / "success-size",
-                "Share of successful episodes against the model's parameters",
-                counted(INTERVALS, used, compared),
-                source_of(used),
-            )
-        )
-    if series := series_over(groups, ("alpha",), lambda g: g.settings.get("alpha")):
-        compared = [group for each in series for group in each.groups]
-        used = _judged(compared)
-        draw_success_over_alpha(series, out / "success-alpha")
-        section.items.append(
-            make_figure(
-                "Success against alpha",
-                out / "success-alpha",
-                "Share of successful episodes against alpha",
-                counted(INTERVALS, used, compared),
-                source_of(used),
-            )
-        )
-    looks = ("task.textures", "task.camera")
-    series = series_over(
-        groups, looks, lambda g: tuple(str(g.settings.get(key)) for key in looks)
-    )
-    names = labels([each.groups[0] for each in series], known=looks)
-    for each, name in zip(series, names, strict=True):
-        cells = {
-            x: f"{_success(group.success())}\nseeds: {_rates(group)}"
-            for x, group in zip(each.x, each.groups, strict=True)
-        }
-        cameras = sorted({camera for _, camera in each.x})
-        rows = [
-            {
-                "textures": textures,
-                **{f"{c} camera": cells.get((textures, c), "no run") for c in cameras},
-            }
-            for textures in sorted({textures for textures, _ in each.x})
-        ]
-        section.items.append(
-            make_table(
-                f"Textures and camera: {name}",
-                pd.DataFrame(rows),
-                f"Success. {INTERVALS}",
-                source_of(_judged(each.groups)),
-            )
-        )
-    return section
-
-
-# Videos
-
-
-def _videos(
-    groups: Sequence[Group], max_mb: float
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Videos side by side, and what did not fit.
-
-    The run with the highest reward of each group comes first, so that no group takes
-    all the room.
-    """
-    wanted = []
-    for place, (group, label) in enumerate(zip(groups, labels(groups), strict=True)):
-        runs = sorted(
-            group.runs,
-            key=lambda run: (
-                run.status != FINISHED or run.repeats != "",
-                -_reward(run),
-            ),
-        )
-        for rank, run in enumerate(runs):
-            for path in run.videos:
-                late = 0 if path.name == "eval.mp4" else len(runs)
-                wanted.append((rank + late, place, run, path, label))
-    wanted.sort(key=lambda item: item[:2])
-    room = max_mb * 1e6
-    shown, left_out = [], []
-    for rank, place, run, path, label in wanted:
-        name = f"{run.name}/videos/{path.name}"
-        try:
-            size = path.stat().st_size * BASE64
-            if size > room:
-                left_out.append(f"{name} ({size / 1e6:.1f} MB)")
-                continue
-            src = data_uri(path, "video/mp4")
-        except OSError as error:  # it vanished, or is a link to nothing
-            left_out.append(f"{name} (cannot be read: {error.strerror})")
-            continue
-        room -= size
-        card = {
-            "first": rank == 0,
-            "src": src,
-            "label": label,
-            "run": run.name,
-            "file": path.name,
-            "seed": run.config.get("seed", "?"),
-            "status": run.status,
-            "prompt": _sentence(run.config.get("prompt")),
-            "numbers": _numbers(run, path.name),
-        }
-        shown.append((place, card))
-    shown.sort(key=lambda item: (item[0], natural(item[1]["run"])))
-    return [card for _, card in shown], left_out
-
-
-def _reward(run: Run) -> float:
-    value = number(run.summary.get("eval/reward_mean"))
-    return -math.inf if value is None else value
-
-
-def _numbers(run: Run, file: str) -> str:
-    """What was measured in a video's own trial; empty when that is not known."""
-    stem = Path(file).stem
-    values = run.summary if stem == "eval" else run.evaluations.get(stem, {})
-    reward = number(values.get("eval/reward_mean"))
-    rate = number(values.get("eval/success_rate"))
-    parts = [] if reward is None else [f"reward {reward:.4g} a step"]
-    if rate is not None:
-        parts.append(f"success {rate:.2f} over {values.get('eval/episodes')} episodes")
-    return ", ".join(parts)
-
-
-# All runs
-
-
-def _run_list(runs: Sequence[Run]) -> Table:
-    rows = []
-    # What went wrong comes first, or nobody would see it among a hundred runs.
-    for run in sorted(runs, key=lambda run: run.status == FINISHED):
-        rate = number(run.summary.get("eval/success_rate"))
-        reward = number(run.summary.get("eval/reward_mean"))
-        again = [
-            f"{share:.2f} over {values.get('eval/episodes')} "
-            f"({values.get('checkpoint')})"
-            for values in run.evaluations.values()
-            if (share := number(values.get("eval/success_rate"))) is not None
-        ]
-        rows.append(
-            {
-                "run": run.name,
-                "status": run.status,
-                "reason, and what was odd": "\n".join(
-                    text for text in (run.reason, *run.notes) if text
-                ),
-                "task": str(run.config.get("task.name", "?")),
-                "seed": str(run.config.get("seed", "?")),
-                "env steps": f"{run.env_steps:,}",
-                "success": "-" if rate is None else f"{rate:.2f}",
-                "reward a step": "-" if reward is None else f"{reward:.4g}",
-                "evaluated again": "\n".join(again),
-            }
-        )
-    return make_table("Every run", frame_of(rows), "", source_of(runs))
-
-
-def _run_table(runs: Sequence[Run], groups: Sequence[Group]) -> pd.DataFrame:
-    """A line for each run; `group` is its line of groups.csv, counted from 0."""
-    settings = (*COLUMNS, "seed")
-    of = {id(run): number for number, g in enumerate(groups) for run in g.runs}
-    measured = ("eval/", "perf/", "wall_s")
-    return pd.DataFrame(
+def _group_table(groups: Sequence[Group]) -> Item:
+    columns, same = [], []
+    for key in COLUMNS:
+        # A group without a setting, as a predicate's has no camera, differs in none.
+        values = {str(g.settings[key]) for g in groups if key in g.settings}
+        if key in ("task.name", "clip.name") or len(values) > 1:
+            columns.append(key)
+        elif groups[0].settings.get(key) is not None:
+            same.append(setting_text(key, groups[0].settings[key]))
+    rows = [
         {
-            "run": run.name,
-            "status": run.status,
-            "reason": run.reason,
-            "notes": "; ".join(run.notes),
-            "group": of.get(id(run)),
-            "repeats": run.repeats,
-            **{COLUMNS.get(key, key): run.config.get(key) for key in settings},
-            "env_steps": run.env_steps,
-            **{k: v for k, v in run.summary.items() if k.startswith(measured)},
-            "commit": run.versions.get("commit"),
-            "command": run.command,
+            **{COLUMNS[key]: value_text(group.settings.get(key)) for key in columns},
+            "other settings": "\n".join(
+                map(setting_text, group.other, group.other.values())
+            ),
+            **_group_results(group),
         }
-        for run in runs
+        for group in groups
+    ]
+    note = f"The same in all: {', '.join(same)}." if same else ""
+    runs = [run for group in groups for run in group.runs]
+    return Item("Groups of runs, seeds pooled", note, runs, parts.frame_of(rows))
+
+
+def _group_results(group: Group) -> dict[str, str]:
+    finished, repeated = group.finished, sum(bool(run.repeats) for run in group.runs)
+    once = len(group.runs) - repeated
+    counts = (
+        str(once) if len(finished) == once else f"{len(finished)} of {once} finished"
     )
-
-
-# Texts
-
-
-def _judged(groups: Sequence[Group]) -> list[Run]:
-    """The runs that their success is of."""
-    return [run for group in groups for run, _, _ in group.trials()]
-
-
-def _finished_of(group: Group) -> str:
-    counted, every = len(group.finished), len(group.runs)
-    repeated = sum(bool(run.repeats) for run in group.runs)
-    once = every - repeated
-    text = str(once) if counted == once else f"{counted} of {once} finished"
-    return f"{text}, and {repeated} not counted" if repeated else text
-
-
-def _success(success: Success | None, none: str = "-") -> str:
-    if success is None:
-        return none
-    interval = f"({success.low:.2f} to {success.high:.2f})"
-    return f"{success.rate:.2f} {interval}, {success.successes}/{success.episodes}"
+    rewards = pd.Series([run.reward for run in finished], dtype=float).dropna()
+    reward = f"{rewards.mean():.4g}" if len(rewards) else "-"
+    if len(rewards) > 1:
+        reward += f" ± {rewards.std():.2g}"
+    rates = {
+        run.reward: rate
+        for run, rate in zip(group.measured, group.rates, strict=True)
+        if run.reward is not None
+    }
+    seconds = [number(run.summary.get("wall_s")) for run in finished]
+    return {
+        "runs": f"{counts}, and {repeated} not counted" if repeated else counts,
+        "success (95 %)": str(group.success or "-"),
+        "of each seed": _rates(group),
+        "random actions": str(pooled(map(_random_success, finished)) or ""),
+        "of the highest reward": f"{rates[max(rates)]:.2f}" if rates else "-",
+        BUCKETS: _buckets(group),
+        "reward a step": reward,
+        "seeds": group.seeds,
+        "env steps": _range([run.env_steps for run in finished], "{:,}"),
+        "minutes a run": _range([s / 60 for s in seconds if s is not None], "{:.3g}"),
+        "warning": _mixed(group),
+    }
 
 
 def _rates(group: Group) -> str:
-    return ", ".join(f"{rate:.2f}" for _, rate, _ in group.trials())
+    return ", ".join(f"{rate:.2f}" for rate in group.rates)
+
+
+def _random_success(run: Run) -> Success | None:
+    """Success of random actions, if `evaluate` played them for this run.
+
+    Of several evaluations, which may share episodes, the longest counts.
+    """
+    played = [
+        success
+        for name, values in run.evaluations.items()
+        if name.startswith("evaluation-random") and (success := success_of(values))
+    ]
+    return max(played, key=lambda success: success.episodes, default=None)
+
+
+def _buckets(group: Group) -> str:
+    """Pooled episodes in %, by how long they were in the goal state."""
+    total = np.zeros(5)
+    for run in group.measured:
+        shares = run.summary.get("eval/buckets")
+        shares = [number(share) for share in shares] if isinstance(shares, list) else []
+        if len(shares) == len(total) and None not in shares and run.success:
+            total += run.success.episodes * np.array(shares, float)
+    shares = 100 * total / (total.sum() or 1)
+    return " / ".join(f"{share:.0f}" for share in shares) if total.any() else ""
 
 
 def _range(values: Sequence[float], form: str) -> str:
@@ -549,14 +256,186 @@ def _range(values: Sequence[float], form: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _setting(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if key == "reward":
-        return {"clip": "CLIP", "ground_truth": "true"}.get(value, str(value))
-    return value_text(value)
+def _mixed(group: Group) -> str:
+    """In what its runs differ although they should not."""
+    encoders = [run.encoder for run in group.runs if run.encoder]
+    counts = {
+        "commits": {r.versions["commit"] for r in group.runs if "commit" in r.versions},
+        "model weights": {str(e.get("weights_sha256")) for e in encoders},
+        "precisions": {str(e.get("precision")) for e in encoders},
+    }
+    return "; ".join(f"{len(v)} different {k}" for k, v in counts.items() if len(v) > 1)
 
 
-def _sentence(prompt: Any) -> str:
-    parts = prompt if isinstance(prompt, list) else [prompt]
-    return " / ".join(str(part) for part in parts if part is not None)
+def _over_tasks(groups: Sequence[Group]) -> tuple[list[Item], list[str]]:
+    """Success over tasks, for models, rewards, alphas and appearances.
+
+    Returns:
+        The table, if it has a row, and sentences on what was left out of it.
+    """
+    keys = ("clip.name", "reward.name", "alpha", "task.textures", "task.camera")
+    names = [COLUMNS[key] for key in keys]
+    frame = pd.DataFrame(
+        [[*(value_text(g.settings.get(k)) for k in keys), g.task, g] for g in groups],
+        columns=[*names, "task", "group"],
+    )
+    rows, runs, left_out = [], [], []
+    for key, members in frame.groupby(names, sort=False):
+        settings = dict(zip(names, key, strict=True))
+        several = set(members["task"][members["task"].duplicated()])
+        if members["task"].nunique() < 2:
+            continue
+        if several:
+            left_out.append(
+                "Not in success over tasks: "
+                f"{', '.join(f'{name} {value}' for name, value in settings.items())}; "
+                f"there are several groups of {', '.join(sorted(several))}."
+            )
+            continue
+        strata = [np.array(group.rates) for group in members["group"]]
+        rates = np.concatenate(strata)
+        interval = "needs three runs of each task"
+        if min(map(len, strata)) >= plots.RUNS_FOR_BAND:
+            low, high = stratified_bootstrap(strata)
+            interval = f"{low:.2f} to {high:.2f}"
+        rows.append(
+            {
+                **settings,
+                "tasks": len(strata),
+                "runs": len(rates),
+                "interquartile mean": f"{interquartile_mean(rates):.2f}",
+                "95 % interval": interval,
+                "mean of tasks": f"{np.mean([values.mean() for values in strata]):.2f}",
+            }
+        )
+        runs += _measured_runs(members["group"])
+    note = (
+        "Success of each run's kept policy; the interval is a bootstrap over seeds, "
+        "stratified by task. It is too narrow where a task has fewer than five runs."
+    )
+    table = Item("Success over tasks", note, runs, pd.DataFrame(rows))
+    return [table] if rows else [], left_out
+
+
+# Curves and comparisons
+
+
+def _curves_section(groups: Sequence[Group], out: Path) -> Section:
+    section = Section("Learning curves", "curves")
+    for task in sorted({group.task for group in groups}):
+        of_task = [group for group in groups if group.task == task]
+        every = [run for group in of_task for run in group.runs]
+        for key, (short, axis) in CURVES.items():
+            runs = [run for run, _ in plots.curves_of(every, key)]
+            if not runs:
+                continue
+            path = out / f"curves-{parts.file_name(task)}-{short}"
+            note = plots.curves(of_task, key, axis, path)
+            runs = [run for run in runs if not run.repeats]
+            note += count_runs(runs, of_task)
+            title, alt = f"{task}: {axis}", f"{axis} over env steps"
+            section.items.append(parts.figure(title, path, alt, note, runs))
+    if groups and not section.items:
+        section.note = "No run has reported anything yet."
+    return section
+
+
+def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
+    section = Section("Comparisons", "comparisons")
+    for stem, what, keys, x in (
+        ("size", "model size", ("clip.",), lambda group: group.parameters),
+        ("alpha", "alpha", ("alpha",), lambda group: group.settings.get("alpha")),
+    ):
+        if series := series_over(groups, keys, x):
+            path = out / f"success-{stem}"
+            plots.success_over(series, keys, x, path)
+            compared = [group for each in series for group in each]
+            runs = _measured_runs(compared)
+            title = f"Success against {what}"
+            alt = f"Share of successful episodes against {what}"
+            note = count_runs(runs, compared)
+            section.items.append(parts.figure(title, path, alt, note, runs))
+    keys = ("task.textures", "task.camera")
+    series = series_over(
+        groups, keys, lambda group: tuple(str(group.settings.get(key)) for key in keys)
+    )
+    names = labels([each[0] for each in series], known=keys)
+    for each, name in zip(series, names, strict=True):
+        cells = pd.DataFrame(
+            {
+                "textures": str(group.settings.get("task.textures")),
+                "camera": f"{group.settings.get('task.camera')} camera",
+                "success": f"{group.success}\nseeds: {_rates(group)}",
+            }
+            for group in each
+        )
+        table = cells.pivot(index="textures", columns="camera", values="success")
+        table = table.fillna("no run").reset_index()
+        title = f"Textures and camera: {name}"
+        section.items.append(Item(title, "", _measured_runs(each), table))
+    return section
+
+
+# Videos
+
+
+def _videos(
+    groups: Sequence[Group], max_mb: float
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Videos in the order of groups, and what did not fit.
+
+    The run with the highest reward of each group is the first that gets room, then the
+    others, then videos of later evaluations.
+    """
+    cards = []
+    for place, (group, label) in enumerate(zip(groups, labels(groups), strict=True)):
+        runs = sorted(
+            group.runs,
+            key=lambda run: (
+                run.status != FINISHED or run.repeats != "",
+                math.inf if run.reward is None else -run.reward,
+            ),
+        )
+        for rank, run in enumerate(runs):
+            card = {"place": place, "label": label, "run": run}
+            for path in run.videos:
+                turn = rank if path.name == "eval.mp4" else rank + len(runs)
+                cards.append({**card, "path": path, "turn": turn})
+    room = max_mb * 1e6
+    shown, left_out = [], []
+    for card in sorted(cards, key=lambda card: (card["turn"], card["place"])):
+        path, name = card["path"], f"{card['run'].name}/videos/{card['path'].name}"
+        try:
+            size = path.stat().st_size * BASE64
+            if size > room:
+                left_out.append(f"{name} ({size / 1e6:.1f} MB)")
+                continue
+            shown.append({**card, "src": parts.data_uri(path, "video/mp4")})
+            room -= size
+        except OSError as error:  # it vanished, or is a link to nothing
+            left_out.append(f"{name} (cannot be read: {error.strerror})")
+    shown.sort(key=lambda card: (card["place"], natural(card["run"].name)))
+    return shown, left_out
+
+
+def _run_numbers(runs: Sequence[Run], groups: Sequence[Group]) -> pd.DataFrame:
+    """A line for each run; `group` is its line of groups.csv, counted from 0."""
+    group_of = {id(run): i for i, group in enumerate(groups) for run in group.runs}
+    measured = ("eval/", "perf/", "wall_s")
+    return pd.DataFrame(
+        {
+            "run": run.name,
+            "status": run.status,
+            "reason": run.reason,
+            "notes": "; ".join(run.notes),
+            "group": group_of.get(id(run)),
+            "repeats": run.repeats,
+            **{name: run.config.get(key) for key, name in COLUMNS.items()},
+            "seed": run.config.get("seed"),
+            "env_steps": run.env_steps,
+            **{k: v for k, v in run.summary.items() if k.startswith(measured)},
+            "commit": run.versions.get("commit"),
+            "command": run.command,
+        }
+        for run in runs
+    )

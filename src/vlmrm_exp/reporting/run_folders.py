@@ -1,38 +1,37 @@
 """Find and read what runs left in their folders, whatever state they are in.
 
-Nothing here refuses: a run that failed, was killed or is still being written is read as
-far as it goes, and what could not be read is told in its notes.
+Nothing here raises: a run that failed, was killed or is still being written is read as
+far as possible, and its notes say what could not be read.
 """
 
-import contextlib
-import functools
 import json
+import math
 import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
+import pandas as pd
 import yaml
 
-FINISHED, INTERRUPTED, FAILED, UNFINISHED = (
-    "finished",
-    "interrupted",
-    "failed",
-    "unfinished",
-)
-STATUSES = (FINISHED, INTERRUPTED, FAILED, UNFINISHED)
+from vlmrm_exp.files import natural, reason
+from vlmrm_exp.reporting.statistics import Success
+
+STATUSES = ("finished", "interrupted", "failed", "unfinished")
+FINISHED, INTERRUPTED, FAILED, UNFINISHED = STATUSES
 
 RESULTS = ("epic.json", "landscape.json", "peak.json", "prompts.json")
-"""What other verbs write, each with a picture of the same name beside it."""
+"""What studies write, each with a picture of the same name beside it."""
 CONFIGS = ("config.yaml", ".hydra/config.yaml")
 """A run's settings: resolved, or, if it failed early, as Hydra composed them."""
 TRACES = ("error.txt", "metrics.jsonl", "summary.json")
 SKIPPED = {"wandb", "checkpoints", "videos", "node_modules", "__pycache__"}
+
+Content = TypeVar("Content")
 
 
 @dataclass
@@ -40,63 +39,50 @@ class Run:
     """One run's folder."""
 
     folder: Path
-    name: str
-    """The folder, from the one on where the search began."""
-    status: str
-    """One of `STATUSES`."""
-    reason: str = ""
-    """Why it is not finished."""
-    notes: list[str] = field(default_factory=list)
-    """What could not be read, or is odd."""
-    error: str = ""
-    """error.txt."""
-    config: dict[str, Any] = field(default_factory=dict)
-    """Its settings, dotted: {"task.name": "kneeling", ...}; empty: unreadable."""
-    summary: dict[str, Any] = field(default_factory=dict)
-    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What `python -m vlmrm_exp.evaluate` wrote, by file name without .json."""
-    reports: list[dict[str, Any]] = field(default_factory=list)
-    """Lines of metrics.jsonl."""
-    versions: dict[str, Any] = field(default_factory=dict)
-    command: str = ""
-    """Repeats this run alone; empty: not recorded. If a later start changed Hydra's
-    record, it is the command as typed, which may be a sweep's."""
-    videos: list[Path] = field(default_factory=list)
-    written: float = 0.0
-    """When its summary was written, in seconds since 1970; 0: it has none."""
-    repeats: str = ""
-    """Name of a newer finished run with the same settings and seed, which counts in
-    its place; empty: none."""
+    name: str  # the folder, from the one on where the search began
+    config: dict[str, Any]  # {"task.name": "kneeling", ...}; empty: unreadable
+    seed: str
+    summary: dict[str, Any]
+    success: Success | None  # of the kept policy
+    reward: float | None  # per step of the kept policy
+    evaluations: dict[str, dict[str, Any]]  # by file name without .json
+    reports: pd.DataFrame  # the numbers of metrics.jsonl, a row for each report
+    versions: dict[str, Any]
+    encoder: dict[str, Any]  # what versions.json says of the model that gave the reward
+    typed: str  # the command as typed, which may be that of a sweep
+    command: str  # repeats this run alone
+    environment: str  # commit, versions and machine
+    error: str  # error.txt
+    videos: list[Path]
+    notes: list[str]  # what could not be read, or is unusual
+    status: str = UNFINISHED
+    reason: str = ""  # why it is not finished
+    written: float = 0.0  # when it finished, in seconds since 1970
+    repeats: str = ""  # a finished run with the same settings that counts in its place
 
-    @functools.cached_property
-    def env_steps(self) -> int:
-        """Labelled env steps so far."""
-        steps, _ = self.curve("env_steps")
-        last = int(steps[-1]) if len(steps) else 0
-        return int(number(self.summary.get("env_steps")) or last)
-
-    def curve(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """A metric over env steps: (P,), rising, and (P,), without missing values.
+    def curve(self, key: str) -> pd.Series:
+        """A metric over env steps, in order and without missing values.
 
         Of two reports of one step the later one counts.
         """
-        points: dict[float, float] = {}
-        for report in self.reports:
-            step, value = number(report.get("env_steps")), number(report.get(key))
-            if step is not None and value is not None:
-                points[step] = value
-        steps = sorted(points)
-        return np.array(steps), np.array([points[step] for step in steps])
+        if not {"env_steps", key} <= set(self.reports):
+            return pd.Series(dtype=float)
+        points = self.reports.dropna(subset=["env_steps", key])
+        last = points.drop_duplicates("env_steps", keep="last")
+        return last.sort_values("env_steps").set_index("env_steps", drop=False)[key]
+
+    @property
+    def env_steps(self) -> int:
+        """Labelled env steps so far."""
+        steps = [0, *self.curve("env_steps")]
+        return int(number(self.summary.get("env_steps")) or steps[-1])
 
 
 def walk(top: Path) -> tuple[list[Run], list[Path]]:
-    """Find all runs and other verbs' results in a folder and below.
+    """Find all runs and all result files of studies in a folder and below.
 
-    A run is a folder with the settings of a training run, or with one of `TRACES`. It
-    is searched too: such a file may lie astray in a folder of runs.
-
-    Returns:
-        Runs, and the paths of the result files, each in the order of names.
+    A run is a folder with the settings of a training run, or with one of `TRACES`. The
+    folders in it are searched too: such a file may lie in a folder of runs by mistake.
     """
     runs: list[Run] = []
     results: list[Path] = []
@@ -110,61 +96,58 @@ def walk(top: Path) -> tuple[list[Run], list[Path]]:
     return runs, results
 
 
-def natural(text: str) -> list[tuple[int, str]]:
-    """A sort key that puts job 2 before job 10."""
-    return [(int(t or 0), "") if t.isdigit() else (0, t)
-            for t in re.split(r"(\d+)", text)]  # fmt: skip
-
-
 def read_run(folder: Path, top: Path) -> Run | None:
-    """Read one folder; None when it is not that of a training run."""
+    """Read one folder; None if it is not that of a training run."""
     notes: list[str] = []
     configs = [folder / name for name in CONFIGS if (folder / name).is_file()]
-    config: dict[str, Any] = {}
-    for path in configs:
-        if config := _read(path, yaml.safe_load, notes):
-            break
-    has_traces = any((folder / name).is_file() for name in TRACES)
+    if not configs and not any((folder / name).is_file() for name in TRACES):
+        return None
+    readable = (read(path, yaml.safe_load, {}, notes) for path in configs)
+    config = next((config for config in readable if config), {})
     if config and not isinstance(config.get("task"), dict):
         return None  # pretraining, or something that is not ours
-    if not configs and not has_traces:
-        return None
     if not config:
         notes.append("its settings are not known")
+    config = _flat(config)
+    summary = read(folder / "summary.json", json.loads, {}, notes)
+    versions = read(folder / "versions.json", json.loads, {}, notes)
+    encoder = mapping(versions.get("encoder"))
+    typed = str(versions.get("command") or "")
     run = Run(
         folder=folder,
         name=str(Path(top.resolve().name, folder.relative_to(top))),
-        status=UNFINISHED,
-        notes=notes,
-        config=dict(_flat(config)),
-        summary=_read(folder / "summary.json", json.loads, notes),
+        config=config,
+        seed=str(config.get("seed", "?")),
+        summary=summary,
+        success=success_of(summary),
+        reward=number(summary.get("eval/reward_mean")),
         evaluations={
-            path.stem: _read(path, json.loads, notes)
+            path.stem: read(path, json.loads, {}, notes)
             for path in sorted(folder.glob("evaluation*.json"), key=lambda p: p.stem)
         },
-        versions=_read(folder / "versions.json", json.loads, notes),
-        reports=_read_lines(folder / "metrics.jsonl", notes),
-        command=_command(folder, notes),
+        reports=_reports(folder / "metrics.jsonl", notes),
+        versions=versions,
+        encoder=encoder,
+        typed=typed,
+        command=_command(folder, config, typed, notes),
+        environment=environment_text(versions, {encoder.get("name"): encoder}),
+        error=read(folder / "error.txt", str, "", notes),
         videos=sorted((folder / "videos").glob("[!.]*.mp4")),
-        error=_text(folder / "error.txt", notes),
+        notes=notes,
     )
-    if run.versions.get("command") and not _is_hydras(folder, run.config):
-        run.command = str(run.versions["command"])
-    rate = number(run.summary.get("eval/success_rate"))
+    rate = number(summary.get("eval/success_rate"))
     if rate is not None and not 0 <= rate <= 1:
         notes.append(f"its success rate is {rate:g}, which is no share: not counted")
-    last_words = last_error(run.error)
-    if run.summary and not run.summary.get("interrupted"):
+    if summary and not summary.get("interrupted"):
         run.status = FINISHED
-        with contextlib.suppress(OSError):
-            run.written = (folder / "summary.json").stat().st_mtime
-        if run.error:  # a later start in the same folder was refused, say
-            run.notes.append(f"error.txt says: {last_words}")
-    elif run.summary:
+        run.written = (folder / "summary.json").stat().st_mtime
+        if run.error:  # for example, a later start in the same folder was refused
+            notes.append(f"error.txt says: {last_error(run.error)}")
+    elif summary:
         run.status = INTERRUPTED
         run.reason = f"interrupted after {run.env_steps:,} env steps"
     elif run.error:
-        run.status, run.reason = FAILED, last_words
+        run.status, run.reason = FAILED, last_error(run.error)
     else:
         latest = max(path.lstat().st_mtime for path in folder.iterdir())
         when = datetime.fromtimestamp(latest).isoformat(" ", "minutes")
@@ -172,10 +155,26 @@ def read_run(folder: Path, top: Path) -> Run | None:
     return run
 
 
+def environment_text(versions: dict[str, Any], models: dict[Any, Any]) -> str:
+    """Commit, packages, machine and models' weights, from versions.json."""
+    if not versions:
+        return "not recorded"
+    commit = str(versions.get("commit") or "not recorded")
+    if versions.get("commit_is_dirty"):
+        commit += " with changes that are in no commit"
+    named = {"commit": commit, "Python": versions.get("python")}
+    named |= mapping(versions.get("packages"))
+    for key in ("drawn_by", "device", "gpu", "cpu"):
+        named[key.replace("_", " ")] = versions.get(key)
+    for name, model in models.items():
+        named[f"weights of {name}"] = str(model.get("weights_sha256") or "")[:12]
+    return ", ".join(f"{name} {value}" for name, value in named.items() if value)
+
+
 def last_error(traceback: str) -> str:
     """The line of a traceback that names the exception, without its module."""
     lines = [line for line in traceback.splitlines() if line.strip()]
-    # What an exception says further is indented, or no name followed by a colon.
+    # Further lines of an exception's text are indented, or do not begin with "name:".
     named = [
         line for line in lines if re.match(r"(?!Traceback)[A-Za-z_][\w.]*(:|$)", line)
     ]
@@ -187,104 +186,104 @@ def number(value: Any) -> float | None:
     """The value if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if np.isfinite(value) else None
+    return value if math.isfinite(value) else None
 
 
-def read_json(path: Path, notes: list[str]) -> Any:
-    """A JSON file's value; None, and a note, when it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        notes.append(f"{path.name} cannot be read ({_reason(error)})")
+def mapping(value: Any) -> dict[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def success_of(values: Mapping[str, Any]) -> Success | None:
+    """The success that summary.json or evaluation.json holds; None if that is no share.
+
+    Nor is it one if it is of no episode.
+    """
+    rate = number(values.get("eval/success_rate"))
+    episodes = number(values.get("eval/episodes"))
+    if rate is None or episodes is None or not 0 <= rate <= 1 or episodes < 1:
         return None
+    return Success(round(rate * episodes), int(episodes))
 
 
-def _read(path: Path, load: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
-    """A file's mapping; empty when there is none, with a note when it is unreadable."""
+def value_text(value: Any) -> str:
+    """A value of a JSON or YAML file for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+def read(
+    path: Path, load: Callable[[str], Any], empty: Content, notes: list[str]
+) -> Content:
+    """What a file holds; `empty` if there is no such file.
+
+    Also if it cannot be read or holds another type than `empty`; notes then say so.
+    """
     if not path.is_file():
-        return {}
+        return empty
     try:
-        value = load(path.read_text(encoding="utf-8"))
+        value = load(path.read_text(encoding="utf-8", errors="replace"))
+        if isinstance(value, type(empty)):
+            return value
+        why = "it holds something else"
     except (OSError, ValueError, yaml.YAMLError) as error:
-        notes.append(f"{path.name} cannot be read ({_reason(error)})")
-        return {}
-    if not isinstance(value, dict):
-        notes.append(f"{path.name} cannot be read (it holds no settings)")
-        return {}
-    return value
+        why = reason(error)
+    notes.append(f"{path.name} cannot be read ({why})")
+    return empty
 
 
-def _text(path: Path, notes: list[str]) -> str:
-    """A file's text; empty when there is none, with a note when it is unreadable."""
-    if not path.is_file():
-        return ""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        notes.append(f"{path.name} cannot be read ({_reason(error)})")
-        return ""
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+def _reports(path: Path, notes: list[str]) -> pd.DataFrame:
     reports, bad = [], 0
-    for line in _text(path, notes).splitlines():
+    for line in read(path, str, "", notes).splitlines():
         try:
             report = json.loads(line)
-        except ValueError:
-            report = None
-        if isinstance(report, dict):
-            reports.append(report)
-        elif line.strip():
-            bad += 1
+            reports.append({key: number(value) for key, value in report.items()})
+        except (ValueError, AttributeError):
+            bad += bool(line.strip())
     if bad:
         lines = "1 line is" if bad == 1 else f"{bad} lines are"
         notes.append(f"{lines} unreadable in metrics.jsonl and left out")
-    return reports
+    return pd.DataFrame(reports, dtype=float)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    return pd.json_normalize(config).to_dict("records")[0]
 
 
-def _is_hydras(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether Hydra's record is of the start that made this run.
+def _command(folder: Path, config: dict[str, Any], typed: str, notes: list[str]) -> str:
+    """The command line of this run alone, from what Hydra recorded.
 
-    Hydra writes it before a second start in the same folder is refused.
+    Hydra writes its record before a second start in the same folder is refused. If the
+    record is of such a start, its settings differ from the run's; then the command as
+    typed is all that is known.
     """
-    composed = dict(_flat(_read(folder / CONFIGS[1], yaml.safe_load, [])))
-    fixed = {key for key, value in composed.items() if "${" not in str(value)}
-    return bool(composed) and all(config.get(k) == composed[k] for k in fixed)
-
-
-def _command(folder: Path, notes: list[str]) -> str:
-    """The command line of this run alone, from what Hydra recorded."""
-    record = _read(folder / ".hydra" / "hydra.yaml", yaml.safe_load, notes)
+    composed = _flat(read(folder / CONFIGS[1], yaml.safe_load, {}, []))
+    fixed = {key: value for key, value in composed.items() if "${" not in str(value)}
+    is_of_run = composed and fixed.items() <= config.items()
+    if typed and not is_of_run:
+        return typed
+    record = read(folder / ".hydra" / "hydra.yaml", yaml.safe_load, {}, notes)
+    words = ["python", "-m", "vlmrm_exp"]
     try:
         hydra = record["hydra"]
         overrides = list(hydra["overrides"]["task"])
         job, runtime = hydra["job"], hydra["runtime"]
-        words = ["python", "-m", "vlmrm_exp"]
-        given = [s["path"] for s in runtime["config_sources"]
-                 if s["provider"] == "command-line"]  # fmt: skip
-        if given:
-            inside = os.path.relpath(given[0], runtime["cwd"])
-            words += ["--config-dir", given[0] if inside[:2] == ".." else inside]
+        for source in runtime["config_sources"]:
+            if source["provider"] == "command-line":
+                place = os.path.relpath(source["path"], runtime["cwd"])
+                words += ["--config-dir", place]
         if job["config_name"] != "config":  # a sweep's file asks for all its jobs
             words += ["--config-name", job["config_name"], "hydra.mode=RUN"]
     except (KeyError, TypeError):
-        return ""
-    return " ".join(quoted(str(word)) for word in [*words, *overrides])
+        return "not recorded"
+    return " ".join(_quoted(str(word)) for word in [*words, *overrides])
 
 
-def quoted(word: str) -> str:
-    """A word for the shell, in double quotes where these do, which read better."""
+def _quoted(word: str) -> str:
+    """A word for the shell, in double quotes where these suffice: they read better."""
     plain = shlex.quote(word)
     return plain if plain == word or set(word) & set('"$`\\!') else f'"{word}"'

@@ -6,39 +6,25 @@ the same addresses each time: what changes between steps (which transitions, how
 rewards are normalised) is written into tensors that stay where they are.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from vlmrm_exp.config import ConfigError
-from vlmrm_exp.rl.replay import Batch, ReplayBuffer
+from vlmrm_exp.files import reason
+from vlmrm_exp.rl.experience import Agent, Replay
 
 WARM_UP_STEPS = 3
 """Taken one by one before the capture, at most (PyTorch's notes on CUDA graphs):
 libraries set themselves up in them, and optimisers make their state."""
 
 
-class Agent(Protocol):
-    """What is asked of an agent here."""
-
-    generator: torch.Generator
-    """Of all that `update` draws."""
-
-    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Take one gradient step; its metrics stay on the device.
-
-        For a graph: state is changed in place, no step differs from another in what it
-        computes, and nothing waits for the device.
-        """
-        ...
-
-
 class GradientSteps:
     """Takes gradient steps on transitions from a replay buffer."""
 
     def __init__(
-        self, agent: Agent, replay: ReplayBuffer, batch_size: int, cuda_graph: bool
+        self, agent: Agent, replay: Replay, batch_size: int, cuda_graph: bool
     ) -> None:
         """Take the parts; load their saved state before the first call.
 
@@ -110,9 +96,30 @@ class GradientSteps:
                 for key, value in self.agent.update(batch).items():
                     self._sums[key] += value
         except RuntimeError as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
-                f"Gradient steps cannot be captured as a CUDA graph here ({reason}): "
+                "Gradient steps cannot be captured as a CUDA graph here "
+                f"({reason(error)}): "
                 "set compute.cuda_graph=false."
             ) from error
         return graph
+
+
+def means(metrics: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """Average each key over the gradient steps.
+
+    Raises:
+        FloatingPointError: a mean is not a finite number.
+    """
+    if not metrics:
+        return {}
+    keys = list(metrics[0])
+    # (gradient steps x keys,) -> (keys,): one copy to the CPU for all of them
+    flat = torch.stack([values[key] for values in metrics for key in keys])
+    averages = flat.view(len(metrics), len(keys)).mean(0).tolist()
+    for key, mean in zip(keys, averages, strict=True):
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"{key} became {mean}: learning diverged; try a lower "
+                "algo.learning_rate."
+            )
+    return dict(zip(keys, averages, strict=True))

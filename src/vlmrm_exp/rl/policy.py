@@ -1,9 +1,5 @@
-"""A trained policy without exploration, and its file.
+"""A trained policy without exploration, read from its file."""
 
-A checkpoint is a dict of tensors and primitives, so that loading one runs no code.
-"""
-
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +9,9 @@ import numpy as np
 import torch
 
 from vlmrm_exp.config import ConfigError
+from vlmrm_exp.files import reason
 from vlmrm_exp.rl.dqn import QNetwork
-from vlmrm_exp.rl.rollout import network_input
+from vlmrm_exp.rl.experience import network_input
 from vlmrm_exp.rl.sac import Actor, to_bounds
 
 
@@ -58,17 +55,6 @@ class Policy:
         return to_bounds(torch.tanh(mean).cpu().numpy(), self._low, self._high)
 
 
-def save_policy(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write a checkpoint whole: under a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        torch.save(dict(checkpoint), temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def load_policy(path: Path, device: torch.device | str = "cpu") -> Policy:
     """Read a policy that a run kept.
 
@@ -91,8 +77,7 @@ def load_policy(path: Path, device: torch.device | str = "cpu") -> Policy:
         TypeError,
         ValueError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"{path} is not a policy that this version can read ({reason}): it is "
-            "damaged, or was written by something else; train again or give another."
+            f"{path} is not a policy that this version can read ({reason(error)}): it "
+            "is damaged, or was written by something else; train again or give another."
         ) from error

@@ -8,8 +8,9 @@ Both critics are one set of stacked weights, and losses stay tensors until the r
 import copy
 import itertools
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -18,13 +19,21 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from vlmrm_exp.config import AlgoConfig
-from vlmrm_exp.rl.gradient_steps import GradientSteps
-from vlmrm_exp.rl.replay import Batch
-from vlmrm_exp.rl.rollout import network_input
-
-if TYPE_CHECKING:
-    from vlmrm_exp.rl.run import Labelled, Run
+from vlmrm_exp.config import AlgoConfig, Config
+from vlmrm_exp.envs import VectorEnv
+from vlmrm_exp.log import RunLog
+from vlmrm_exp.reward.pool import Pool
+from vlmrm_exp.rl.evaluation import LOGGED, judge, play, rollout_metrics
+from vlmrm_exp.rl.experience import (
+    Batch,
+    Interrupts,
+    Replay,
+    State,
+    collect,
+    make_seeds,
+    network_input,
+)
+from vlmrm_exp.rl.gradient_steps import GradientSteps, means
 
 LOG_STD_RANGE = (-20.0, 2.0)
 """Of the Gaussian before tanh; Stable-Baselines3's bounds."""
@@ -203,7 +212,7 @@ class SAC:
     def random_action(self, num_envs: int) -> np.ndarray:
         """Uniform in the bounds, held for `random_action_repeat` steps: (N, A) float32.
 
-        Actions drawn anew each step average out: a car never leaves its valley by them.
+        Actions drawn anew each step average out, so that nothing far away is reached.
         """
         if self.held_steps % self.algo.random_action_repeat == 0:
             shape = (num_envs, self.action_dim)
@@ -211,6 +220,13 @@ class SAC:
             self.held_action = unit * 2 - 1
         self.held_steps += 1
         return to_bounds(self.held_action.cpu().numpy(), self.low, self.high)
+
+    @torch.no_grad()
+    def act_greedily(self, observation: np.ndarray) -> np.ndarray:
+        """The mean action: observations (N, O) -> (N, A) in bounds."""
+        inputs = network_input(observation, self.algo.squash_observations)
+        mean, _ = self.actor(torch.from_numpy(inputs).to(self.device))
+        return to_bounds(torch.tanh(mean).cpu().numpy(), self.low, self.high)
 
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> np.ndarray:
@@ -323,44 +339,112 @@ def to_unit(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     return (action - low) * (2 / (high - low)) - 1
 
 
-def train(run: "Run") -> None:
-    """Collect, label, learn, report, until all env steps are labelled and learned from.
+def train(
+    config: Config,
+    envs: VectorEnv,
+    eval_envs: VectorEnv,
+    pool: Pool,
+    log: RunLog,
+    device: torch.device,
+    saved: Mapping[str, Any] | None = None,
+) -> State:
+    """Simulate, reward, learn and report, until all env steps are learned from.
+
+    Args:
+        config: checked.
+        envs: `algo.num_envs` of them, with bounded continuous actions.
+        eval_envs: others, so that evaluation leaves training's random stream alone;
+            best `evaluation.episodes` of them.
+        pool: where states become rewards.
+        log: takes metrics; checkpoints go into its folder.
+        device: of networks and replay.
+        saved: a `State.state_dict` to go on from.
 
     Raises:
-        KeyboardInterrupt: at the end of a rollout, after Ctrl-C.
         FloatingPointError: a reward or a loss is not a finite number.
     """
-    algo = run.config.algo
-    observation_space, action_space = run.envs.observation_space, run.envs.action_space
-    assert isinstance(action_space, gym.spaces.Box)
-    agent = SAC(algo, observation_space, action_space, run.seeds.agent, run.device)
-    state = run.start(agent)
-    replay = state.replay
-    gradient_steps = GradientSteps(
-        agent, replay, algo.batch_size, run.config.compute.cuda_graph
+    algo, evaluation = config.algo, config.evaluation
+    seeds = make_seeds(config.seed)
+    assert isinstance(envs.action_space, gym.spaces.Box)
+    agent = SAC(algo, envs.observation_space, envs.action_space, seeds.agent, device)
+    rollout_steps = envs.num_envs * envs.episode_length
+    rollouts = math.ceil(config.env_steps / rollout_steps)
+    replay = Replay(
+        min(algo.buffer_size, rollouts * rollout_steps),
+        envs,
+        seeds.replay,
+        device,
+        algo.normalise_rewards,
+        keep_states=pool.remembers,
     )
+    state = State(envs, agent, replay, next_evaluation=evaluation.every)
+    if saved is not None:
+        state.load_state_dict(saved)
+    gradient_steps = GradientSteps(
+        agent, replay, algo.batch_size, config.compute.cuda_graph
+    )
+    rewards = deque(pool.submit(rollout, thin=True) for rollout in state.in_flight)
+    # Rewards that cost nothing are there at once.
+    overlap = config.compute.overlap and not pool.cheap
 
     def act(observation: np.ndarray) -> np.ndarray:
         if state.env_steps < algo.random_steps:
             return agent.random_action(len(observation))
         return agent.act(observation)
 
-    def learn(labelled: "Labelled | None") -> list[dict[str, torch.Tensor]]:
-        if labelled is None:  # the first rollout is still being scored
-            return []
-        rollout = labelled.rollout
-        replay.add(
-            network_input(rollout.observation, algo.squash_observations),
-            to_unit(rollout.action, agent.low, agent.high),
-            labelled.reward,
-        )
-        if replay.size < algo.learning_starts:
-            return []
-        state.gradient_steps += algo.gradient_steps
-        return gradient_steps(algo.gradient_steps)
+    with Interrupts() as interrupt:
+        while state.learned_steps < config.env_steps and not interrupt.requested:
+            # Simulate one episode in each environment, and have it rewarded.
+            more = state.env_steps < config.env_steps
+            if more:
+                seed = seeds.envs if state.env_steps == 0 else None
+                rollout = collect(envs, act, seed, pool.needs_states)
+                state.env_steps += rollout.env_steps
+                log.lap("perf/collect_s")
+                rewards.append(pool.submit(rollout, thin=True))
+                state.in_flight.append(rollout)
+            # With overlap, learn from the rollout before while this one is rewarded.
+            if overlap and more and len(rewards) == 1:
+                continue
+            reward = rewards.popleft()()
+            rollout = state.in_flight.popleft()
+            log.lap("perf/reward_wait_s")
 
-    while not run.finished():
-        rollout = run.collect(act)
-        labelled = run.label(rollout)
-        metrics = learn(labelled)
-        run.report(labelled, metrics)
+            # Learn.
+            replay.add(
+                network_input(rollout.observation, algo.squash_observations),
+                to_unit(rollout.action, agent.low, agent.high),
+                reward,
+                rollout.states,
+            )
+            state.learned_steps += rollout.env_steps
+            metrics = pool.learn(replay)
+            losses = []
+            if replay.size >= algo.learning_starts:
+                losses = gradient_steps(algo.gradient_steps)
+                state.gradient_steps += algo.gradient_steps
+            metrics |= means(losses)  # the only wait for the device
+            log.lap("perf/learn_s")
+
+            # Report, and evaluate when it is time.
+            metrics |= rollout_metrics(rollout, reward, envs)
+            metrics["train/gradient_steps"] = state.gradient_steps
+            ended = state.env_steps >= config.env_steps and not rewards
+            if state.learned_steps >= state.next_evaluation or ended:
+                played = play(
+                    eval_envs,
+                    agent.act_greedily,
+                    evaluation.episodes,
+                    seeds.evaluation,
+                    pool,
+                )
+                judged = judge(played)
+                state.keep(judged["eval/reward_mean"], log.folder / "checkpoints")
+                metrics |= {k: v for k in LOGGED if (v := judged[k]) is not None}
+                state.next_evaluation = (
+                    state.learned_steps // evaluation.every + 1
+                ) * evaluation.every
+                log.lap("perf/evaluate_s")
+            log.metrics(state.learned_steps, metrics)
+    state.interrupted = interrupt.requested
+    return state

@@ -1,9 +1,94 @@
-"""What a run says of itself at its end."""
+"""The end of a run: the kept policy is judged, shown and summed up."""
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from vlmrm_exp.config import Config
+from vlmrm_exp.envs import VectorEnv
+from vlmrm_exp.log import RunLog
+from vlmrm_exp.reward.pool import Pool
+from vlmrm_exp.rl.evaluation import judge, play, write_video
+from vlmrm_exp.rl.experience import State, make_seeds, save_policy
+from vlmrm_exp.rl.policy import Policy
+
+
+def finish(
+    config: Config,
+    state: State,
+    eval_envs: VectorEnv,
+    pool: Pool,
+    log: RunLog,
+    device: torch.device,
+    started: float,
+) -> dict[str, Any]:
+    """Judge the kept policy, show it in a video, and write the summary.
+
+    Of an interrupted run fewer episodes are played, so that it is over soon.
+
+    Args:
+        config: the run's.
+        state: that training left.
+        eval_envs: not those of training.
+        pool: gives the rewards.
+        log: takes summary and video.
+        device: of the policy's network.
+        started: when the run began, by time.perf_counter.
+
+    Returns:
+        What summary.json holds.
+    """
+    train_wall_s = time.perf_counter() - started
+    log.close_progress()
+    evaluation = config.evaluation
+    checkpoints = log.folder / "checkpoints"
+    last = state.checkpoint()
+    best = state.best or last
+    save_policy(checkpoints / "last.pt", last)
+    save_policy(checkpoints / "best.pt", best)
+    episodes = evaluation.final_episodes
+    if state.interrupted:
+        print("\nInterrupted: writing checkpoint, summary and video.", flush=True)
+        episodes = min(episodes, evaluation.episodes)
+    played = play(
+        eval_envs,
+        Policy(best, device).act,
+        episodes,
+        make_seeds(config.seed).final,
+        pool,
+        evaluation.reward_episodes,
+        min(evaluation.video_episodes, episodes),
+    )
+    if played.states:
+        video = log.folder / "videos" / "eval.mp4"
+        write_video(video, config, played)
+        log.video(state.learned_steps, "eval/video", video)
+    summary = {
+        "task": config.task.name,
+        "clip": config.clip.name,
+        "reward": config.reward.name,
+        "algo": config.algo.name,
+        "prompt": config.prompts,
+        "baseline": config.baselines,
+        "alpha": config.alpha,
+        "seed": config.seed,
+        "interrupted": state.interrupted,
+        "env_steps": state.learned_steps,
+        "gradient_steps": state.gradient_steps,
+        "perf/env_steps_per_s": log.env_steps_per_s(),
+        **judge(played),
+        "best_env_steps": best["env_steps"],
+        "train_wall_s": train_wall_s,
+        "wall_s": time.perf_counter() - started,
+        "perf/peak_memory_gb": peak_memory_gb(),
+    }
+    log.summary(summary)
+    print(summary_text(summary, log.folder))
+    return summary
 
 
 def peak_memory_gb() -> float:
@@ -30,23 +115,20 @@ def peak_memory_gb() -> float:
 def summary_text(summary: dict[str, Any], folder: Path) -> str:
     """Say in a few lines what came of a run."""
     lines = [f"{summary['task']}: {' / '.join(summary['prompt'])}"]
-    if summary["eval/episodes"] is not None:
-        rate = summary["eval/success_rate"]
-        if rate is not None:
-            low, high = summary["eval/success_low"], summary["eval/success_high"]
-            lines.append(
-                f"  success {rate:.2f} (95 % interval {low:.2f} to {high:.2f}, "
-                f"{summary['eval/episodes']} episodes)"
-            )
+    rate = summary["eval/success_rate"]
+    if rate is not None:
+        low, high = summary["eval/success_low"], summary["eval/success_high"]
         lines.append(
-            f"  reward  {summary['eval/reward_mean']:.4g} per step; the environment's "
-            f"own return {summary['eval/return_mean']:.4g} per episode"
+            f"  success {rate:.2f} (95 % interval {low:.2f} to {high:.2f}, "
+            f"{summary['eval/episodes']} episodes)"
         )
-        lines.append(
-            f"  trained {summary['env_steps']:,} env steps in "
-            f"{summary['train_wall_s']:.0f} s; kept the policy of step "
-            f"{summary['best_env_steps']:,}"
-        )
+    lines += [
+        f"  reward  {summary['eval/reward_mean']:.4g} per step; the environment's "
+        f"own return {summary['eval/return_mean']:.4g} per episode",
+        f"  trained {summary['env_steps']:,} env steps in "
+        f"{summary['train_wall_s']:.0f} s; kept the policy of step "
+        f"{summary['best_env_steps']:,}",
+    ]
     lines.append(f"  folder  {folder}")
     video = folder / "videos" / "eval.mp4"
     if video.is_file():

@@ -20,7 +20,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vlmrm_exp.config import ClipConfig, ConfigError
-from vlmrm_exp.vlm.hub import blob, brief, hub_file
+from vlmrm_exp.files import reason, shorten
+from vlmrm_exp.vlm.hub import blob, hub_file
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import (
     Source,
@@ -163,16 +164,10 @@ def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
         if len(tokens) > room:
             lost = decode(tokens[room:]).strip()
             raise ConfigError(
-                f'The prompt "{_shown(prompt)}" has {len(tokens)} tokens, but '
+                f'The prompt "{shorten(prompt, 200)}" has {len(tokens)} tokens, but '
                 f"clip={clip.name} reads {room} and would not see its end, "
-                f'"{_shown(lost)}": shorten it.'
+                f'"{shorten(lost, 200)}": shorten it.'
             )
-
-
-def _shown(text: str, limit: int = 200) -> str:
-    """Text for a message: as it is, or its beginning and end."""
-    half = limit // 2
-    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
 def _digest(file: Path) -> str | None:
@@ -214,7 +209,7 @@ def load_tokenizer(clip: ClipConfig) -> Any:
     except Exception as error:  # of several packages, each with its own kinds
         raise ConfigError(
             f"The tokenizer of clip={clip.name} ({wanted}) cannot be loaded "
-            f"({brief(error)}): delete it from the cache, or choose another clip."
+            f"({reason(error, named=True)}): delete it from the cache, or choose another clip."
         ) from error
 
 
@@ -306,7 +301,7 @@ def _read_weights(clip: ClipConfig, file: Path, model: Any) -> None:
         )
         raise ConfigError(
             f"The weights {file} cannot be read as those of clip={clip.name} "
-            f"({clip.model}; {brief(error)}): {way_out}."
+            f"({clip.model}; {reason(error, named=True)}): {way_out}."
         ) from error
 
 

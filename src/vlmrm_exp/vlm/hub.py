@@ -21,6 +21,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError
 
 from vlmrm_exp.config import ConfigError
+from vlmrm_exp.files import reason
 
 
 def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
@@ -49,7 +50,7 @@ def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
         except Exception as error:  # the HTTP library's, or the hub's own
             raise ConfigError(
                 f"{what} is not in the cache ({constants.HF_HUB_CACHE}) and cannot be "
-                f"had from {constants.ENDPOINT} ({brief(error)}): either run the same "
+                f"had from {constants.ENDPOINT} ({reason(error, named=True)}): either run the same "
                 "command where there is a network, copy that cache folder here and set "
                 f"HF_HUB_OFFLINE=1, or {instead}."
             ) from error
@@ -58,7 +59,7 @@ def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
         except Exception as error:
             raise ConfigError(
                 f"The download of {what} from {constants.ENDPOINT} broke off "
-                f"({brief(error)}): run the same command again, which starts this file "
+                f"({reason(error, named=True)}): run the same command again, which starts this file "
                 f"anew, or {instead}."
             ) from error
         _check(path, etag, what)
@@ -73,13 +74,6 @@ def blob(path: Path) -> Path | None:
     """The file behind a path in the hub's cache, which is the one to delete."""
     cache = Path(constants.HF_HUB_CACHE)
     return path.resolve() if path.is_relative_to(cache) else None
-
-
-def brief(error: BaseException) -> str:
-    """An error's type and its first sentence, cut to 160 characters."""
-    line = (str(error).strip().splitlines() or [""])[0].split(". ")[0].rstrip(".: ")
-    line = line if len(line) <= 160 else f"{line[:160]} ..."
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def _check(path: Path, etag: str | None, what: str) -> None:

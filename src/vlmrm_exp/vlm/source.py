@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from vlmrm_exp.config import ClipConfig, ConfigError
-from vlmrm_exp.vlm.hub import brief, hub_file
+from vlmrm_exp.files import reason
+from vlmrm_exp.vlm.hub import hub_file
 
 try:
     import torchvision  # noqa: F401
@@ -151,7 +152,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{file} cannot be read as open_clip's description of a model "
-            f"({brief(error)}): give a folder that open_clip saved."
+            f"({reason(error, named=True)}): give a folder that open_clip saved."
         ) from error
     return description
 

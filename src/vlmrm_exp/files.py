@@ -1,0 +1,118 @@
+"""Files that are whole or not there, and texts that fit their place."""
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path, of the same suffix, that is renamed to `path` at the end.
+
+    The folder is made. If the block raises, an older file stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole.
+
+    Args:
+        path: where; an older file is replaced.
+        value: mappings, sequences and primitives; numbers that are not finite become
+            null, NumPy scalars and paths their plain selves.
+    """
+    text = json.dumps(plain(value), indent=2, allow_nan=False)
+    with written_whole(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold of a value."""
+    match value:
+        case np.generic():
+            return plain(value.item())
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case Path():
+            return str(value)
+    return value
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """A sort key that puts job 2 before job 10, whatever the case of letters."""
+    pieces = re.split(r"([0-9]+)", text.casefold())
+    return [(int(p), "") if i % 2 else (0, p) for i, p in enumerate(pieces)]
+
+
+def shorten(text: str, limit: int) -> str:
+    """Text of at most `limit` characters: the middle of what is longer is left out."""
+    half = (limit - 1) // 2
+    return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
+
+
+def reason(error: BaseException, named: bool = False) -> str:
+    """The first line of what an error says, without the full stop; or its type.
+
+    Args:
+        error: of any package.
+        named: begin with its type, where that helps.
+    """
+    kind = type(error).__name__
+    line = (str(error).strip().splitlines() or [""])[0].rstrip(".: ")
+    if not line:
+        return kind
+    return shorten(f"{kind}: {line}" if named else line, 200)
+
+
+def unusable(error: OSError, path: Path | None = None) -> str:
+    """Which file or folder the system refused and why, without the full stop.
+
+    Args:
+        error: the system's.
+        path: named if the error does not say which it was.
+    """
+    why = error.strerror
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        why = "a file is where a folder is needed"
+    return f"{error.filename or path} cannot be used: {why}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns in line, for the terminal: the first to the left, others to the right."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  "
+        + "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def short_count(number: float) -> str:
+    """A large number for people: 950 k, 1.6 M, 2.54 G."""
+    rounded = float(f"{number:.3g}")  # first, or 999,999 would be 1e+03 k
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rounded >= size:
+            return f"{rounded / size:.3g} {letter}"
+    return f"{number:g}"

@@ -1,0 +1,256 @@
+"""How well a reward agrees with the truth: Pearson, EPIC, AUROC, and their intervals.
+
+Pure functions of arrays. All three measures stay the same when a reward is multiplied
+by a positive number or shifted, as the policy that is best under it does. Letters: B
+states.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlmrm_exp.config import ConfigError
+
+
+def pearson(
+    first: np.ndarray,
+    second: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Correlation of two arrays; NaN where one of them is constant.
+
+    Args:
+        first: (B,).
+        second: (B,).
+        weights: (..., B), not negative, of the states; None: all alike.
+    """
+    w = np.ones(len(first)) if weights is None else weights
+    x, y = (
+        values - (w * values).sum(-1, keepdims=True) / w.sum(-1, keepdims=True)
+        for values in (np.asarray(first, float), np.asarray(second, float))
+    )
+    product, xx, yy = ((w * z).sum(-1) for z in (x * y, x * x, y * y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return product / np.sqrt(xx * yy)
+
+
+def epic(correlation: np.ndarray | float) -> np.ndarray:
+    """EPIC distance of rewards of the state, from their correlation (paper Lemma 1).
+
+    0: the same but for scale and shift; 0.71: unrelated; 1: opposite. Canonicalisation
+    would only shift such rewards, so it is left out; a test compares with it.
+    """
+    return np.sqrt(np.clip(1 - np.asarray(correlation), 0, None) / 2)
+
+
+def auroc(
+    reward: np.ndarray,
+    goal: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Share of pairs of a goal and another state that the reward ranks rightly.
+
+    A tie counts half (the Mann-Whitney statistic, scaled). NaN without such a pair.
+
+    Args:
+        reward: (B,).
+        goal: (B,) bool.
+        weights: (..., B), not negative, of the states; None: all alike.
+    """
+    reward, goal = np.asarray(reward), np.asarray(goal, bool)
+    order = np.argsort(reward)
+    w = np.ones(len(reward)) if weights is None else np.asarray(weights, float)
+    w, of_goals = w[..., order], goal[order]
+    # Sums over equal rewards, from the lowest up: (..., U).
+    _, starts = np.unique(reward[order], return_index=True)
+    goals = np.add.reduceat(w * of_goals, starts, axis=-1)
+    others = np.add.reduceat(w * ~of_goals, starts, axis=-1)
+    below = others.cumsum(-1) - others / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (goals * below).sum(-1) / (goals.sum(-1) * others.sum(-1))
+
+
+def interval(
+    statistic: Callable[..., np.ndarray],
+    reward: np.ndarray,
+    truth: np.ndarray,
+    resamples: int,
+    seed: int,
+    group: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a statistic over states (percentiles).
+
+    States are drawn again with their truth, and all states of a group together (the
+    cluster bootstrap): those of one episode resemble each other, so they tell less
+    than as many independent ones. Resamples on which the statistic is not defined,
+    because they hold no goal state, are left out.
+
+    Args:
+        statistic: `pearson` or `auroc`.
+        reward: (B,).
+        truth: (B,).
+        resamples: how many.
+        seed: of the draws.
+        group: (B,) int; None: each state is a group.
+    """
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    group = np.arange(len(reward)) if group is None else group
+    names, group = np.unique(group, return_inverse=True)
+
+    def of_drawn(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        """The statistic with each state as often as its group is drawn, (..., G)."""
+        assert axis in (-1, drawn.ndim - 1)
+        flat = drawn.reshape(-1, len(names))
+        place = np.arange(len(flat))[:, None] * len(names) + flat
+        counts = np.bincount(place.ravel(), minlength=flat.size).reshape(flat.shape)
+        values = statistic(reward, truth, weights=counts[:, group].astype(float))
+        return values.reshape(drawn.shape[:-1])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # of NaN
+        drawn = bootstrap(
+            (np.arange(len(names)),),
+            of_drawn,
+            n_resamples=resamples,
+            batch=max(1, 2_000_000 // len(reward)),  # 16 MB an array
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    low, high = np.nanpercentile(drawn, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def agreement(
+    reward: np.ndarray,
+    goal: np.ndarray,
+    graded: np.ndarray | None,
+    resamples: int = 0,
+    seed: int = 0,
+    group: np.ndarray | None = None,
+) -> dict[str, float]:
+    """All measures of one reward.
+
+    Args:
+        reward: (B,).
+        goal: (B,) bool, which are goal states: the binary truth of the paper's Lemma 1.
+        graded: (B,) float, what the reward should order states by, if that is known.
+        resamples: of the bootstrap; 0: no intervals.
+        seed: of the bootstrap.
+        group: (B,) int, of states that are resampled together; None: each alone.
+
+    Returns:
+        pearson, epic and auroc against the goal, and pearson_graded and epic_graded,
+        each with _low and _high if asked.
+
+    Raises:
+        ConfigError: a reward is not finite or always the same, or all states are of
+            one class.
+    """
+    check_reward(reward)
+    check_classes(goal)
+    measured: dict[str, float] = {}
+    for suffix, truth in (("", goal), ("_graded", graded)):
+        if truth is None:
+            continue
+        correlation = float(pearson(reward, truth))
+        measured[f"pearson{suffix}"] = correlation
+        measured[f"epic{suffix}"] = float(epic(correlation))
+        if resamples:
+            low, high = interval(pearson, reward, truth, resamples, seed, group)
+            measured |= {
+                f"pearson{suffix}_low": low,
+                f"pearson{suffix}_high": high,
+                # A high correlation is a small distance.
+                f"epic{suffix}_low": float(epic(high)),
+                f"epic{suffix}_high": float(epic(low)),
+            }
+    measured["auroc"] = float(auroc(reward, goal))
+    if resamples:
+        low, high = interval(auroc, reward, goal, resamples, seed, group)
+        measured |= {"auroc_low": low, "auroc_high": high}
+    return measured
+
+
+def check_reward(reward: np.ndarray) -> None:
+    """Refuse rewards that nothing can be compared with.
+
+    Raises:
+        ConfigError: one is not finite, or all are the same but for rounding.
+    """
+    check_finite(reward)
+    rounding = 4 * np.finfo(np.float32).eps * np.abs(reward).max()
+    if np.ptp(reward) <= rounding:
+        raise ConfigError(
+            f"The reward is {reward.flat[0]:.6g} in all {reward.size} states, so it "
+            "correlates with nothing: check the model, the sentence and the pictures."
+        )
+
+
+def check_finite(reward: np.ndarray) -> None:
+    """Refuse rewards that are no numbers.
+
+    Raises:
+        ConfigError: one is not finite.
+    """
+    bad = ~np.isfinite(reward)
+    if bad.any():
+        raise ConfigError(
+            f"The reward of {int(bad.sum())} of {bad.size} states is not a finite "
+            "number: check the model's weights and clip.precision."
+        )
+
+
+def check_classes(goal: np.ndarray, whose: str = "the state set") -> None:
+    """Refuse a set of states of one class.
+
+    Args:
+        goal: (B,) bool.
+        whose: for the message.
+
+    Raises:
+        ConfigError: all or none are goal states.
+    """
+    if goal.all() or not goal.any():
+        raise ConfigError(
+            f"{'All' if goal.any() else 'None'} of the {goal.size} states of {whose} "
+            "meet the goal, so goals cannot be told from others: give more states, or "
+            "states of both kinds."
+        )
+
+
+def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
+    """95 % interval of a success rate (E. B. Wilson 1927, JASA 22).
+
+    Unlike the normal approximation it stays within 0..1 and keeps a width when all or
+    none succeed.
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+MEAN = "mean over tasks"
+
+
+def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """EPIC over several tasks: a row for each model and alpha, without intervals."""
+    if len({row["task"] for row in rows}) < 2:
+        return []
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["clip"], row["alpha"]), []).append(row)
+    return [
+        {
+            "task": MEAN,
+            "clip": name,
+            "alpha": alpha,
+            "parameters": group[0]["parameters"],
+            "epic": float(np.mean([row["epic"] for row in group])),
+        }
+        for (name, alpha), group in groups.items()
+    ]

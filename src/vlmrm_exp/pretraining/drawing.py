@@ -1,0 +1,207 @@
+"""States of the three worlds and their pictures, drawn at random.
+
+What the embedded models learn from: every pose, position and appearance. Letters: B
+states, S numbers in a state, H pixels of a picture's side.
+"""
+
+import hashlib
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+
+from vlmrm_exp.config import TaskConfig
+from vlmrm_exp.envs import world_of
+from vlmrm_exp.envs.poses import PoseLibrary
+from vlmrm_exp.files import written_whole
+from vlmrm_exp.log import progress_bar
+
+WORLDS = ("humanoid", "cartpole", "mountaincar")
+APPEARANCES: dict[str, list[tuple[TaskConfig, float]]] = {
+    "humanoid": [
+        (TaskConfig("humanoid", "humanoid", textures=textures, camera=camera), share)
+        for textures, camera, share in (
+            ("realistic", "fixed", 0.35),
+            ("realistic", "side", 0.25),
+            ("realistic", "track", 0.1),
+            ("plain", "fixed", 0.1),
+            ("plain", "side", 0.1),
+            ("plain", "track", 0.1),
+        )
+    ],
+    "cartpole": [(TaskConfig("cartpole", "cartpole"), 1.0)],
+    "mountaincar": [
+        (TaskConfig("mountaincar", "mountain_car", textures=textures), 0.5)
+        for textures in ("realistic", "plain")
+    ],
+}
+"""How states are seen, the default first, and the share of the pictures: a default run
+sees the humanoid realistic, in front and aside."""
+# States are drawn in parts, whose number does not depend on that of the processes.
+MOST_PARTS, SMALLEST_PART = 16, 500
+Part = tuple[int, np.random.SeedSequence]
+"""How many states, and what decides them."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which states of a world to draw, and how."""
+
+    world: str
+    """One of WORLDS."""
+    count: int
+    """States."""
+    seed: int
+    """Decides them, together with the world."""
+    frame_height: int
+    """Px of the picture as a run would draw it."""
+    image_size: int
+    """Px of the square that the model is shown."""
+    visited: float = 0.0
+    """Share of the humanoid's states that agents visited."""
+
+
+def draw_states(
+    world: str, count: int, rng: np.random.Generator, visited: float = 0.0
+) -> np.ndarray:
+    """Varied states (count, S) of a world, a share of them visited by agents."""
+    if world == "humanoid":
+        library = PoseLibrary()
+        return np.stack(
+            [
+                library.visited(rng) if rng.random() < visited else library.sample(rng)
+                for _ in range(count)
+            ]
+        )
+    if world == "cartpole":
+        small = rng.uniform(-0.35, 0.35, count)
+        large = rng.uniform(-3.14, 3.14, count)
+        states = np.zeros((count, 4))
+        states[:, 0] = rng.uniform(-2.4, 2.4, count)
+        states[:, 2] = np.where(rng.random(count) < 0.5, small, large)
+        return states
+    states = np.zeros((count, 2))
+    states[:, 0] = rng.uniform(-1.2, 0.6, count)
+    return states
+
+
+def draw_seen(
+    world: str, part: Part, visited: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """States (B, S), and how each is seen: (B,) int, index into APPEARANCES[world]."""
+    count, seed = part
+    rng = np.random.default_rng(seed)
+    states = draw_states(world, count, rng, visited)
+    shares = [share for _, share in APPEARANCES[world]]
+    return states, rng.choice(len(shares), count, p=shares)
+
+
+def parts_of(world: str, count: int, seed: int) -> list[Part]:
+    """What can be drawn apart, by whichever process."""
+    parts = min(MOST_PARTS, 1 + count // SMALLEST_PART)
+    seeds = np.random.SeedSequence([seed, WORLDS.index(world)]).spawn(parts)
+    sizes = [len(part) for part in np.array_split(np.arange(count), parts)]
+    return list(zip(sizes, seeds, strict=True))
+
+
+def drawn_before(
+    folder: Path, drawings: Sequence[Drawing], processes: int
+) -> list[np.ndarray]:
+    """Draw and render states, or find them drawn by an earlier pretraining.
+
+    Args:
+        folder: of such files, about 28 kB a state.
+        drawings: which.
+        processes: how many draw at the same time what has to be drawn; has no
+            influence on the result.
+
+    Returns:
+        Arrays (B,) with the fields states (S,), appearance () and frames (H, H, 3)
+        uint8, mapped from the files.
+    """
+    paths = [folder / _name(drawing) for drawing in drawings]
+    todo = [x for x in zip(paths, drawings, strict=True) if not x[0].exists()]
+    with _map_in(processes if todo else 1) as mapped:
+        for path, drawing in todo:
+            with written_whole(path) as unfinished:
+                _draw(drawing, unfinished, mapped)
+    return [np.load(path, mmap_mode="r") for path in paths]
+
+
+@contextmanager
+def _map_in(processes: int) -> Iterator[Callable[..., Iterable[np.ndarray]]]:
+    """A `map` that works in so many processes."""
+    if processes == 1:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")
+    count = min(processes, MOST_PARTS)
+    with context.Pool(count, torch.set_num_threads, (1,)) as pool:
+        yield pool.imap
+
+
+def _draw(
+    drawing: Drawing, path: Path, mapped: Callable[..., Iterable[np.ndarray]]
+) -> None:
+    """Write all parts into one file, which need not fit into memory."""
+    drawn = open_memmap(path, "w+", _fields(drawing), (drawing.count,))
+    parts = parts_of(drawing.world, drawing.count, drawing.seed)
+    done = 0
+    with progress_bar(drawing.count, "state", f"drawing {drawing.world}") as bar:
+        for part in mapped(partial(_draw_part, drawing), parts):
+            drawn[done : done + len(part)] = part
+            done += len(part)
+            bar.update(len(part))
+    drawn.flush()
+
+
+def _fields(drawing: Drawing) -> np.dtype:
+    """Of one state in an array of them."""
+    size = world_of(APPEARANCES[drawing.world][0][0]).state_size
+    side = drawing.image_size
+    return np.dtype(
+        [
+            ("states", np.float64, (size,)),
+            ("appearance", np.int64),
+            ("frames", np.uint8, (side, side, 3)),
+        ],
+        align=True,
+    )
+
+
+def _draw_part(drawing: Drawing, part: Part) -> np.ndarray:
+    """One process's share of a drawing."""
+    world, size = drawing.world, (drawing.image_size,) * 2
+    drawn = np.empty(part[0], _fields(drawing))
+    states, appearance = draw_seen(world, part, drawing.visited)
+    drawn["states"], drawn["appearance"] = states, appearance
+    for i, (task, _) in enumerate(APPEARANCES[world]):
+        renderer = world_of(task).make_renderer(task, drawing.frame_height, False)
+        seen = np.flatnonzero(appearance == i)
+        for chunk in np.array_split(seen, 1 + len(states) // 256):
+            frames = torch.from_numpy(renderer.render(states[chunk]))
+            square = torch.nn.functional.interpolate(
+                frames.permute(0, 3, 1, 2).float(), size, mode="bicubic", antialias=True
+            )
+            square = square.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+            drawn["frames"][chunk] = square.numpy()
+        renderer.close()
+    return drawn
+
+
+def _name(drawing: Drawing) -> str:
+    """Of a drawing's file: another one if it would be drawn differently."""
+    world = drawing.world
+    # A change of poses, colours, libraries or driver shows in a sample drawn anew.
+    states = draw_states(world, 200, np.random.default_rng(0), drawing.visited)
+    few = _draw_part(drawing, (16, np.random.SeedSequence(0)))
+    how = repr((drawing, MOST_PARTS, SMALLEST_PART, APPEARANCES[world])).encode()
+    sample = how + states.tobytes() + few["frames"].tobytes()
+    key = hashlib.sha256(sample).hexdigest()[:12]
+    return f"{world}-{drawing.count}-s{drawing.seed}-{key}.npy"

@@ -1,0 +1,65 @@
+"""Muon: momentum, made orthogonal, as the step of a matrix (Jordan et al. 2024).
+
+`torch.optim.Muon` is the same in bfloat16, which a CPU without it only imitates:
+there one step of `clip=base` takes eleven seconds, and here less than half of one. It
+also takes matrices alone, where most of these models are convolutions.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the Newton-Schulz polynomial: Keller Jordan, https://kellerjordan.github.io/posts/muon/,
+as in torch.optim.Muon."""
+
+
+class Muon(torch.optim.Optimizer):
+    """Steps whose singular values are all near 1, whatever the gradient's are.
+
+    For weights of hidden layers: `training.make_optimizers` says which.
+
+    Args:
+        params: matrices, or convolutions (O, I, H, W) that are taken as (O, I H W).
+        lr: scale of a step's singular values, times sqrt(rows / columns) where a matrix
+            has more rows than columns.
+        momentum: of the gradients' average, of Nesterov's kind.
+    """
+
+    def __init__(
+        self, params: Iterable[torch.Tensor], lr: float, momentum: float = 0.95
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step along the gradients."""
+        assert closure is None
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                if not state:
+                    state["average"] = torch.zeros_like(weight)
+                average = state["average"].lerp_(weight.grad, 1 - group["momentum"])
+                ahead = weight.grad.lerp(average, group["momentum"])
+                step = orthogonal(ahead.flatten(1))
+                rows, columns = step.shape
+                scale = group["lr"] * max(1.0, rows / columns) ** 0.5
+                weight.sub_(step.reshape(weight.shape), alpha=scale)
+
+
+def orthogonal(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+    """Replace the singular values of a matrix (R, C) by ones, more or less.
+
+    Newton and Schulz's iteration, with coefficients that lift small values
+    fast and end between 0.7 and 1.2 instead of at 1.
+    """
+    a, b, c = COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(iterations):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if tall else x

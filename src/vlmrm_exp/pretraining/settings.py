@@ -1,0 +1,187 @@
+"""What a pretraining can be told, and which of it is impossible."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from vlmrm_exp.config import ClipConfig, ConfigError, at_least, check_clip, one_of
+
+# A model's files; open_clip asks for the last two names.
+TOKENIZER, WEIGHTS, DESCRIPTION = (
+    "bpe.txt.gz",
+    "open_clip_model.safetensors",
+    "open_clip_config.json",
+)
+
+
+@dataclass
+class RecipeConfig:
+    """Architecture, data and optimisation of one embedded model."""
+
+    embed_dim: int = MISSING
+    image_size: int = MISSING
+    image_layers: list[int] = MISSING
+    image_width: int = MISSING
+    text_width: int = MISSING
+    text_layers: int = MISSING
+    text_heads: int = MISSING
+    context_length: int = MISSING
+    merges: int = MISSING
+    states: dict[str, int] = MISSING
+    visited: float = MISSING
+    """Share of the humanoid's states that agents visited."""
+    steps: int = MISSING
+    batch_size: int = MISSING
+    share: dict[str, float] = MISSING
+    learning_rate: float = MISSING
+    matrix_learning_rate: float = MISSING
+    weight_decay: float = MISSING
+
+
+@dataclass
+class PretrainConfig:
+    """One pretraining."""
+
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    seed: int = 0
+    """Of weights, batches and captions; the drawn states are one set for all seeds."""
+    folder: str = MISSING
+    init: str | None = None
+    """Folder of a model of the same sizes to go on from, with its tokenizer; null: from
+    the beginning."""
+    worlds: str = MISSING
+    """Folder of drawn states, shared by sizes that have the same `states`."""
+    held_out_states: int = 6_000
+    """Per world, for the report."""
+    processes: int | None = None
+    """That draw states before training, and on a GPU captions during it; null: one for
+    each core."""
+    threads: int = 2
+    """Of tensor operations on the CPU."""
+    device: str = "auto"
+    """auto, cpu or gpu: where the model is trained."""
+
+
+def model_config(recipe: RecipeConfig, vocabulary: int) -> dict[str, Any]:
+    """open_clip's description of the model."""
+    return {
+        "model_cfg": {
+            "embed_dim": recipe.embed_dim,
+            "vision_cfg": {
+                "image_size": recipe.image_size,
+                "layers": list(recipe.image_layers),
+                "width": recipe.image_width,
+                "head_width": 32,
+            },
+            "text_cfg": {
+                "context_length": recipe.context_length,
+                "vocab_size": vocabulary,
+                "width": recipe.text_width,
+                "heads": recipe.text_heads,
+                "layers": recipe.text_layers,
+            },
+        },
+        "preprocess_cfg": {
+            "size": [recipe.image_size, recipe.image_size],
+            "mode": "RGB",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.25, 0.25, 0.25],
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+        },
+    }
+
+
+def vocabulary_of(folder: Path) -> int:
+    """Tokens that a model's tokenizer has."""
+    description = json.loads((folder / DESCRIPTION).read_text())
+    return description["model_cfg"]["text_cfg"]["vocab_size"]
+
+
+def check(config: PretrainConfig) -> None:
+    """Refuse impossible values before anything is drawn.
+
+    Raises:
+        ConfigError: one sentence says which, and what to do.
+    """
+    at_least("seed", config.seed, 0)
+    if config.processes is not None:
+        at_least("processes", config.processes, 1)
+    at_least("threads", config.threads, 1)
+    at_least("held_out_states", config.held_out_states, 1)
+    one_of("device", config.device, ("auto", "cpu", "gpu"))
+    check_clip(config.clip)
+    if config.clip.frame_height is None:
+        raise ConfigError(
+            "clip.frame_height is null, but the states have to be drawn at some "
+            "height: give the pixels, as clip.frame_height=96."
+        )
+    _check_recipe(config.recipe)
+    if config.init is not None:
+        _check_init(Path(config.init), config.recipe)
+    if (Path(config.folder) / WEIGHTS).exists():
+        raise ConfigError(
+            f"{config.folder} holds a model already: choose another folder=..., or "
+            "remove it."
+        )
+
+
+def _check_recipe(recipe: RecipeConfig) -> None:
+    for name in ("steps", "batch_size", "text_heads"):
+        at_least(f"recipe.{name}", getattr(recipe, name), 1)
+    for name in ("learning_rate", "matrix_learning_rate"):
+        rate = getattr(recipe, name)
+        if not 0 < rate < math.inf:
+            raise ConfigError(f"recipe.{name} is {rate:g}: give a number above 0.")
+    if not recipe.weight_decay >= 0:
+        raise ConfigError(
+            f"recipe.weight_decay is {recipe.weight_decay:g}: give a number from 0 up."
+        )
+    if not 0 <= recipe.visited <= 1:
+        raise ConfigError(
+            f"recipe.visited is {recipe.visited:g}, but a share lies between 0 and 1."
+        )
+    for world, count in recipe.states.items():
+        at_least(f"recipe.states.{world}", count, 1)
+    for world, share in recipe.share.items():
+        pictures = round(share * recipe.batch_size) if math.isfinite(share) else 0
+        if pictures < 2:
+            raise ConfigError(
+                f"recipe.share.{world} is {share:g}, which makes {pictures} of "
+                f"{recipe.batch_size} pictures, but contrast needs two: raise it."
+            )
+    if len(recipe.image_layers) != 4 or min(recipe.image_layers) < 1:
+        raise ConfigError(
+            f"recipe.image_layers is {list(recipe.image_layers)}, but the picture's "
+            "tower has four stages: give four numbers from 1 up."
+        )
+    if recipe.text_width % recipe.text_heads:
+        raise ConfigError(
+            f"recipe.text_width is {recipe.text_width}, which {recipe.text_heads} "
+            "heads cannot share evenly: choose another number of recipe.text_heads."
+        )
+
+
+def _check_init(folder: Path, recipe: RecipeConfig) -> None:
+    """Refuse a folder that holds no model of the recipe's sizes."""
+    for name in (WEIGHTS, TOKENIZER, DESCRIPTION):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"init={folder} is not the folder of a pretrained model: it has no "
+                f"{name}."
+            )
+    try:
+        held = json.loads((folder / DESCRIPTION).read_text())
+        same = held == model_config(recipe, vocabulary_of(folder))
+    except (ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise ConfigError(
+            f"init={folder} holds no model of the recipe's sizes: give one that was "
+            "made with the same clip=."
+        )

@@ -1,0 +1,75 @@
+"""What goes wrong with a command line, in one sentence."""
+
+import re
+from dataclasses import fields, is_dataclass
+
+import yaml
+from omegaconf.errors import OmegaConfBaseException
+
+from vlmrm_exp.config import Config, ConfigError, conf_dir, did_you_mean
+from vlmrm_exp.files import unusable
+
+UNREADABLE = (
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    ConfigError,
+    TypeError,
+    UnicodeDecodeError,
+    OSError,  # OmegaConf's, of a file with one number
+)
+"""What a file of settings may raise."""
+
+
+def one_sentence(error: BaseException) -> str:
+    """What Hydra, OmegaConf and the system say over several lines, as one sentence."""
+    text = str(error)
+    if isinstance(error, OSError) and getattr(error, "filename", None) is not None:
+        return f"{unusable(error)}."
+    if isinstance(error, MemoryError):
+        return f"There is not enough memory for this: {text}."
+    if error.__cause__ is not None and text.startswith("Error merging"):
+        value = text.removeprefix("Error merging override ").strip("'")
+        reason = one_sentence(error.__cause__)
+        return f"{value} is not possible: {reason}{_views_hint(value, '. ')}"
+    if option := re.search(r"Could not find '(\w+)/(.*)'\n", text):
+        group, wanted = option.groups()
+        options = re.findall(r"^\t(\w+)$", text, re.MULTILINE)
+        return (
+            f"{group}={wanted} does not exist: choose one of "
+            f"{', '.join(o for o in options if not o.startswith('_'))}."
+            f"{did_you_mean(wanted, options)}"
+        )
+    if unknown := re.search(r"Could not override '(.+)'", text):
+        wanted = unknown.group(1)
+        return (
+            f"There is no setting {wanted}: see --help for those there are."
+            f"{did_you_mean(wanted, setting_names())}"
+        )
+    if text.startswith("Ambiguous value for argument"):
+        argument = text.splitlines()[0].split("'")[1]
+        group = (conf_dir() / argument.partition("=")[0]).is_dir()
+        return f"{argument} holds a comma: add -m to sweep over it" + (
+            "." if group else f", or put it in quotes.{_views_hint(argument)}"
+        )
+    lines = [line.strip() for line in text.splitlines()]
+    dropped = ("full_key:", "object_type=", "reference_type=", "See https")
+    return " ".join(x for x in lines if x and not x.startswith(dropped))
+
+
+def _views_hint(argument: str, before: str = " ") -> str:
+    """How several cameras are given, to who gave camera=VALUE otherwise."""
+    if not argument.partition("=")[0].endswith("camera"):
+        return ""
+    return f"{before}Views are joined with +, as fixed+side."
+
+
+def setting_names(schema: type = Config) -> list[str]:
+    """Every key of a schema, dotted."""
+    names: list[str] = ["experiment"]
+    for field in fields(schema):
+        inner = field.default_factory
+        if isinstance(inner, type) and is_dataclass(inner):
+            names += [field.name, *(f"{field.name}.{f.name}" for f in fields(inner))]
+        else:
+            names.append(field.name)
+    return names

@@ -1,0 +1,102 @@
+"""Statistics over runs: pooled success, interquartile means, bootstrap, fits.
+
+Interquartile mean and stratified bootstrap are those of R. Agarwal and others, Deep
+reinforcement learning at the edge of the statistical precipice (NeurIPS 2021).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from vlmrm_exp.measures import wilson_interval
+
+MEAN = "mean over tasks"
+
+
+@dataclass(frozen=True)
+class Success:
+    """How many episodes succeeded."""
+
+    successes: int
+    episodes: int
+
+    @property
+    def rate(self) -> float:
+        """The share of all episodes."""
+        return self.successes / self.episodes
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the rate."""
+        return wilson_interval(self.successes, self.episodes)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        counts = f"{self.successes}/{self.episodes}"
+        return f"{self.rate:.2f} ({low:.2f} to {high:.2f}), {counts}"
+
+
+def pooled(found: Iterable[Success | None]) -> Success | None:
+    """All their episodes together; None if there are none."""
+    known = [success for success in found if success]
+    episodes = sum(success.episodes for success in known)
+    return Success(sum(s.successes for s in known), episodes) if episodes else None
+
+
+def interquartile_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Mean of the middle half along `axis`; of fewer than four values, of all."""
+    return np.asarray(stats.trim_mean(values, 0.25, axis=axis))
+
+
+def stratified_bootstrap(
+    strata: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile interval, low and high, of the interquartile mean over runs.
+
+    Args:
+        strata: each task's values, (runs, ...). Runs are resampled with replacement
+            within their task, as many as it has.
+        resamples: how many.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [v[rng.integers(len(v), size=(resamples, len(v)))] for v in strata]
+    means = interquartile_mean(np.concatenate(drawn, axis=1), axis=1)
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    return low, high
+
+
+def align(curves: Sequence[pd.Series], points: int = 200) -> pd.DataFrame:
+    """Bring curves, values over steps, to common steps: a row each, a column a curve.
+
+    Values between two reports are interpolated linearly. Steps that a curve does not
+    reach are left out. If there are more than `points` steps, neighbours are averaged.
+    """
+    table = pd.concat(curves, axis=1, ignore_index=True).sort_index()
+    table = table.interpolate("index", limit_area="inside").dropna()
+    bins = np.arange(len(table)) * points // max(len(table), points)
+    steps = table.index.to_series().groupby(bins).mean()
+    return table.groupby(bins).mean().set_axis(steps)
+
+
+def log_linear_fit(sizes: Sequence[float], values: Sequence[float]) -> Any:
+    """A linear regression over log10(size), as SciPy returns it.
+
+    None with fewer than three sizes: a line through two points fits whatever they are.
+    """
+    if len(set(sizes)) < 3:
+        return None
+    return stats.linregress(np.log10(sizes), values)
+
+
+def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each model and alpha if there are several tasks; no intervals."""
+    if len({row["task"] for row in rows}) < 2:
+        return []
+    means = pd.DataFrame(rows).groupby(["clip", "alpha"], sort=False, as_index=False)
+    means = means.agg(parameters=("parameters", "first"), epic=("epic", "mean"))
+    return [{"task": MEAN, **row} for row in means.to_dict("records")]

@@ -1,0 +1,148 @@
+"""What states are worth: the protocol that every reward model follows.
+
+    states of whole episodes -> [RewardModel] -> rewards
+
+A reward model is chosen by name (`reward=clip`) or by `module:Class`; where it runs is
+`pool.py`'s business. Letters: T steps, N episodes, S numbers in a state.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from vlmrm_exp.config import Config, ConfigError, did_you_mean
+from vlmrm_exp.envs import load
+
+BUILT_IN = {
+    "clip": "vlmrm_exp.reward.clip:ClipReward",
+    "predicate": "vlmrm_exp.reward.ground_truth:PredicateReward",
+    "environment": "vlmrm_exp.reward.ground_truth:EnvironmentReward",
+}
+
+
+@dataclass(kw_only=True)
+class Episodes:
+    """N whole episodes of T steps."""
+
+    states: np.ndarray | None
+    """(T, N, S) float64, or frames (T, N, H, W, 3) uint8: the state after each step, so
+    that states[T - 1] still belongs to the episode that ends. None: not kept."""
+    env_reward: np.ndarray | None = None
+    """(T, N) float32: the environment's own reward; None: nobody simulated."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """T and N."""
+        given = self.env_reward if self.states is None else self.states
+        assert given is not None
+        return given.shape[0], given.shape[1]
+
+    def column(self) -> "Episodes":
+        """All steps of all episodes under each other: (T * N, 1)."""
+        return self._each(lambda x: x.reshape(-1, 1, *x.shape[2:]))
+
+    def thinned(self, steps: np.ndarray) -> "Episodes":
+        """Some of the steps."""
+        return self._each(lambda x: x[steps])
+
+    def split(self, ends: np.ndarray, axis: int) -> "list[Episodes]":
+        """Parts that end before each of `ends`, and the rest."""
+        cuts = [0, *ends.tolist(), self.shape[axis]]
+        index = (slice(None),) * axis
+        return [
+            self._each(lambda x, part=slice(*ends): x[(*index, part)])
+            for ends in itertools.pairwise(cuts)
+        ]
+
+    def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Episodes":
+        return Episodes(
+            states=None if self.states is None else change(self.states),
+            env_reward=None if self.env_reward is None else change(self.env_reward),
+        )
+
+
+class RewardModel(Protocol):
+    """Gives rewards to episodes. Subclass it to inherit what most models share.
+
+    It is made by `Model(config)`, in the process that will use it: by each worker, and,
+    if it learns, by the training process too, which alone calls `update`.
+    """
+
+    window: int = 1
+    """States in a row, in time, that one reward depends on; 1: each state by itself, so
+    that any set of states can be rewarded. Others are given whole episodes."""
+    batch_size: int = 64
+    """States that are computed at once, if `window` is 1."""
+    needs_states: bool = True
+    """Whether it looks at states at all."""
+    cheap: bool = False
+    """Whether its rewards cost next to nothing, so that no process should wait."""
+    remembers: bool = False
+    """Whether it learns, and wants all states in replay again in `update`."""
+    version: int = 0
+    """Grows with each change of what it would answer; workers then get `state_dict`."""
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        """Rewards of each step: (T, N) float32."""
+        ...
+
+    def update(self, episodes: Episodes) -> dict[str, float]:
+        """Learn from the states in replay, after each rollout.
+
+        Returns:
+            Metrics, whose names begin with `reward/`.
+        """
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What learning changes: tensors, arrays and primitives."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+
+    def about(self) -> dict[str, Any]:
+        """What the rewards depend on, in JSON's types, for the run's record."""
+        return {}
+
+    def close(self) -> None:
+        """Release what is open."""
+
+
+def reward_class(config: Config) -> type[RewardModel]:
+    """The class that `reward.model` names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    name = config.reward.model
+    if ":" not in name and name not in BUILT_IN:
+        raise ConfigError(
+            f"reward.model is {name!r}, but must be one of {', '.join(BUILT_IN)}, or "
+            f"module:Class of a RewardModel of your own.{did_you_mean(name, BUILT_IN)}"
+        )
+    return load(BUILT_IN.get(name, name), "reward.model")
+
+
+def choose_device(name: str, setting: str = "compute") -> torch.device:
+    """Turn auto, cpu or gpu into a torch device.
+
+    Args:
+        name: as compute.device has it.
+        setting: what a user chooses it by, for the message.
+
+    Raises:
+        ConfigError: gpu was asked for and there is none that torch can use.
+    """
+    if name == "gpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"{setting}=gpu needs a GPU that torch can use, and torch sees none: "
+            f"install a CUDA build of torch, or use {setting}=cpu."
+        )
+    return torch.device(
+        "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
+    )

@@ -1,0 +1,157 @@
+"""The paper's reward: how well a picture matches a sentence, by CLIP (equations 2, 3).
+
+    states -> [render] -> frames -> [embed] -> embeddings -> [formula] -> rewards
+
+The formula is float32: rewards are small differences of close cosines. Letters: B
+states, V views of each, P prompts, D embedding.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.envs import world_of
+from vlmrm_exp.reward import Episodes, RewardModel, choose_device
+from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
+
+
+def mean_embedding(prompts: torch.Tensor, renormalise: bool = True) -> torch.Tensor:
+    """Average unit embeddings of several prompts (P, D) into one (D,).
+
+    The original code left the mean as it was, so that alpha 0 was no cosine any more;
+    `renormalise=False` repeats that.
+    """
+    mean = prompts.float().mean(dim=0)
+    return functional.normalize(mean, dim=0) if renormalise else mean
+
+
+def goal_baseline_reward(
+    states: torch.Tensor, goal: torch.Tensor, baseline: torch.Tensor, alpha: float
+) -> torch.Tensor:
+    """Goal-baseline regularised reward (paper Definition 1, equation 3).
+
+    1 - 1/2 ||alpha proj_L(s) + (1 - alpha) s - g||^2, where L is the line through
+    baseline b and goal g. With unit vectors, alpha 0 is the cosine (equation 2), and
+    alpha 1 sees only the part of s along g - b.
+
+    Args:
+        states: (B, D) unit image embeddings.
+        goal: (D,) embedding of the goal prompt.
+        baseline: (D,) embedding of the baseline prompt; not read at alpha 0.
+        alpha: regularisation strength in [0, 1].
+
+    Returns:
+        (B,) float32, at most 1.
+
+    Raises:
+        ValueError: goal and baseline coincide while alpha is above 0: no line.
+    """
+    offset = states.float() - goal.float()  # (B, D)
+    if alpha > 0:
+        direction = goal.float() - baseline.float()
+        length = direction.norm()
+        if length < 1e-6:
+            raise ValueError(
+                "The prompt and the baseline have the same embedding, so there is no "
+                "line to project on: say something else in one of them, or set alpha=0."
+            )
+        direction = direction / length
+        along = (offset @ direction)[:, None] * direction  # (B, D)
+        offset = alpha * along + (1 - alpha) * offset
+    return 1 - offset.square().sum(dim=1) / 2
+
+
+class Sentence:
+    """What embeddings are worth under a prompt, a baseline and an alpha."""
+
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        """Embed the sentences.
+
+        Raises:
+            ConfigError: prompt and baseline mean the same to the model, and alpha > 0.
+        """
+        self._goal, self._baseline = (
+            mean_embedding(encoder.embed_prompts(sentences), config.renormalise)
+            for sentences in (config.prompts, config.baselines)
+        )
+        self._alpha = config.alpha
+        try:
+            self(self._goal[None, None])
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, V, D) -> rewards (B,) float32: the mean over views."""
+        reward = goal_baseline_reward(
+            embeddings.flatten(0, 1), self._goal, self._baseline, self._alpha
+        )
+        return reward.reshape(embeddings.shape[:2]).mean(dim=1)
+
+
+class Appearance:
+    """Sees states as the model does: renders each view and embeds it."""
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        """Open the drawing context of the configured task."""
+        self._encoder = encoder
+        self._views = len(config.task.views)
+        self.batch_size = max(1, config.clip.batch_size // self._views)
+        self._renderer = world_of(config.task).make_renderer(
+            config.task, config.frame_height, config.clip.render_effects
+        )
+        self.drawn_by = self._renderer.drawn_by
+
+    def embed(self, states: np.ndarray) -> torch.Tensor:
+        """States (B, S), or frames (B, H, W, 3) -> embeddings (B, V, D)."""
+        frames = self._renderer.render(states)  # views side by side: (B, H, V W, 3)
+        batch, height, width, _ = frames.shape
+        views = self._views
+        apart = frames.reshape(batch, height, views, width // views, 3).swapaxes(1, 2)
+        apart = apart.reshape(batch * views, height, width // views, 3)
+        return self._encoder.embed_frames(apart).unflatten(0, (batch, views))
+
+    def close(self) -> None:
+        """Free the drawing context."""
+        self._renderer.close()
+
+
+class ClipReward(RewardModel):
+    """Goal-baseline regularised cosine of rendered states and a sentence."""
+
+    def __init__(self, config: Config) -> None:
+        """Load the model, embed the sentences, open the drawing context.
+
+        Raises:
+            ConfigError: prompts that do not fit, weights that cannot be had, no GPU,
+                nothing to render with.
+        """
+        check_prompts(config.clip, [*config.prompts, *config.baselines])
+        encoder = load_encoder(config.clip, choose_device(config.compute.device))
+        self._sentence = Sentence(encoder, config)
+        encoder.drop_text_tower()  # the sentences do not change any more
+        self._appearance = Appearance(config, encoder)
+        self.batch_size = self._appearance.batch_size
+        self._encoder = encoder
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        """(T, N) float32."""
+        states = episodes.states
+        assert states is not None
+        flat = states.reshape(-1, *states.shape[2:])
+        rewards = np.empty(len(flat), np.float32)
+        for start in range(0, len(flat), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            rewards[part] = self._sentence(self._appearance.embed(flat[part])).cpu()
+        return rewards.reshape(states.shape[:2])
+
+    def about(self) -> dict[str, Any]:
+        """What embeds and what renders."""
+        drawn_by = self._appearance.drawn_by
+        return {"encoder": self._encoder.facts, "drawn_by": drawn_by}
+
+    def close(self) -> None:
+        """Free the drawing context."""
+        self._appearance.close()

@@ -1,0 +1,340 @@
+"""Where rewards are computed: in this process, or in worker processes beside it.
+
+A pool knows only that there is a reward model and that there are states. States travel
+to the model and rewards come back; a frame, most of a megabyte, never does. States are
+computed in the model's own batches whatever the number of workers, so rewards do not
+depend on it.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.reward import Episodes, RewardModel, reward_class
+
+FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
+
+
+class Memory(Protocol):
+    """What a model that learns needs of the replay buffer."""
+
+    def episodes(self) -> Episodes:
+        """All that is stored."""
+        ...
+
+    def set_rewards(self, reward: np.ndarray) -> None:
+        """Replace the rewards of all that is stored: (T, N)."""
+        ...
+
+
+class Pool:
+    """Rewards whole episodes, in the order in which they were submitted."""
+
+    def __init__(self, config: Config, model: RewardModel | type[RewardModel]) -> None:
+        self.needs_states = model.needs_states
+        self.cheap = model.cheap
+        self.remembers = model.remembers
+        # Only what costs something is worth sparing.
+        self._every = 1 if model.cheap else config.reward.every
+
+    def submit(self, episodes: Episodes, thin: bool = False) -> Callable[[], Any]:
+        """Begin to reward episodes.
+
+        Args:
+            episodes: with states, if the model needs them.
+            thin: reward each `reward.every`-th step, the last one among them; steps
+                between get the linear interpolation of their neighbours, those before
+                the first get its reward.
+
+        Returns:
+            What waits for the rewards, (T, N) float32. It raises FloatingPointError if
+            one is not a finite number.
+        """
+        every = self._every if thin else 1
+        steps, _ = episodes.shape
+        at = np.arange(steps - 1, -1, -every)[::-1]
+        if every > 1:
+            episodes = episodes.thinned(at)
+        wait = self._submit(episodes)
+
+        def finish() -> np.ndarray:
+            reward = wait()
+            if every > 1:
+                columns = [np.interp(np.arange(steps), at, r) for r in reward.T]
+                reward = np.stack(columns, axis=1).astype(np.float32)
+            return check_finite(reward)
+
+        return finish
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        """Submit and wait: (T, N) float32."""
+        return self.submit(episodes)()
+
+    def learn(self, memory: Memory) -> dict[str, float]:
+        """Let a model that learns do so, then give all that is stored its new rewards.
+
+        Returns:
+            Metrics; none of a model that does not learn.
+        """
+        if not self.remembers:
+            return {}
+        learner = self._learner()
+        before = learner.version
+        episodes = memory.episodes()
+        metrics = learner.update(episodes)
+        if learner.version != before:
+            memory.set_rewards(self.rewards(episodes))
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a model that learns has learned."""
+        return self._learner().state_dict() if self.remembers else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        if self.remembers:
+            self._learner().load_state_dict(state)
+
+    def about(self) -> dict[str, Any]:
+        """What the rewards depend on, for the run's record."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Stop processes, release what is open."""
+        raise NotImplementedError
+
+    def _submit(self, episodes: Episodes) -> Callable[[], np.ndarray]:
+        raise NotImplementedError
+
+    def _learner(self) -> RewardModel:
+        """The model that `update` is called on."""
+        raise NotImplementedError
+
+
+def make_pool(config: Config, example: Episodes) -> Pool:
+    """Build what rewards a run's states.
+
+    Args:
+        config: its reward model, and where to compute.
+        example: a few states, rewarded at once, so that what is wrong shows before
+            anything depends on it.
+
+    Raises:
+        ConfigError: as the model's constructor.
+    """
+    if reward_class(config).cheap or config.compute.num_workers == 0:
+        pool = InProcess(config, reward_class(config)(config))
+        pool.rewards(example)
+        return pool
+    return Workers(config, example)
+
+
+def check_finite(reward: np.ndarray) -> np.ndarray:
+    """The rewards (T, N) as they are.
+
+    Raises:
+        FloatingPointError: one is not a finite number.
+    """
+    bad = ~np.isfinite(reward)
+    if bad.any():
+        t, n = np.argwhere(bad)[0]
+        raise FloatingPointError(
+            f"The reward is {reward[t, n]} at step {t + 1} of episode {n + 1} of a "
+            f"rollout, and {int(bad.sum())} of {bad.size} are not finite: nothing can "
+            "be learned from it; check the weights and clip.precision."
+        )
+    return reward
+
+
+class InProcess(Pool):
+    """Computes in the calling process, as soon as episodes are submitted."""
+
+    def __init__(self, config: Config, model: RewardModel) -> None:
+        super().__init__(config, model)
+        self._model = model
+
+    def _submit(self, episodes: Episodes) -> Callable[[], np.ndarray]:
+        rewards = self._model.rewards(episodes)
+        return lambda: rewards
+
+    def _learner(self) -> RewardModel:
+        return self._model
+
+    def about(self) -> dict[str, Any]:
+        """What the rewards depend on."""
+        return self._model.about()
+
+    def close(self) -> None:
+        """Release what the model has open."""
+        self._model.close()
+
+
+class Workers(Pool):
+    """Computes in processes of their own; each gets a contiguous share."""
+
+    def __init__(self, config: Config, example: Episodes) -> None:
+        model = reward_class(config)
+        super().__init__(config, model)
+        self._window = model.window
+        self._axis = 0 if model.window == 1 else 1  # along which work is shared out
+        self._trained = model(config) if self.remembers else None
+        self._sent: int | None = 0  # the version that workers have
+        self._pending: deque[list[np.ndarray]] = deque()
+        self._pipes: list[Connection] = []
+        self._processes = []
+        # spawn: an OpenGL or CUDA context does not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        try:
+            for _ in range(config.compute.num_workers):
+                ours, theirs = context.Pipe()
+                arguments = (config, example, theirs)
+                process = context.Process(target=_serve, args=arguments, daemon=True)
+                # Ctrl-C, and a job scheduler's SIGTERM, go to the whole group, also
+                # while a worker is importing; the training process decides what they
+                # mean.
+                with blocked_interrupts():
+                    process.start()
+                theirs.close()
+                self._pipes.append(ours)
+                self._processes.append(process)
+            # However long loading takes; then the first reward, and what it depends on.
+            numbers = range(len(self._pipes))
+            sizes = [self._receive(number) for number in numbers]
+            abouts = [self._receive(number, FIRST_REWARD_S) for number in numbers]
+            self._batch_size, self._about = sizes[0], abouts[0]
+        except BaseException:
+            self.close()
+            raise
+
+    def _submit(self, episodes: Episodes) -> Callable[[], np.ndarray]:
+        states = episodes.states
+        assert states is not None
+        # A worker that still wants to answer does not read: both ends would wait.
+        if self._pending:
+            self._finish(self._pending[-1])
+        if self._trained and self._trained.version != self._sent:
+            self._sent = self._trained.version
+            for pipe in self._pipes:
+                pipe.send(self._trained.state_dict())
+        job: list[np.ndarray] = []  # the workers' answers
+        for pipe, share in zip(self._pipes, self._shares(episodes), strict=True):
+            pipe.send(share)
+        self._pending.append(job)
+
+        def wait() -> np.ndarray:
+            self._finish(job)
+            return np.concatenate(job, axis=self._axis).reshape(states.shape[:2])
+
+        return wait
+
+    def _shares(self, episodes: Episodes) -> list[Episodes]:
+        """A part for each worker: whole batches of states, or whole episodes."""
+        if self._window == 1:
+            episodes = episodes.column()
+        states = episodes.states
+        assert states is not None
+        size = self._batch_size if self._window == 1 else 1
+        count = -(-states.shape[self._axis] // size)
+        ends = np.linspace(0, count, len(self._pipes) + 1).round().astype(int)
+        return episodes.split(ends[1:-1] * size, self._axis)
+
+    def _finish(self, job: list[np.ndarray]) -> None:
+        """Wait for a job's answers, those of earlier jobs first."""
+        while len(job) < len(self._pipes):
+            oldest = self._pending[0]
+            # Kept between calls: Ctrl-C may come between two workers' answers.
+            while len(oldest) < len(self._pipes):
+                oldest.append(self._receive(len(oldest)))
+            self._pending.popleft()
+
+    def _learner(self) -> RewardModel:
+        assert self._trained is not None
+        return self._trained
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`, workers too."""
+        super().load_state_dict(state)
+        self._sent = None
+
+    def about(self) -> dict[str, Any]:
+        """What the rewards depend on."""
+        return self._about
+
+    def close(self) -> None:
+        """Stop the workers."""
+        for pipe in self._pipes:
+            pipe.close()  # a worker ends when its pipe does
+        for process in self._processes:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._pipes, self._processes = [], []
+        if self._trained is not None:
+            self._trained.close()
+
+    def _receive(self, number: int, timeout_s: float | None = None) -> Any:
+        pipe = self._pipes[number]
+        if timeout_s is not None and not pipe.poll(timeout_s):
+            raise ConfigError(
+                f"A reward worker gave no reward within {timeout_s} s, so its OpenGL "
+                "driver probably hangs: try compute.workers=1, or another MUJOCO_GL "
+                "(egl, osmesa)."
+            )
+        try:
+            answer = pipe.recv()
+        except EOFError:
+            self._processes[number].join(timeout=5)
+            raise RuntimeError(
+                "A reward worker ended by itself (exit code "
+                f"{self._processes[number].exitcode}; -9 usually means that memory ran "
+                "out): its own message stands above."
+            ) from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@contextlib.contextmanager
+def blocked_interrupts() -> Iterator[None]:
+    """A process started in here sees no Ctrl-C and no SIGTERM; this one does later."""
+    # Starting this helper of multiprocessing, as the first process does, unblocks them.
+    resource_tracker.ensure_running()
+    stopping = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(config: Config, example: Episodes, pipe: Connection) -> None:
+    """A worker's life: load, reward once, then answer until the pipe closes."""
+    torch.set_num_threads(config.compute.torch_threads)
+    try:
+        try:
+            model = reward_class(config)(config)
+            pipe.send(model.batch_size)
+            model.rewards(example)
+            pipe.send(model.about())
+            while True:
+                asked = pipe.recv()
+                if not isinstance(asked, Episodes):
+                    model.load_state_dict(asked)
+                elif 0 in (size := asked.shape):  # fewer batches than workers
+                    pipe.send(np.empty(size, np.float32))
+                else:
+                    pipe.send(model.rewards(asked))
+        except ConfigError as error:
+            pipe.send(error)
+    except (EOFError, ConnectionError):
+        pass  # the training process is gone or done

@@ -1,0 +1,171 @@
+"""Play a policy without exploration and judge its episodes.
+
+Used while training, at the end of a run, and by `python -m vlmrm_exp.evaluate`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmrm_exp.config import Config
+from vlmrm_exp.envs import VectorEnv, world_of
+from vlmrm_exp.log import progress_bar
+from vlmrm_exp.measures import wilson_interval
+from vlmrm_exp.reward.pool import Pool
+from vlmrm_exp.rl.experience import Act, Rollout, collect
+from vlmrm_exp.video import write_episodes
+
+VIDEO_FPS = 30
+"""Frames per second, one per env step: a humanoid's 30 ms at nearly its own speed."""
+
+LOGGED = ("eval/success_rate", "eval/reward_mean", "eval/return_mean")
+"""Of what `judge` gives, the metrics of a run."""
+
+BUCKETS = (0, 25, 50, 75, 100)
+"""Percent of an episode's steps in the goal state; the paper's rater put each of 100
+episodes into one of these (Table 2), so here the nearest counts. An episode of 38 to
+49 percent is in bucket 50, but is no success: that takes half of the steps."""
+
+
+@dataclass
+class Played:
+    """Episodes that a policy played."""
+
+    reward: np.ndarray
+    """(T, R): the reward that is learned from, of the first R episodes."""
+    env_reward: np.ndarray
+    """(T, N) float32: the environment's own."""
+    success: np.ndarray | None
+    """(N,) bool; None: the task has no predicate."""
+    goal_share: np.ndarray | None
+    """(N,) share of each episode's steps in the goal state; None: no predicate."""
+    states: list[np.ndarray]
+    """Of the first episodes: (T, S) float64, or frames (T, H, W, 3) uint8."""
+
+
+def play(
+    envs: VectorEnv,
+    act: Act,
+    episodes: int,
+    seed: int,
+    pool: Pool,
+    rewarded: int | None = None,
+    keep_states: int = 0,
+) -> Played:
+    """Play episodes, and reward the first ones; a seed gives the same start states.
+
+    Success is judged on states, which cost little; rewards may need pictures.
+
+    Args:
+        envs: not those of training, whose random stream would be disturbed.
+        act: a policy's, without exploration.
+        episodes: how many.
+        seed: of the start states.
+        pool: gives the rewards.
+        rewarded: how many of the episodes; None: all. All, if it costs nothing.
+        keep_states: of how many rewarded episodes the states are kept, for a video.
+
+    Raises:
+        FloatingPointError: a reward is not a finite number.
+    """
+    rewarded = episodes if rewarded is None or pool.cheap else min(rewarded, episodes)
+    rollouts, rewards, states = [], [], []
+    waiting = None
+    total = -(-episodes // envs.num_envs) * envs.episode_length * envs.num_envs
+    with progress_bar(total, "step", "evaluating") as progress:
+
+        def counted(observation: np.ndarray) -> np.ndarray:
+            progress.update(len(observation))
+            return act(observation)
+
+        left, start = episodes, seed
+        while left > 0:
+            looked_at = max(rewarded - (episodes - left), 0)
+            # Rendering environments give frames for states: only where looked at.
+            keep = looked_at > 0 and (pool.needs_states or keep_states > len(states))
+            rollout = collect(envs, counted, start, keep).first(left)
+            left, start = left - rollout.shape[1], None
+            if waiting is not None:  # rewarded while this rollout was played
+                rewards.append(waiting())
+                waiting = None
+            if looked_at > 0:
+                seen = rollout.first(looked_at)
+                waiting = pool.submit(seen)
+                if seen.states is not None:
+                    kept = seen.states[:, : max(keep_states - len(states), 0)]
+                    # Copies, so that the rest of the rollout can be given up.
+                    states += [kept[:, n].copy() for n in range(kept.shape[1])]
+            rollout.states = None
+            rollouts.append(rollout)
+        if waiting is not None:
+            rewards.append(waiting())
+    judged = rollouts[0].goal is not None
+    return Played(
+        reward=np.concatenate(rewards, axis=1),
+        env_reward=np.concatenate([r.env_reward for r in rollouts], axis=1),
+        success=np.concatenate([envs.episode_success(r.goal) for r in rollouts])
+        if judged
+        else None,
+        goal_share=np.concatenate([r.goal.mean(axis=0) for r in rollouts])
+        if judged
+        else None,
+        states=states,
+    )
+
+
+def judge(played: Played) -> dict[str, Any]:
+    """The eval/ metrics of episodes; success is None where there is no predicate.
+
+    eval/buckets lists the shares of episodes in each of `BUCKETS`.
+    """
+    episodes = played.env_reward.shape[1]
+    rate = low = high = buckets = None
+    if played.goal_share is not None:
+        # Halfway between two buckets, the upper one: half of the steps is a success.
+        nearest = np.floor(played.goal_share * 4 + 0.5).astype(int)
+        buckets = (np.bincount(nearest, minlength=len(BUCKETS)) / episodes).tolist()
+    if played.success is not None:
+        successes = int(played.success.sum())
+        rate = successes / episodes
+        low, high = wilson_interval(successes, episodes)
+    return {
+        "eval/success_rate": rate,
+        "eval/success_low": low,
+        "eval/success_high": high,
+        "eval/buckets": buckets,
+        "eval/reward_mean": float(played.reward.mean(dtype=np.float64)),
+        "eval/return_mean": float(played.env_reward.sum(0, dtype=np.float64).mean()),
+        "eval/episodes": episodes,
+        "eval/reward_episodes": played.reward.shape[1],
+    }
+
+
+def rollout_metrics(
+    rollout: Rollout, reward: np.ndarray, envs: VectorEnv
+) -> dict[str, float]:
+    """The train/ metrics of a rollout with its rewards (T, N)."""
+    metrics = {
+        "train/reward_mean": float(reward.mean(dtype=np.float64)),
+        "train/return_mean": float(rollout.env_reward.sum(0).mean()),
+    }
+    if rollout.goal is not None:
+        success = envs.episode_success(rollout.goal)
+        metrics["train/success_rate"] = float(success.mean())
+    return metrics
+
+
+def write_video(path: Path, config: Config, played: Played) -> None:
+    """Render the episodes whose states were kept, at the task's own frame height."""
+    renderer = world_of(config.task).make_renderer(
+        config.task, config.task.frame_height, config.clip.render_effects
+    )
+    try:
+        episodes = [
+            (renderer.render(states), played.reward[:, n])
+            for n, states in enumerate(played.states)
+        ]
+    finally:
+        renderer.close()
+    write_episodes(path, episodes, VIDEO_FPS, " / ".join(config.prompts))

@@ -1,0 +1,416 @@
+"""What a run gathers: rollouts of whole episodes, replay, and the state of its loop.
+
+A rollout is one episode of each environment. It carries states, which a reward model
+renders where it runs; frames never pass here.
+"""
+
+import math
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.envs import VectorEnv
+from vlmrm_exp.files import written_whole
+from vlmrm_exp.reward import Episodes
+
+Act = Callable[[np.ndarray], np.ndarray]
+"""Observations (N, O) float32 -> actions (N, A) float32, or (N,) int64."""
+
+
+@dataclass(kw_only=True)
+class Rollout(Episodes):
+    """N whole episodes of T steps: states and own rewards, and what an agent needs."""
+
+    observation: np.ndarray
+    """(T + 1, N, O) float32: before each step, and after the last one."""
+    action: np.ndarray
+    """(T, N, A) float32, or (T, N) int64."""
+    goal: np.ndarray | None
+    """(T, N) bool: whether the state after each step meets the goal."""
+
+    @property
+    def env_steps(self) -> int:
+        """T x N, the number of transitions."""
+        return math.prod(self.shape)
+
+    def first(self, episodes: int) -> "Rollout":
+        """The first `episodes` of them (views)."""
+        cut = {k: None if v is None else v[:, :episodes] for k, v in vars(self).items()}
+        return Rollout(**cut)
+
+
+def collect(
+    envs: VectorEnv, act: Act, seed: int | None = None, keep_states: bool = True
+) -> Rollout:
+    """Play one episode in each environment.
+
+    Args:
+        envs: reset here, so that every rollout is of whole episodes.
+        act: chooses the actions.
+        seed: restarts the environments' random stream; None goes on with it.
+        keep_states: False where nobody will look at them.
+    """
+    observation = envs.reset(seed)
+    observations, actions, env_rewards, goals = [observation], [], [], []
+    states: np.ndarray | None = None
+    for t in range(envs.episode_length):
+        action = act(observation)
+        step = envs.step(action)
+        observation = step.observation
+        observations.append(observation)
+        actions.append(action)
+        env_rewards.append(step.env_reward)
+        goals.append(step.goal)
+        if keep_states:
+            now = envs.states()
+            if states is None:
+                # One array from the start: stacking a list would hold frames twice.
+                states = np.empty((envs.episode_length, *now.shape), now.dtype)
+            states[t] = now
+    return Rollout(
+        states=states,
+        env_reward=np.stack(env_rewards).astype(np.float32, copy=False),
+        observation=np.stack(observations).astype(np.float32, copy=False),
+        action=np.stack(actions),
+        goal=None if goals[0] is None else np.stack(goals),
+    )
+
+
+def network_input(observation: np.ndarray, squash: bool) -> np.ndarray:
+    """What networks are shown of observations (..., O): squashed, or as they are."""
+    if squash:
+        return np.sign(observation) * np.log1p(np.abs(observation))
+    return observation
+
+
+class Batch(NamedTuple):
+    """B transitions."""
+
+    observation: torch.Tensor
+    """(B, O) float32."""
+    action: torch.Tensor
+    """(B, A) float32, or (B,) int64."""
+    reward: torch.Tensor
+    """(B,) float32."""
+    next_observation: torch.Tensor
+    """(B, O) float32: of the same episode, also after its last step."""
+    last: torch.Tensor
+    """(B,) bool: the episode's last step, at the time limit."""
+
+
+class Replay:
+    """A ring of whole rollouts with rewards; the oldest makes room for the newest.
+
+    Every rollout has N episodes of T steps, so each observation is kept once (T + 1 per
+    episode) and serves as the next observation of the step before it.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        envs: VectorEnv,
+        seed: int,
+        device: torch.device,
+        normalise_rewards: bool = False,
+        keep_states: bool = False,
+    ) -> None:
+        """Set memory aside; on the CPU the system hands it out as it is filled.
+
+        Args:
+            capacity: in transitions, at least one rollout; rounded down to whole ones.
+            envs: tells the sizes.
+            seed: of the draws.
+            device: where the transitions lie and are drawn.
+            normalise_rewards: give rewards out with mean 0 and standard deviation 1
+                over all that is stored.
+            keep_states: for a reward model that learns.
+
+        Raises:
+            ConfigError: states are to be kept, but are frames.
+        """
+        steps, count = envs.episode_length, envs.num_envs
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self._transitions, self._num_envs = steps * count, count
+        self.capacity = max(capacity // self._transitions, 1)  # in rollouts
+        self._normalise = normalise_rewards
+        self._reward_mean = torch.zeros((), device=device)
+        self._reward_std = torch.ones((), device=device)
+        self._filled = 0  # rollouts
+        self._next = 0  # the slot that is written next
+        discrete = isinstance(envs.action_space, gym.spaces.Discrete)
+        action = () if discrete else envs.action_space.shape
+        shape = (self.capacity, steps, count)
+        self._observation = torch.empty(
+            (self.capacity, steps + 1, count, *envs.observation_space.shape),
+            device=device,
+        )
+        self._action = torch.empty(
+            (*shape, *action),
+            dtype=torch.int64 if discrete else torch.float32,
+            device=device,
+        )
+        self._reward = torch.empty(shape, device=device)
+        self._states: torch.Tensor | None = None
+        if keep_states:
+            state = envs.states()[0]
+            if state.ndim > 1:
+                gigabytes = math.prod(shape) * state.nbytes / 1e9
+                raise ConfigError(
+                    "The reward model wants its old states again, but here they are "
+                    f"frames of {' x '.join(map(str, state.shape))}: "
+                    f"{math.prod(shape):,} of them are {gigabytes:,.1f} GB; choose "
+                    "another reward, or a task whose states are numbers."
+                )
+            self._states = torch.empty((*shape, *state.shape), dtype=torch.float64)
+        # The same memory with one row per step, to gather from.
+        self._observation_rows = self._observation.flatten(0, 2)
+        self._action_rows = self._action.flatten(0, 2)
+        self._reward_rows = self._reward.flatten(0, 2)
+
+    @property
+    def size(self) -> int:
+        """Transitions that can be drawn."""
+        return self._filled * self._transitions
+
+    def add(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        states: np.ndarray | None = None,
+    ) -> None:
+        """Add a rollout.
+
+        Args:
+            observation: (T + 1, N, O) float32.
+            action: (T, N, A) float32, or (T, N) int64.
+            reward: (T, N) float32.
+            states: (T, N, S), read if states are kept.
+        """
+        self._observation[self._next].copy_(torch.from_numpy(observation))
+        self._action[self._next].copy_(torch.from_numpy(action))
+        self._reward[self._next].copy_(torch.from_numpy(reward))
+        if self._states is not None:
+            assert states is not None
+            self._states[self._next].copy_(torch.from_numpy(states))
+        self._next = (self._next + 1) % self.capacity
+        self._filled = min(self._filled + 1, self.capacity)
+        self._measure_rewards()
+
+    def draw(self, *shape: int) -> torch.Tensor:
+        """Places of transitions, uniform with replacement: int64 of that shape."""
+        return torch.randint(
+            self.size, shape, generator=self.generator, device=self.generator.device
+        )
+
+    def gather(self, place: torch.Tensor) -> Batch:
+        """Transitions by their places (B,); nothing is copied to or from the CPU."""
+        # A rollout has one more observation than steps: N rows more per rollout.
+        slot = place.div(self._transitions, rounding_mode="floor")
+        before = place + slot * self._num_envs
+        return Batch(
+            observation=self._observation_rows.index_select(0, before),
+            action=self._action_rows.index_select(0, place),
+            reward=(self._reward_rows.index_select(0, place) - self._reward_mean)
+            / self._reward_std,
+            next_observation=self._observation_rows.index_select(
+                0, before + self._num_envs
+            ),
+            last=place - slot * self._transitions >= self._transitions - self._num_envs,
+        )
+
+    def episodes(self) -> Episodes:
+        """All stored states, as (T, rollouts x N, S)."""
+        assert self._states is not None
+        stored = self._states[: self._filled].transpose(0, 1)  # (T, rollouts, N, S)
+        return Episodes(states=stored.flatten(1, 2).numpy())
+
+    def set_rewards(self, reward: np.ndarray) -> None:
+        """Replace the rewards of all that is stored: (T, rollouts x N)."""
+        of_rollouts = reward.reshape(len(reward), self._filled, self._num_envs)
+        self._reward[: self._filled].copy_(
+            torch.from_numpy(of_rollouts.swapaxes(0, 1).copy())
+        )
+        self._measure_rewards()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is stored (views, not copies), where the ring stands, the draws."""
+        states = None if self._states is None else self._states[: self._filled]
+        return {
+            "observation": self._observation[: self._filled],
+            "action": self._action[: self._filled],
+            "reward": self._reward[: self._filled],
+            "states": states,
+            "next": self._next,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict` of a buffer of the same shape."""
+        self._filled = len(state["reward"])
+        self._next = state["next"]
+        self._observation[: self._filled].copy_(state["observation"])
+        self._action[: self._filled].copy_(state["action"])
+        self._reward[: self._filled].copy_(state["reward"])
+        if self._states is not None:
+            self._states[: self._filled].copy_(state["states"])
+        self.generator.set_state(state["generator"])
+        self._measure_rewards()
+
+    def _measure_rewards(self) -> None:
+        if self._normalise:
+            stored = self._reward[: self._filled]
+            # In place, where a captured CUDA graph reads them.
+            self._reward_mean.copy_(stored.mean())
+            # All rewards alike, as of a predicate that is not met yet: leave the scale.
+            std = stored.std(correction=0)
+            self._reward_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+
+class Agent(Protocol):
+    """What SAC and DQN have in common."""
+
+    generator: torch.Generator
+    """Of all that `update` draws."""
+
+    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Take one gradient step; its metrics stay on the device.
+
+        For a CUDA graph: state is changed in place, no step differs from another in
+        what it computes, and nothing waits for the device.
+        """
+        ...
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What acting without exploration needs, copied to the CPU: see `Policy`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning changes, random generator included."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        ...
+
+
+class Seeds(NamedTuple):
+    """Independent seeds of everything random, all drawn from the run's one."""
+
+    envs: int
+    agent: int
+    replay: int
+    evaluation: int
+    """Of the start states while training: always the same, to compare policies."""
+    final: int
+    """Of the start states at the end: others, on which nothing was chosen."""
+
+
+def make_seeds(seed: int) -> Seeds:
+    """Draw a run's seeds."""
+    return Seeds(*np.random.SeedSequence(seed).generate_state(5).tolist())
+
+
+@dataclass
+class State:
+    """Everything that a run needs to go on; whole between two rollouts."""
+
+    envs: VectorEnv
+    agent: Agent
+    replay: Replay
+    env_steps: int = 0
+    """Simulated."""
+    learned_steps: int = 0
+    """Rewarded and learned from; the x-axis of the metrics."""
+    gradient_steps: int = 0
+    in_flight: deque[Rollout] = field(default_factory=deque)
+    """Simulated, but their rewards are still being computed."""
+    next_evaluation: int = 0
+    """Learned env steps at which the policy is evaluated next."""
+    best: dict[str, Any] | None = None
+    """Checkpoint of the policy with the highest reward so far."""
+    best_reward: float = -math.inf
+    interrupted: bool = False
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The present policy."""
+        return {**self.agent.checkpoint(), "env_steps": self.learned_steps}
+
+    def keep(self, reward: float, folder: Path) -> None:
+        """Save the present policy, also as the best if none had a higher reward.
+
+        Of equals the latest: where all rewards are the same, the most trained one.
+        """
+        checkpoint = self.checkpoint()
+        save_policy(folder / "last.pt", checkpoint)
+        if reward >= self.best_reward:
+            self.best, self.best_reward = checkpoint, reward
+            save_policy(folder / "best.pt", checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, arrays and primitives; what is large is not copied."""
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        others = {k: v for k, v in vars(self).items() if k not in parts}
+        return {**others, **parts, "in_flight": [vars(r) for r in self.in_flight]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        for name, value in state.items():
+            if name in _PARTS:
+                getattr(self, name).load_state_dict(value)
+            else:
+                setattr(self, name, value)
+        self.in_flight = deque(Rollout(**rollout) for rollout in state["in_flight"])
+
+
+_PARTS = ("envs", "agent", "replay")
+
+
+def save_policy(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write a checkpoint: tensors and primitives, so that reading it runs no code."""
+    with written_whole(path) as part:
+        torch.save(dict(checkpoint), part)
+
+
+class Interrupts:
+    """Within it, Ctrl-C and SIGTERM are a request to stop after this rollout.
+
+    Else they could strike halfway through a gradient step, or a message to a worker. A
+    second one ends the block at once, without an exception.
+    """
+
+    requested = False
+
+    def __enter__(self) -> "Interrupts":
+        """Take over the signals; in another thread than the main one, nothing."""
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if kind is KeyboardInterrupt:
+            self.requested = True
+        return kind is KeyboardInterrupt
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nStopping after this rollout; Ctrl-C again stops at once.\n")

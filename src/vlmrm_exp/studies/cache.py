@@ -1,0 +1,57 @@
+"""Arrays that are slow to make, kept on disk under a key of all that they depend on.
+
+There is no list of what is kept and nothing expires: a file whose key nobody asks for
+again is only lost space, and the folder may be deleted at any time.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmrm_exp.files import written_whole
+
+
+def key_of(what: Mapping[str, Any], *data: bytes) -> str:
+    """A name for what a file holds: plain values and bytes, hashed."""
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    for part in data:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:32]
+
+
+def libraries(names: Iterable[str]) -> dict[str, str]:
+    """Their installed versions."""
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def sources(files: Iterable[str | None]) -> str:
+    """A digest of Python files."""
+    digest = hashlib.sha256()
+    for file in files:
+        assert file is not None
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def load(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a kept file; None where there is none, or it is damaged."""
+    try:
+        # Opened here, because np.load leaves a damaged file open.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return dict(file)
+    # TypeError: of a file .npy, which is one array and no archive.
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def store(path: Path, **arrays: Any) -> None:
+    """Write arrays whole."""
+    with written_whole(path) as part, part.open("wb") as file:
+        np.savez(file, **arrays)

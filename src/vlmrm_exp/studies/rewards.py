@@ -1,0 +1,241 @@
+"""Rewards of state sets under any sentence, each picture seen once.
+
+They are those of the reward model that a run would learn from. CLIP's embeddings are
+kept on disk under a key of all that changes them: the model's weights and how it is fed,
+the states, how they look, and what renders and computes them. Asking again with other
+sentences or another alpha renders nothing.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vlmrm_exp.config import ClipConfig, Config, ConfigError
+from vlmrm_exp.envs import world_of
+from vlmrm_exp.files import reason
+from vlmrm_exp.log import progress_bar
+from vlmrm_exp.reward import Episodes, choose_device, clip, reward_class
+from vlmrm_exp.reward.clip import Appearance, Sentence
+from vlmrm_exp.studies import cache
+from vlmrm_exp.studies.pictures import to_rgb
+from vlmrm_exp.studies.settings import Study
+from vlmrm_exp.studies.state_sets import StateSet
+from vlmrm_exp.vlm import encoder, preprocess, source
+from vlmrm_exp.vlm.encoder import check_prompts, fetch_weights, load_encoder
+
+PART = 256
+"""States in one kept file: what an interruption loses at most."""
+_RENDERING = ("gymnasium", "mujoco", "numpy", "pillow", "pygame-ce")
+_EMBEDDING = ("open_clip_torch", "torch", "torchvision", "timm")
+
+
+class Rewarder:
+    """One reward model on any states."""
+
+    name: str
+    model: ClipConfig | None = None
+    """None: it has none."""
+    facts: dict[str, Any]
+    """What embeds, for the record; empty if nothing does."""
+    drawn_by: set[str]
+    """What rendered the pictures so far, now or at an earlier time."""
+
+    def rewards(self, states: StateSet, jobs: Sequence[Config]) -> list[np.ndarray]:
+        """Rewards (B,) float32 of the same states for each of some configurations.
+
+        Args:
+            states: B of them.
+            jobs: of one task and model; sentences and alpha may differ.
+
+        Raises:
+            ConfigError: a file is not a picture, or prompt and baseline of a job mean
+                the same to the model.
+        """
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> int | None:
+        """Of both towers of the model; None: it has none."""
+        if not self.facts:
+            return None
+        return self.facts["parameters_image"] + self.facts["parameters_text"]
+
+
+def rewarders(study: Study, jobs: Sequence[Config]) -> Iterator[Rewarder]:
+    """Load one model after another; what can be refused is refused before the first.
+
+    Whoever takes them must forget one before asking for the next (`del`), or two are
+    in memory at once.
+
+    Args:
+        study: its models, and where embeddings are kept.
+        jobs: with all sentences that will be asked of them.
+
+    Raises:
+        ConfigError: no such weights, no GPU, or a sentence that is too long.
+    """
+    first = study.tasks[0]
+    if first.reward.model != "clip":
+        return iter([Plain(first)])
+    device = choose_device(first.compute.device)
+    for model in study.models:
+        check_prompts(model, [s for job in jobs for s in (*job.prompts, *job.baselines)])
+    for model in study.models:
+        fetch_weights(model)
+    kept = study.cache / "embeddings"
+    return (Clip(model, device, kept) for model in study.models)
+
+
+class Plain(Rewarder):
+    """A reward model that makes no embeddings."""
+
+    def __init__(self, config: Config) -> None:
+        self.name, self.facts, self.drawn_by = config.reward.name, {}, set()
+
+    def rewards(self, states: StateSet, jobs: Sequence[Config]) -> list[np.ndarray]:
+        """Rewards (B,) float32 for each job."""
+        if states.states is None:
+            raise ConfigError(
+                f"reward={self.name} looks at states, but frames gives pictures: leave "
+                "frames out."
+            )
+        found = []
+        for job in jobs:
+            model = reward_class(job)(job)
+            try:
+                found.append(model.rewards(Episodes(states=states.states[:, None]))[:, 0])
+            finally:
+                model.close()
+        return found
+
+
+class Clip(Rewarder):
+    """CLIP's reward; embeddings are kept on disk."""
+
+    def __init__(self, model: ClipConfig, device: torch.device, kept: Path) -> None:
+        """Load the model.
+
+        Args:
+            model: which.
+            device: where it computes.
+            kept: folder of embeddings.
+
+        Raises:
+            ConfigError: as `load_encoder`.
+        """
+        self.name, self.model = model.name, model
+        self._device = device
+        self._kept = kept
+        self._encoder = load_encoder(model, device)
+        self.facts = self._encoder.facts
+        self._identity = _identity(model, self.facts)
+        self.drawn_by = set()
+
+    def rewards(self, states: StateSet, jobs: Sequence[Config]) -> list[np.ndarray]:
+        """Rewards (B,) float32 for each job."""
+        embeddings = torch.from_numpy(self._embed(states, jobs[0])).to(self._device)
+        return [Sentence(self._encoder, job)(embeddings).cpu().numpy() for job in jobs]
+
+    def _embed(self, states: StateSet, job: Config) -> np.ndarray:
+        """(B, V, D) float32, from disk as far as they are there."""
+        look = self._look(states, job)
+        appearance: Appearance | None = None
+        parts = []
+        said = f"{self.name} sees {states.world}"
+        try:
+            with progress_bar(len(states), "state", said) as progress:
+                for start in range(0, len(states), PART):
+                    part = states.part(slice(start, start + PART))
+                    file = self._kept / f"{self._key(look, part)}.npz"
+                    held = cache.load(file)
+                    if held is None:
+                        if appearance is None and part.states is not None:
+                            appearance = Appearance(job, self._encoder)
+                        about = json.dumps(look | {"model": self.facts})
+                        embeddings = self._see(part, appearance)
+                        held = {"embeddings": embeddings, "about": np.array(about)}
+                        cache.store(file, **held)
+                    parts.append(held["embeddings"])
+                    progress.update(len(part))
+        finally:
+            if appearance is not None:
+                appearance.close()
+        if look["drawn_by"]:
+            self.drawn_by.add(look["drawn_by"])
+        return np.concatenate(parts)
+
+    def _see(self, part: StateSet, appearance: Appearance | None) -> np.ndarray:
+        """Embed some states: (B, V, D) float32."""
+        if part.states is None:  # one by one, as pictures may differ in size
+            seen = [self._encoder.embed_frames(_picture(f)[None]) for f in part.files]
+            return torch.stack(seen).cpu().numpy()
+        assert appearance is not None
+        size = appearance.batch_size
+        batches = [part.states[i : i + size] for i in range(0, len(part), size)]
+        return torch.cat([appearance.embed(batch) for batch in batches]).cpu().numpy()
+
+    def _look(self, states: StateSet, job: Config) -> dict[str, Any]:
+        """What decides the picture of a state."""
+        if states.files:
+            return {"drawn_by": None, "sources": cache.sources([to_rgb_file()])}
+        world = world_of(job.task)
+        return {
+            "env": job.task.env,
+            "textures": job.task.textures,
+            "camera": job.task.camera,
+            "options": job.task.options,
+            "frame_height": job.frame_height,
+            "effects": job.clip.render_effects,
+            "drawn_by": world.renders_with(),
+            "libraries": cache.libraries(_RENDERING),
+            "sources": cache.sources(world.sources),
+        }
+
+    def _key(self, look: dict[str, Any], part: StateSet) -> str:
+        modules = (encoder, preprocess, source, clip)
+        about = {
+            "look": look,
+            "model": self._identity,
+            "device": self._device.type,
+            "libraries": cache.libraries(_EMBEDDING),
+            "sources": cache.sources(module.__file__ for module in modules),
+        }
+        if part.states is None:
+            return cache.key_of(about, *(f.read_bytes() for f in part.files))
+        states = np.ascontiguousarray(part.states)
+        return cache.key_of({**about, "shape": states.shape}, states.tobytes())
+
+
+def to_rgb_file() -> str:
+    """The module that decides what a file's pixels are."""
+    return to_rgb.__code__.co_filename
+
+
+def _identity(model: ClipConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    """What makes the model what it is, wherever it lies and whatever it is called."""
+    identity = {k: v for k, v in facts.items() if k not in ("name", "weights")}
+    if folder := source.find(model).folder:
+        description = source.read_description(folder)
+        identity["model"] = description["model_cfg"]
+    file = Path(str(facts["weights"]))
+    if facts["weights_sha256"] is None and file.is_file():
+        # Too large to be hashed each time.
+        identity["file"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+    return identity
+
+
+def _picture(file: Path) -> np.ndarray:
+    """As `score` reads it, upright and on white; of an animation, the first picture."""
+    try:
+        with Image.open(file) as opened:
+            return to_rgb(opened)
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise ConfigError(
+            f"{file} cannot be read as a picture ({reason(error)}): mend it, or take it "
+            "and its label out."
+        ) from error

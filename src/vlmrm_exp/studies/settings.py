@@ -1,0 +1,181 @@
+"""What the studies of rewards share: which tasks, models and states are looked at.
+
+Each task and each model is composed as a training run would compose it, so whatever a
+run can be told, a study can be told by the same words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+
+from vlmrm_exp.app import Composed
+from vlmrm_exp.config import ClipConfig, Config, ConfigError, to_config
+from vlmrm_exp.envs import check_world, world_of
+from vlmrm_exp.reward import reward_class
+
+LOCAL = "local-dir:"
+DESCRIPTION = "open_clip_config.json"
+"""As in vlm.source, whose import takes seconds: without it a folder holds no model."""
+PLURAL = {"task": "tasks", "clip": "clips", "alpha": "alphas"}
+"""Keys that may hold several values in a study."""
+RESULTS = ("epic.json", "peak.json", "prompts.json", "landscape.json", "scores.csv")
+"""One of these is in a folder of results; files of two would be taken for one study."""
+
+
+@dataclass
+class StudyConfig(Config):
+    """A study; see conf/_study.yaml."""
+
+    tasks: list[str] = field(default_factory=list)
+    clips: list[str] | None = None
+    alphas: list[float] = field(default_factory=list)
+    cache: str = ""
+    out: str = ""
+
+
+@dataclass
+class StatesConfig(StudyConfig):
+    """A study of states; see conf/_states.yaml."""
+
+    states: int = 2000
+    runs: list[str] = field(default_factory=list)
+    state_set: str | None = None
+    frames: str | None = None
+    labels: str | None = None
+    resamples: int = 1000
+
+
+Asked = TypeVar("Asked", bound=StudyConfig)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study looks at."""
+
+    asked: Any
+    """A `StudyConfig` of the verb, as typed."""
+    tasks: list[Config]
+    """Each as a training run would have it."""
+    models: list[ClipConfig]
+
+    @property
+    def cache(self) -> Path:
+        """The folder in which embeddings and states are kept."""
+        return Path(self.asked.cache).expanduser()
+
+    def jobs(self, task: Config, model: ClipConfig) -> list[Config]:
+        """What a run of this task and model would be, for each alpha."""
+        return [replace(task, clip=model, alpha=alpha) for alpha in self.asked.alphas]
+
+    def settings(self) -> dict[str, Any]:
+        """The study's own settings, for the record."""
+        plain = vars(self.asked)
+        of_runs = {*vars(Config()), "name"} - {"seed"}
+        return {k: v for k, v in plain.items() if k not in of_runs}
+
+
+def resolve(composed: Composed) -> Study:
+    """Compose each task and each model of a study.
+
+    Raises:
+        ConfigError: there is no such task, model or setting, or it cannot be studied.
+    """
+    asked: Any = OmegaConf.to_object(composed.cfg)
+    for name in ("cache", "out"):
+        if not getattr(asked, name):
+            raise ConfigError(f"{name} is empty: give a folder, or leave it out.")
+    for alpha in asked.alphas:
+        if not 0 <= alpha <= 1:
+            raise ConfigError(f"alpha is {alpha}, but must lie between 0 and 1.")
+    check_list("alpha", asked.alphas)
+    check_list("task", asked.tasks)
+    sentence = any(key.startswith("prompt=") for key in composed.keys)
+    if sentence and len(asked.tasks) > 1:
+        raise ConfigError(
+            f"prompt is of one task, but {len(asked.tasks)} are asked: give one task."
+        )
+    most = max(asked.alphas)
+    tasks = [_task(composed, name, most) for name in asked.tasks]
+    if asked.clips is None:
+        models = list({task.clip.name: task.clip for task in tasks}.values())
+    else:
+        check_list("clip", asked.clips)
+        models = [_model(composed, entry) for entry in asked.clips]
+    for model in models:
+        if sum(model.name == other.name for other in models) > 1:
+            raise ConfigError(
+                f"Two models would be called {model.name}: rename a folder, as results "
+                "are told apart by its last part."
+            )
+    if (folder := Path(asked.out).expanduser()).is_dir():
+        for name in RESULTS:
+            if (folder / name).exists():
+                raise ConfigError(
+                    f"{folder} holds {name} already: choose another out=..., or remove "
+                    "it."
+                )
+    return Study(asked, tasks, models)
+
+
+def check_list(name: str, values: Sequence[Any]) -> None:
+    """Refuse an empty list and repetitions.
+
+    Raises:
+        ConfigError: one of these.
+    """
+    if not values:
+        raise ConfigError(f"{name} is an empty list: give at least one.")
+    for value in values:
+        if values.count(value) > 1:
+            raise ConfigError(f"{name} names {value} twice: give each once.")
+
+
+def _task(composed: Composed, name: str, alpha: float) -> Config:
+    """A task as a training run would have it."""
+    if name == "gym":
+        raise ConfigError(
+            "task=gym has no states to render: for pictures of another environment use "
+            "epic with any other task's name, frames, labels, prompt and baseline."
+        )
+    if name.startswith("_"):
+        raise ConfigError(f"task={name} is no task, but what some share.")
+    # With the greatest alpha, so that two sentences that are the same are refused.
+    task = to_config(composed.again(f"task={name}", f"alpha={alpha}").cfg)
+    check_world(task.task, task.algo.name)
+    model = reward_class(task)
+    if model.window != 1 or not model.needs_states:
+        looks_at = "an environment's steps"
+        if model.needs_states:
+            looks_at = f"{model.window} states in a row"
+        raise ConfigError(
+            f"reward={task.reward.name} looks at {looks_at}, but a study rewards single "
+            "states: choose another reward."
+        )
+    if world_of(task.task).state_size is None:
+        raise ConfigError(
+            f"task={name} renders itself, and states of its world cannot be set: "
+            "studies need a world that renders states."
+        )
+    return task
+
+
+def _model(composed: Composed, entry: str) -> ClipConfig:
+    """A model as a training run would have it; a local folder as `base` is fed."""
+    if entry.startswith("_"):
+        raise ConfigError(f"clip={entry} is no model, but what some share.")
+    if not entry.startswith(LOCAL):
+        clip = composed.again(f"clip={entry}").cfg.clip
+        return OmegaConf.to_object(clip)  # pyright: ignore[reportReturnType]
+    folder = Path(entry.removeprefix(LOCAL)).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder} for clip={entry}.")
+    if not (folder / DESCRIPTION).is_file():
+        raise ConfigError(
+            f"clip={entry} has no {DESCRIPTION}: give a folder that open_clip or "
+            "python -m vlmrm_exp.pretrain saved."
+        )
+    clip: Any = OmegaConf.to_object(composed.again("clip=base").cfg.clip)
+    return replace(clip, name=folder.resolve().name, model=f"{LOCAL}{folder}")

@@ -1,0 +1,252 @@
+"""The states that rewards are examined on, and the truth about them.
+
+CartPole and MountainCar: a uniform grid, as in the paper (section 3). The humanoid: a
+seeded mixture of poses, falls, random actions and, where runs are given, what their
+policies visit. The paper pools the states of all checkpoints of one run, early ones
+too; a run here keeps its best and its last policy, and the mixture stands in for the
+early ones. States are rendered when they are needed.
+
+States and labels that people bring are read in state_files.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmrm_exp.app import load_run_config
+from vlmrm_exp.config import Config, ConfigError, TaskConfig
+from vlmrm_exp.envs import humanoid_states, world_of
+from vlmrm_exp.measures import agreement, check_classes
+from vlmrm_exp.rl import experience, policy, sac
+from vlmrm_exp.rl.policy import Policy, load_policy
+from vlmrm_exp.studies import cache
+
+FEWEST = 100  # states
+
+
+@dataclass(frozen=True)
+class StateSet:
+    """B states of one world, or the files of pictures."""
+
+    world: str
+    """The kind of environment, as TaskConfig.env, or the folder of pictures."""
+    source: np.ndarray
+    """(B,) str: where each comes from."""
+    states: np.ndarray | None = None
+    """(B, S) float64."""
+    files: tuple[Path, ...] = ()
+    group: np.ndarray | None = None
+    """(B,) int, as `envs.Samples` has it; None: a grid."""
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.source)
+
+    def part(self, which: slice) -> "StateSet":
+        """Some of them."""
+        return StateSet(
+            self.world,
+            self.source[which],
+            None if self.states is None else self.states[which],
+            self.files[which],
+            None if self.group is None else self.group[which],
+        )
+
+
+PREDICATE = "predicate"
+"""What labels states where no person did."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of B states for one task."""
+
+    goal: np.ndarray
+    """(B,) bool."""
+    labelled_by: str
+    graded: np.ndarray | None = None
+    """(B,) float: what a good reward orders states by, where that is known."""
+    graded_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A task with the states it is examined on."""
+
+    config: Config
+    states: StateSet
+    truth: Truth
+
+    def agreement(self, reward: np.ndarray, resamples: int) -> dict[str, float]:
+        """All measures of a reward (B,), with intervals where the states are a sample.
+
+        Raises:
+            ConfigError: a reward is not finite or always the same.
+        """
+        goal, graded, group = self.truth.goal, self.truth.graded, self.states.group
+        resamples = 0 if group is None else resamples
+        return agreement(reward, goal, graded, resamples, self.config.seed, group)
+
+    def about(self) -> dict[str, Any]:
+        """For the record."""
+        sources, counts = np.unique(self.states.source, return_counts=True)
+        goals = int(self.truth.goal.sum())
+        group = self.states.group
+        return {
+            "prompt": self.config.prompts,
+            "baseline": self.config.baselines,
+            "textures": None if self.states.files else self.config.task.textures,
+            "camera": None if self.states.files else self.config.task.camera,
+            "world": self.states.world,
+            "states": len(self.states),
+            "independent_groups": None if group is None else len(np.unique(group)),
+            "goal_states": goals,
+            "goal_share": goals / len(self.states),
+            "labelled_by": self.truth.labelled_by,
+            "graded_by": self.truth.graded_by,
+            "sources": dict(zip(sources.tolist(), counts.tolist(), strict=True)),
+        }
+
+
+def sample(
+    task: TaskConfig,
+    count: int,
+    seed: int = 0,
+    runs: Sequence[Path] = (),
+    kept: Path | None = None,
+) -> StateSet:
+    """The states that rewards of a task are examined on.
+
+    Args:
+        task: tasks of one world share their states.
+        count: how many; a grid may have a few less.
+        seed: of the mixture.
+        runs: folders of finished runs, whose checkpoints are played for half of them.
+        kept: folder in which states are kept for the next time.
+
+    Raises:
+        ConfigError: as `check_sampling`, or a checkpoint is damaged.
+    """
+    check_sampling(task, count, runs)
+    world = world_of(task)
+    assert world.sample_states is not None
+    checkpoints = [file for run in runs for file in _checkpoints(run)]
+    modules = (experience, policy, sac) if runs else ()
+    key = cache.key_of(
+        {
+            "task": asdict(task) | {"name": None, "goal": None},
+            "count": count,
+            "seed": seed,
+            "runs": [asdict(_run_task(run)) for run in runs],
+            "libraries": cache.libraries(("gymnasium", "mujoco", "numpy")),
+            "sources": cache.sources([*world.sources, *(m.__file__ for m in modules)]),
+        },
+        *(file.read_bytes() for file in checkpoints),
+    )
+    path = None if kept is None else kept / f"{key}.npz"
+    if path and (held := cache.load(path)):
+        return StateSet(task.env, held["source"], held["states"], (), held.get("group"))
+    # First of all, as a damaged checkpoint is to be refused before anything is played.
+    policies = [(_run_task(run), policy) for run in runs for policy in _policies(run)]
+    mixed = round(count / 2) if runs else count
+    states, source, group = world.sample_states(task, mixed, seed)
+    if runs:
+        assert group is not None
+        visited, episode = _policy_states(policies, count - mixed, seed)
+        states = np.concatenate((states, visited))
+        source = np.concatenate((source, np.full(len(visited), "policies")))
+        group = np.concatenate((group, group.max() + 1 + episode))
+    if path:
+        more = {} if group is None else {"group": group}
+        cache.store(path, states=states, source=source, **more)
+    return StateSet(task.env, source, states, (), group)
+
+
+def check_sampling(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> None:
+    """Refuse what `sample` could not do; reads no checkpoint.
+
+    Raises:
+        ConfigError: too few states, or a run that is of another world, is not there, or
+            has no checkpoint.
+    """
+    world = world_of(task)
+    if world.sample_states is None:
+        raise ConfigError(
+            f"task={task.name} is of a world that has no states for studies: give "
+            "frames and labels, or state_set."
+        )
+    if count < FEWEST:
+        raise ConfigError(f"states is {count}: give at least {FEWEST}.")
+    if runs and world.grid:
+        raise ConfigError(
+            f"runs adds what policies visit to a sample of states, but {task.name}'s "
+            "are a uniform grid: leave runs out."
+        )
+    for run in runs:
+        if (other := _run_task(run)).env != task.env:
+            raise ConfigError(
+                f"The run {run} is of {other.name}, which is of another world than "
+                f"{task.name}: give runs of {task.env} tasks."
+            )
+        _checkpoints(run)
+
+
+def truth_of(config: Config, states: StateSet) -> Truth:
+    """Label states with the task's own predicate.
+
+    Raises:
+        ConfigError: the task has no predicate, or all states are of one class.
+    """
+    world = world_of(config.task)
+    predicate = world.predicate(config.task)
+    if states.states is None or predicate is None:
+        raise ConfigError(
+            f"task={config.task.name} has no predicate for its goal: give "
+            "labels=FILE.csv."
+        )
+    graded = None if world.graded is None else world.graded(states.states)
+    goal = np.asarray(predicate(states.states))
+    check_classes(goal, f"task={config.task.name}")
+    return Truth(goal, PREDICATE, graded, world.graded_by or None)
+
+
+def _policy_states(
+    policies: Sequence[tuple[TaskConfig, Policy]], count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """States that policies visit, each from starts of its own, and their episodes."""
+    rng = np.random.default_rng([seed, 1])
+    sizes = [len(part) for part in np.array_split(np.arange(count), len(policies))]
+    states, episodes, first = [], [], 0
+    for (task, played), size in zip(policies, sizes, strict=True):
+        num_envs = humanoid_states.episodes_for(task, size)
+        envs = world_of(task).make_envs(replace(task, goal=""), num_envs, 1)
+        seen, episode = humanoid_states.visited(envs, played.act, size, rng)
+        states.append(seen)
+        episodes.append(first + episode)
+        first += int(episode.max(initial=-1)) + 1
+    return np.concatenate(states), np.concatenate(episodes)
+
+
+def _run_task(run: Path) -> TaskConfig:
+    return load_run_config(run).task
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The files of a run's best and last policy, or of the one that there is."""
+    files = [run / "checkpoints" / f"{name}.pt" for name in ("best", "last")]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise ConfigError(
+            f"There is no checkpoint in {run / 'checkpoints'}: give folders of "
+            "finished runs, as runs=[outputs/kneeling/NAME]."
+        )
+    return files
+
+
+def _policies(run: Path) -> list[Policy]:
+    """A run's best and last policy; one where it ended at its best."""
+    policies = [load_policy(file) for file in _checkpoints(run)]
+    return list({policy.env_steps: policy for policy in policies}.values())

@@ -1,0 +1,213 @@
+"""The figures that `score` plots: a strip of what it scored, and curves over time.
+
+Letters: B pictures, C columns, which are ways of rewarding.
+"""
+
+import contextlib
+import itertools
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlmrm_exp.figures import COLORS, figure, save
+from vlmrm_exp.files import shorten
+from vlmrm_exp.studies.pictures import PictureFile
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way of rewarding: a column of the table."""
+
+    name: str
+    prompt: str
+    baseline: str | None
+    alpha: float
+
+
+@dataclass
+class Scores:
+    """Rewards of B pictures in C columns."""
+
+    file: np.ndarray
+    """(B,) int: which of the files."""
+    frame: np.ndarray
+    """(B,) int: place in the file."""
+    time_s: np.ndarray
+    """(B,) float: NaN in still images."""
+    reward: np.ndarray
+    """(B, C) float32."""
+
+
+def plot_strip(
+    path: Path,
+    files: Sequence[PictureFile],
+    scores: Scores,
+    columns: Sequence[Column],
+    shown: Sequence[int] | np.ndarray,
+    pictures: Sequence[np.ndarray],
+) -> None:
+    """Plot pictures with their rewards beneath, as bars.
+
+    Args:
+        path: of the png and the svg, without a suffix.
+        files: that the scores speak of.
+        scores: of all pictures.
+        columns: what the rewards are for; numbered from 1.
+        shown: (K,) int, rows of the scores.
+        pictures: of these rows, K of (H, W, 3) uint8.
+    """
+    lines = -(-len(shown) // 6)
+    across = max(-(-len(shown) // lines), 3)  # three to six in a line
+    side, bars = 1.9, 0.17 * len(columns)  # inches
+    aspects = [min(p.shape[0] / p.shape[1], 1.5) for p in pictures]
+    heights = []
+    for first in range(0, len(shown), across):
+        heights += [side * max(aspects[first : first + across]), bars]
+    # Rewards of two alphas differ too much in scale for one axis.
+    alphas = [column.alpha for column in columns]
+    alike = np.equal.outer(alphas, alphas)
+    low = np.where(alike, scores.reward.min(axis=0), np.inf).min(axis=1)
+    high = np.where(alike, scores.reward.max(axis=0), -np.inf).max(axis=1)
+    axis = "for each alpha on its own axis"
+    if alike.all():
+        axis = f"from {low[0]:.3f} to {high[0]:.3f}"
+    heading = (
+        f"{len(shown)} of {len(scores.file):,} pictures. A longer bar is a higher "
+        f"reward, {axis}; ★ is the highest shown for its prompt."
+    )
+    zero = np.where(high > low, low, high - 1)  # all bars are long if all are equal
+    lengths = (scores.reward - zero) / (high - zero)
+    best = scores.reward[shown].argmax(axis=0)
+    colours = [_style(c)["color"] for c in range(len(columns))]
+    size = (across * (side + 0.25), sum(heights) + 0.5 * lines)
+    with _page(path, size, heading, columns) as made:
+        grid = made.subplots(2 * lines, across, squeeze=False, height_ratios=heights)
+        for axes in grid.flat:
+            axes.axis("off")
+        for number, (row, pixels) in enumerate(zip(shown, pictures, strict=True)):
+            line, place = divmod(number, across)
+            above, below = grid[2 * line : 2 * line + 2, place]
+            above.imshow(pixels, interpolation="antialiased")
+            above.set_anchor("SW")
+            title = below.set_title("", loc="left", size=7.5)
+            name = files[scores.file[row]].path.name
+            for limit in range(30, 4, -1):  # letters differ in width
+                short = f"{shorten(name, limit)}\n{when(files, scores, row)}"
+                title.set_text(short.strip())
+                if title.get_window_extent().width < 0.95 * side * made.dpi:
+                    break
+            below.barh(range(len(columns)), lengths[row] + 0.01, 0.6, color=colours)
+            below.set(xlim=(-0.17, 1.5), ylim=(len(columns) - 0.5, -0.5))
+            for c, length in enumerate(lengths[row]):
+                star, weight = (" ★", "bold") if best[c] == number else ("", "normal")
+                style = {"size": 7.5, "va": "center_baseline", "weight": weight}
+                value = f"{scores.reward[row, c]:.3f}{star}"
+                below.text(-0.17, c, str(c + 1), **style)
+                below.text(length + 0.04, c, value, **style)
+
+
+def plot_curves(
+    path: Path,
+    files: Sequence[PictureFile],
+    scores: Scores,
+    columns: Sequence[Column],
+    chosen: Sequence[int],
+) -> None:
+    """Plot rewards over time, a panel for each chosen file and alpha.
+
+    Panels of one alpha have one axis; rewards of two alphas differ too much in scale.
+
+    Args:
+        path: of the png and the svg, without a suffix.
+        files: that the scores speak of.
+        scores: of all pictures.
+        columns: what the rewards are for; numbered from 1.
+        chosen: numbers of the files.
+    """
+    heading = "Reward over time, for each frame that was scored."
+    alphas = list(dict.fromkeys(column.alpha for column in columns))
+    panels = list(itertools.product(chosen, alphas))
+    inside = np.isin(scores.file, chosen)
+    with _page(path, (8.0, 2.1 * len(panels)), heading, columns) as made:
+        grid = made.subplots(len(panels), squeeze=False)[:, 0]
+        for axes, (which, alpha) in zip(grid, panels, strict=True):
+            alike = [c for c, column in enumerate(columns) if column.alpha == alpha]
+            drawn = scores.reward[inside][:, alike]
+            margin = 0.05 * (drawn.max() - drawn.min()) or 0.01
+            rows = scores.file == which
+            times = scores.time_s[rows]
+            # Some animations say nothing of time, or that none passes.
+            timed = np.isfinite(times).all() and times[-1] > 0
+            x = times if timed else scores.frame[rows]
+            marker = "o" if len(x) < 50 else ""
+            for c in alike:
+                rewards = scores.reward[rows, c]
+                axes.plot(x, rewards, **_style(c), marker=marker, markersize=3)
+            axes.set_ylim(drawn.min() - margin, drawn.max() + margin)
+            axes.set(xlabel="seconds" if timed else "frame", ylabel="reward")
+            name = shorten(str(files[which].path), 85)
+            if len(alphas) > 1:
+                name += f", alpha {alpha:g}"
+            axes.set_title(name, size=9, loc="left")
+        made.align_ylabels()
+
+
+def when(files: Sequence[PictureFile], scores: Scores, row: int) -> str:
+    """Which frame of its file a row of the scores is; empty for a still image."""
+    if files[scores.file[row]].kind == "image":
+        return ""
+    time_s = scores.time_s[row]
+    seconds = "" if np.isnan(time_s) else f", {time_s:.2f} s"
+    return f"frame {scores.frame[row]:,}{seconds}"
+
+
+@contextlib.contextmanager
+def _page(
+    path: Path, size: tuple[float, float], heading: str, columns: Sequence[Column]
+) -> "Iterator[Figure]":
+    """A figure that says what its colours mean, written at the end.
+
+    Args:
+        path: without a suffix.
+        size: width and height of what the caller plots, in inches.
+        heading: the first sentence.
+        columns: numbered beneath it.
+    """
+    import matplotlib
+    from matplotlib.lines import Line2D
+
+    letters = int(13 * (size[0] - 0.5))
+    heading = textwrap.fill(heading, letters)
+    handles, height = [], heading.count("\n") + 1
+    for c, column in enumerate(columns):
+        baseline = f", baseline: {column.baseline}" if column.baseline else ""
+        text = f"{c + 1}  {column.prompt} (alpha {column.alpha:g}{baseline})"
+        label = textwrap.fill(text, letters, subsequent_indent="    ")
+        handles.append(Line2D([], [], **_style(c), linewidth=3, label=label))
+        height += label.count("\n") + 1
+    with (
+        matplotlib.rc_context({"text.parse_math": False}),  # $ is a dollar
+        figure(size[0], size[1] + 0.18 * height + 0.2) as made,
+        warnings.catch_warnings(),
+    ):
+        # The font has no Chinese, for one; scores.csv has.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        made.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
+        place = "outside upper left"
+        made.legend(handles=handles, title=heading, alignment="left", loc=place)
+        yield made
+        save(made, path)
+
+
+def _style(column: int) -> dict[str, Any]:
+    """The colour of a column's bars and line, dashed where colours come again."""
+    turn, place = divmod(column, len(COLORS))
+    return {"color": COLORS[place], "linestyle": ("-", "--", ":")[turn % 3]}

@@ -1,0 +1,139 @@
+"""Policies are played without exploration, and their episodes judged."""
+
+import numpy as np
+import pytest
+
+from point_mass import PointMassEnvs, point_mass, point_mass_config
+from vlmrm_exp.envs import world_of
+from vlmrm_exp.measures import wilson_interval
+from vlmrm_exp.reward.ground_truth import EnvironmentReward
+from vlmrm_exp.reward.pool import InProcess
+from vlmrm_exp.rl.evaluation import Played, judge, play, write_video
+
+
+def towards_zero(observation: np.ndarray) -> np.ndarray:
+    return np.clip(-5 * observation, -0.5, 1.5)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    with point_mass(tmp_path) as parts:
+        yield parts.pool
+
+
+@pytest.fixture
+def own():
+    """The environment's own reward, which needs no states."""
+    config = point_mass_config()
+    return InProcess(config, EnvironmentReward(config))
+
+
+def test_every_episode_is_rewarded_and_some_states_are_kept(pool):
+    envs = PointMassEnvs(3, 5)
+    played = play(envs, towards_zero, 7, 3, pool, keep_states=4)
+    assert played.reward.shape == played.env_reward.shape == (5, 7)
+    np.testing.assert_allclose(played.reward, played.env_reward)
+    assert [states.shape for states in played.states] == [(5, 2)] * 4
+    for n, states in enumerate(played.states):
+        distance = -np.abs(states[:, 0])
+        np.testing.assert_allclose(distance, played.reward[:, n], rtol=1e-6)
+
+
+def test_success_of_all_but_rewards_of_the_first_episodes(pool):
+    """Renderers are asked for what is rewarded alone."""
+    envs, whole = PointMassEnvs(3, 5), PointMassEnvs(3, 5)
+    asked = []
+    states = envs.states
+    envs.states = lambda: asked.append(envs.steps) or states()
+    pool._model.asked.clear()
+    played = play(envs, towards_zero, 8, 3, pool, rewarded=4)
+    assert played.reward.shape == (5, 4)
+    assert played.success.shape == played.goal_share.shape == (8,)
+    assert sum(pool._model.asked) == 4 * 5
+    assert len(asked) == 2 * 5  # of three rollouts, the last one is not looked at
+    every = play(whole, towards_zero, 8, 3, pool)
+    np.testing.assert_array_equal(every.success, played.success)
+    np.testing.assert_array_equal(every.reward[:, :4], played.reward)
+
+
+def test_the_environments_own_reward_needs_no_states(own):
+    envs = PointMassEnvs(3, 5)
+    envs.states = None
+    played = play(envs, towards_zero, 2, 3, own, rewarded=1)
+    assert played.reward.shape == (5, 2)  # all of them: it costs nothing
+    assert played.states == []
+
+
+def test_equal_seeds_have_equal_starts(own):
+    envs = PointMassEnvs(2, 5)
+    one, other, third = (
+        play(envs, towards_zero, 5, seed, own).reward for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(one, third)
+
+
+def test_judge_averages_steps_and_sums_returns():
+    played = Played(
+        reward=np.float32([[1, 2], [3, 6]]),
+        env_reward=np.float32([[1, 10, 1], [2, 20, 2]]),
+        success=np.array([True, False, False]),
+        goal_share=np.array([1.0, 0.0, 0.0]),
+        states=[],
+    )
+    values = judge(played)
+    assert values["eval/reward_mean"] == 3.0
+    assert values["eval/return_mean"] == 12.0
+    assert values["eval/success_rate"] == pytest.approx(1 / 3)
+    assert (values["eval/episodes"], values["eval/reward_episodes"]) == (3, 2)
+
+
+def test_judge_has_no_success_without_a_predicate():
+    ones = np.ones((2, 3), np.float32)
+    values = judge(Played(ones, ones, success=None, goal_share=None, states=[]))
+    keys = ("eval/success_rate", "eval/success_low", "eval/success_high")
+    assert [values[key] for key in (*keys, "eval/buckets")] == [None] * 4
+
+
+def test_judge_puts_episodes_into_the_nearest_of_five_buckets():
+    share = np.array([0, 0.12, 0.13, 0.37, 0.38, 0.49, 0.62, 0.63, 0.9, 1])
+    ones = np.ones((2, len(share)), np.float32)
+    values = judge(Played(ones, ones, share >= 0.5, share, states=[]))
+    # 0: .00 .12; 25: .13 .37; 50: .38 .49 .62; 75: .63; 100: .90 1.00
+    assert values["eval/buckets"] == [0.2, 0.2, 0.3, 0.1, 0.2]
+
+
+def test_each_episodes_share_of_goal_steps(pool):
+    played = play(PointMassEnvs(3, 5), towards_zero, 4, 3, pool, keep_states=4)
+    by_hand = [float(np.mean(np.abs(s[:, 0]) < 0.1)) for s in played.states]
+    np.testing.assert_allclose(played.goal_share, by_hand)
+
+
+@pytest.mark.parametrize(
+    ("successes", "episodes", "low", "high"),
+    [
+        # Newcombe, Statistics in Medicine 17 (1998), table I; the last by hand.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
+    ],
+)
+def test_wilson_interval_equals_published_values(successes, episodes, low, high):
+    interval = wilson_interval(successes, episodes)
+    assert interval == pytest.approx((low, high), abs=5e-5)
+
+
+def test_video_shows_the_states_that_were_kept(tmp_path, compose):
+    config = compose("task=cartpole", "task.frame_height=64", "task.episode_length=6")
+    own = InProcess(config, EnvironmentReward(config))
+    envs = world_of(config.task).make_envs(config.task, 2, 1)
+
+    def left(observation: np.ndarray) -> np.ndarray:
+        return np.zeros(len(observation), np.int64)
+
+    played = play(envs, left, 2, 0, own, keep_states=1)
+    path = tmp_path / "videos" / "eval.mp4"
+    write_video(path, config, played)
+    assert path.read_bytes()[4:8] == b"ftyp"

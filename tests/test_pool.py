@@ -1,0 +1,253 @@
+"""Where rewards are computed changes nothing, and errors arrive whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from point_mass import Progress, point_mass_config
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.envs import world_of
+from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
+from vlmrm_exp.reward import Episodes
+from vlmrm_exp.reward.pool import make_pool
+from vlmrm_exp.vlm.encoder import load_encoder
+
+
+def states_of(count: int, episodes: int = 1) -> np.ndarray:
+    """States (count, episodes, 2) of MountainCar."""
+    states = np.zeros((count, episodes, 2))
+    states[..., 0] = np.random.default_rng(0).uniform(-1.2, 0.6, (count, episodes))
+    return states
+
+
+def open_pool(config, states=None):
+    example = states_of(1) if states is None else states
+    return make_pool(config, Episodes(states=example))
+
+
+def rewards_of(config, states: np.ndarray) -> np.ndarray:
+    pool = open_pool(config, states[:1])
+    try:
+        return pool.rewards(Episodes(states=states))
+    finally:
+        pool.close()
+
+
+def test_workers_give_the_rewards_of_one_process_to_the_bit(compose):
+    states = states_of(25, 6)  # 150: batches of 64, 64 and 22
+    rewards = []
+    for workers in (0, 2):
+        config = compose(
+            "task=mountaincar", "clip=nano", f"compute.workers={workers}"
+        )
+        pool = open_pool(config)
+        first = pool.submit(Episodes(states=states))
+        second = pool.submit(Episodes(states=states[:2]))
+        alone = pool.rewards(Episodes(states=states[7:9]))  # while two are open
+        rewards.append((first(), second(), alone))
+        pool.close()
+    for local, remote in zip(*rewards, strict=True):
+        np.testing.assert_array_equal(remote, local)
+    assert rewards[0][0].shape == (25, 6)
+    np.testing.assert_allclose(rewards[0][0][:2], rewards[0][1], atol=1e-6)
+
+
+def test_reward_equals_cosine_of_picture_and_sentence(compose):
+    """The whole path, against encoder and renderer used by hand."""
+    config = compose("task=mountaincar", "clip=nano", "compute.workers=0", "alpha=0")
+    states = states_of(5)
+    rewards = rewards_of(config, states)
+    encoder = load_encoder(config.clip, torch.device("cpu"))
+    make_renderer = world_of(config.task).make_renderer
+    renderer = make_renderer(config.task, config.frame_height, False)
+    images = encoder.embed_frames(renderer.render(states[:, 0]))
+    text = encoder.embed_prompts([config.prompt])[0]
+    np.testing.assert_allclose(rewards[:, 0], (images @ text).numpy(), atol=1e-6)
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_reward_of_several_views_is_the_mean_of_each(compose):
+    library = PoseLibrary()
+    states = np.stack([library.state(legs, ARMS[i]) for i, legs in enumerate(LEGS[10:17])])
+    reward = {}
+    for camera in ("fixed", "side", "fixed+side"):
+        config = compose(
+            "task=lotus",
+            f"task.camera={camera}",
+            "clip=nano",
+            "clip.batch_size=5",  # of pictures: two views of two states
+            "compute.workers=0",
+            "alpha=0.4",
+        )
+        reward[camera] = rewards_of(config, states[:, None])
+    assert np.abs(reward["fixed"] - reward["side"]).max() > 0.02
+    mean = (reward["fixed"] + reward["side"]) / 2
+    np.testing.assert_allclose(reward["fixed+side"], mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_several_prompts_and_baselines_are_averaged(compose, renormalise):
+    """Against the formula of paper section 3.3, of mean embeddings by hand."""
+    config = compose(
+        "task=mountaincar",
+        "clip=nano",
+        "compute.workers=0",
+        "prompt=[a car at the peak, a car next to the flag]",
+        "baseline=[a car, a car in the mountain]",
+        "alpha=0.5",
+        f"renormalise={renormalise}",
+    )
+    states = states_of(5)
+    rewards = rewards_of(config, states)[:, 0]
+    encoder = load_encoder(config.clip, torch.device("cpu"))
+    make_renderer = world_of(config.task).make_renderer
+    renderer = make_renderer(config.task, config.frame_height, False)
+    s = encoder.embed_frames(renderer.render(states[:, 0])).numpy()
+    g, b = (
+        encoder.embed_prompts(texts).mean(dim=0).numpy()
+        for texts in (config.prompts, config.baselines)
+    )
+    if renormalise:
+        g, b = g / np.linalg.norm(g), b / np.linalg.norm(b)
+    unit = (g - b) / np.linalg.norm(g - b)
+    projected = b + np.outer((s - b) @ unit, unit)
+    expected = 1 - ((0.5 * projected + 0.5 * s - g) ** 2).sum(axis=1) / 2
+    np.testing.assert_allclose(rewards, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_steps_that_are_not_rewarded_lie_between_their_neighbours(every):
+    config = point_mass_config(reward={"every": every})
+    states = np.random.default_rng(1).uniform(-1, 1, (5, 3, 2))
+    pool = open_pool(config, states)
+    exact = -np.abs(states[..., 0])
+    np.testing.assert_allclose(pool.rewards(Episodes(states=states)), exact, rtol=1e-6)
+    reward = pool.submit(Episodes(states=states), thin=True)()
+    # By hand: the last of 5 steps is rewarded, and each `every`-th before it.
+    at = {2: [0, 2, 4], 3: [1, 4], 7: [4]}[every]
+    np.testing.assert_allclose(reward[at], exact[at], rtol=1e-6)
+    if every == 2:
+        np.testing.assert_allclose(reward[1], (exact[0] + exact[2]) / 2, rtol=1e-6)
+        np.testing.assert_allclose(reward[3], (exact[2] + exact[4]) / 2, rtol=1e-6)
+    if every == 3:
+        between = exact[1] + (exact[4] - exact[1]) * [[1 / 3], [2 / 3]]
+        np.testing.assert_allclose(reward[2:4], between, rtol=1e-5)
+        np.testing.assert_allclose(reward[0], exact[1], rtol=1e-6)
+    if every == 7:
+        np.testing.assert_allclose(reward, np.tile(exact[4], (5, 1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_reward_that_is_not_finite_is_refused(bad):
+    states = np.zeros((5, 3, 2))
+    pool = open_pool(point_mass_config(), states)
+    states[2, 1, 0] = bad
+    wait = pool.submit(Episodes(states=states))
+    with pytest.raises(FloatingPointError, match=r"step 3 of episode 2 .* 1 of 15 are"):
+        wait()
+
+
+def test_answers_larger_than_a_pipe_do_not_block_and_none_are_empty():
+    """Both ends of a pipe would wait if a worker answered while it is written to."""
+    config = point_mass_config(compute={"workers": 2})
+    pool = open_pool(config, np.zeros((1, 1, 2)))
+    many = np.random.default_rng(0).random((120_001, 1, 2))
+    asked = (many, many[::-1], many[:3])
+    waits = [pool.submit(Episodes(states=states)) for states in asked]
+    for wait, states in zip(waits, asked, strict=True):
+        np.testing.assert_array_equal(wait(), -states[..., 0].astype(np.float32))
+    pool.close()
+
+
+def test_a_model_that_sees_time_gets_whole_episodes_in_any_process():
+    states = np.random.default_rng(2).uniform(-1, 1, (6, 5, 2))
+    expected = Progress(None).rewards(Episodes(states=states))
+    assert expected[0].any() == False  # noqa: E712  nothing came before
+    np.testing.assert_allclose(
+        expected[3, 4], abs(states[2, 4, 0]) - abs(states[3, 4, 0]), rtol=1e-5
+    )
+    for workers in (0, 2):
+        config = point_mass_config(
+            reward={"model": "point_mass:Progress"}, compute={"workers": workers}
+        )
+        np.testing.assert_array_equal(rewards_of(config, states), expected)
+
+
+def test_workers_follow_what_a_model_has_learned():
+    class Memory:
+        reward = None
+
+        def episodes(self) -> Episodes:
+            return Episodes(states=np.ones((4, 3, 2)))
+
+        def set_rewards(self, reward: np.ndarray) -> None:
+            self.reward = reward
+
+    for workers in (0, 2):
+        config = point_mass_config(
+            reward={"model": "point_mass:Learned"}, compute={"workers": workers}
+        )
+        pool = open_pool(config, np.ones((1, 1, 2)))
+        memory = Memory()
+        before = pool.rewards(memory.episodes())
+        assert pool.learn(memory) == {"reward/weight": 12.0}
+        assert before.tolist() == np.full((4, 3), -1).tolist()
+        assert memory.reward.tolist() == np.full((4, 3), -12).tolist()
+        saved = pool.state_dict()
+        pool.close()
+        again = open_pool(config, np.ones((1, 1, 2)))
+        again.load_state_dict(saved)
+        np.testing.assert_array_equal(again.rewards(memory.episodes()), memory.reward)
+        again.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_prompt_that_reads_as_its_baseline_is_refused(compose, workers):
+    config = compose(
+        "clip=nano",
+        "prompt=a car",
+        "baseline=A CAR",  # the same to a tokenizer
+        "alpha=0.5",
+        f"compute.workers={workers}",
+    )
+    with pytest.raises(ConfigError, match="same embedding"):
+        open_pool(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("clipp", "Did you mean clip?"),
+        ("nowhere:Model", "cannot be imported"),
+        ("point_mass:Nothing", "has no attribute 'Nothing'"),
+    ],
+)
+def test_a_reward_model_that_is_not_there_is_refused(model, words):
+    with pytest.raises(ConfigError, match="reward.model is") as caught:
+        open_pool(point_mass_config(reward={"model": model}), np.zeros((1, 1, 2)))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "at_goal", "elsewhere"),
+    [
+        ("mountaincar", [0.5, 0.0], [0.4, 0.0]),
+        ("cartpole", [0.0, 0.0, 0.1, 0.0], [0.0, 0.0, 0.3, 0.0]),
+    ],
+)
+def test_predicate_is_the_worlds(compose, task, at_goal, elsewhere):
+    config = compose(f"task={task}", "reward=predicate")
+    reward = rewards_of(config, np.array([[at_goal, elsewhere]]))
+    assert reward.tolist() == [[1.0, 0.0]]
+
+
+def test_a_task_without_a_predicate_has_no_such_reward(compose):
+    config = compose("task=kneeling", "task.goal=", "reward=predicate")
+    with pytest.raises(ConfigError, match="has no predicate"):
+        open_pool(config, np.zeros((1, 1, 47)))
+
+
+def test_states_alone_have_no_reward_of_the_environment(compose):
+    config = compose("task=mountaincar", "reward=environment")
+    with pytest.raises(ConfigError, match="states alone"):
+        open_pool(config)
