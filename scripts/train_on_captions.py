@@ -20,6 +20,7 @@ from vlmrm_exp.reward import Episodes, RewardModel
 
 LEGS = {name: name for name in ("kneeling", "lotus", "splits", "one_leg")}
 ARMS = {"arms_raised": "raised", "hands_on_hips": "hips", "arms_crossed": "crossed"}
+WORDS = ("reward.name=captions", "reward.model=train_on_captions:CaptionReward")
 
 
 class CaptionReward(RewardModel):
@@ -48,6 +49,5 @@ class CaptionReward(RewardModel):
 
 
 if __name__ == "__main__":
-    model = "reward.model=train_on_captions:CaptionReward"
-    sys.argv[1:] = ["reward.name=captions", model, *sys.argv[1:]]
+    sys.argv[1:1] = WORDS
     app.start(__main__.train, check=__main__.check)

@@ -13,8 +13,8 @@ os.environ["WANDB_MODE"] = "disabled"
 # One thread per process: the reference machine has two cores, and sums repeat.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -46,28 +46,34 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture
-def program(
+def start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Ended]:
-    """`python -m vlmrm_exp WORDS`, but in this process, which has imported torch."""
+    """`app.start` on a command line, in this process, which has imported torch."""
 
-    def run(*words: str) -> Ended:
+    def run(words: Sequence[str], *arguments: Any, **options: Any) -> Ended:
         monkeypatch.setattr("sys.argv", ["vlmrm_exp", *words])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.getsignal(number) for number in numbers]
         code = 0
         try:
-            app.start(training.train, check=training.check)
+            app.start(*arguments, **options)
         except SystemExit as ended:
             code = int(ended.code or 0)
         finally:
             monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-            for number, handler in zip((signal.SIGINT, signal.SIGTERM), before,
-                                       strict=True):  # fmt: skip
+            for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
         return Ended(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def program(start: Callable[..., Ended]) -> Callable[..., Ended]:
+    """`python -m vlmrm_exp WORDS`."""
+    return lambda *words: start(words, training.train, check=training.check)
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
-from vlmrm_exp.cli import one_sentence, quote_sentence
+from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError, conf_dir
+from worlds import composed
 
 CONF = Path(conf_dir())
 
@@ -40,7 +39,7 @@ def test_every_task_composes_with_every_experiment(compose, task, experiment):
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(g, o) for g in ("clip", "compute", "log") for o in options(g)],
+    [(g, o) for g in ("clip", "reward", "compute", "log") for o in options(g)],
 )
 def test_every_option_composes_under_its_own_name(compose, group, option):
     assert getattr(compose(f"{group}={option}"), group).name == option
@@ -66,7 +65,7 @@ def test_command_line_wins_over_experiment_and_experiment_over_task(compose):
     task, algo = paper.task, paper.algo
     assert task.views == ["fixed"]
     assert (task.episode_length, task.frame_skip, task.observation) == (100, 5, "full")
-    assert (paper.reward_every, algo.batch_size, algo.num_envs) == (1, 512, 32)
+    assert (paper.reward.every, algo.batch_size, algo.num_envs) == (1, 512, 32)
     assert not algo.normalise_rewards
     assert not algo.layer_norm
     assert not algo.squash_observations
@@ -95,7 +94,7 @@ def test_prompt_is_taken_as_typed(compose, sentence):
 
 def test_list_and_quoted_prompts_keep_their_meaning(compose):
     assert compose("prompt=[one, two]").prompts == ["one", "two"]
-    assert quote_sentence("prompt='a','b'") == "prompt='a','b'"  # a sweep, by quotes
+    assert app.quote_sentence("prompt='a','b'") == "prompt='a','b'"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +116,14 @@ def test_list_and_quoted_prompts_keep_their_meaning(compose):
         (["algo.buffer_size=10"], "less than one rollout"),
         (["algo.gradient_steps=0"], "algo.gradient_steps is 0"),
         (["compute.physics_threads=0"], "compute.physics_threads is 0"),
+        (["compute.workers=-1"], "compute.workers is -1"),
+        (["reward.every=0"], "reward.every is 0"),
+        (["evaluation.video_episodes=9"], "video_episodes is 9, but must lie between"),
+        (["task.goal=kneeling"], "mountain_car has no such predicate"),
+        (["task=kneeling", "task.goal=knee"], "task.goal is 'knee'"),
+        (["task.env=mars"], "module:NAME of a World of your own"),
+        (["task.env=nowhere:WORLD"], "cannot be imported"),
+        (["task.env=json:loads"], "no vlmrm_exp.envs.World"),
         (["algo.hidden=[]"], "at least one hidden layer"),
         (["algo.exploration_end=0.1"], "exploration_end is 0.1, but has no effect"),
         (["task=cartpole", "algo.layer_norm=true"], "no effect with algo=dqn"),
@@ -133,45 +140,6 @@ def test_impossible_value_is_refused_in_one_sentence(compose, overrides, words):
         compose(*overrides)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        (
-            "lapha=1",
-            "no setting lapha: see --help for those there are. Did you mean alpha",
-        ),
-        ("alpha=much", "alpha=much is not possible"),
-        ("task=knelling", "Did you mean kneeling"),
-    ],
-)
-def test_hydras_own_errors_become_one_sentence(override, words):
-    with (
-        initialize_config_dir(str(CONF), version_base="1.3"),
-        pytest.raises(Exception) as caught,  # noqa: PT011  several of Hydra's types
-    ):
-        hydra_compose("config", [override])
-    sentence = one_sentence(caught.value)
-    assert words in sentence
-    assert "\n" not in sentence
-
-
-def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vlmrm_exp", *arguments],
-        cwd=cwd,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_mistake_on_the_command_line_is_one_line_without_traceback(tmp_path):
-    result = call("alpha=2", cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr == "vlmrm_exp: alpha is 2.0, but must lie between 0 and 1.\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
@@ -194,9 +162,25 @@ def test_help_and_config_import_nothing_heavy(tmp_path, arguments):
     assert "mountaincar" in result.stdout
 
 
-def test_physics_gets_the_cores_that_scorers_leave(compose, monkeypatch):
-    for cores, threads in ((1, 1), (2, 1), (6, 4), (64, 8)):
+def test_all_cores_are_used_unless_a_number_is_given(monkeypatch):
+    gpu = []
+    exists = os.path.exists
+    monkeypatch.setattr(
+        "os.path.exists",
+        lambda path: bool(gpu) if path == "/proc/driver/nvidia" else exists(path),
+    )
+    for cores, workers, threads in ((1, 1, 1), (2, 2, 2), (64, 16, 8)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)))
-        compute = compose("compute.scorer_workers=2").compute
-        assert compute.resolved_physics_threads == threads
-    assert compose("compute.physics_threads=3").compute.resolved_physics_threads == 3
+        compute = composed().compute
+        assert (compute.num_workers, compute.num_physics_threads) == (workers, threads)
+    gpu.append("one")
+    assert composed().compute.num_workers == 1
+    assert composed("compute=cpu").compute.num_workers == 16
+    given = composed("compute.workers=0", "compute.physics_threads=3").compute
+    assert (given.num_workers, given.num_physics_threads) == (0, 3)
+
+
+def test_a_reward_that_costs_nothing_is_asked_for_every_state(compose):
+    assert compose("task=kneeling").reward.every == 2
+    for reward in ("predicate", "environment"):
+        assert compose("task=kneeling", f"reward={reward}").reward.every == 1

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-
 from vlmrm_exp.reporting.curves import (
     align,
     interquartile_mean,

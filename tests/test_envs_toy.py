@@ -15,8 +15,8 @@ from gymnasium.envs.classic_control.continuous_mountain_car import (
 from PIL import Image
 
 from vlmrm_exp.config import TaskConfig
-from worlds import make_envs, make_renderer
 from vlmrm_exp.envs.cartpole import MAX_ANGLE, WALL, in_bounds, wrap_angle
+from worlds import make_envs, make_renderer
 
 GYMNASIUM = {"cartpole": CartPoleEnv, "mountain_car": Continuous_MountainCarEnv}
 

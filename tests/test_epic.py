@@ -14,11 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
-
-from vlmrm_exp import envs
 from vlmrm_exp.cli import composed
-from vlmrm_exp.config import ConfigError
-from vlmrm_exp.epic import main, measure, over_models, parse
 from vlmrm_exp.study import cache, embeddings
 from vlmrm_exp.study.embeddings import Embedder
 from vlmrm_exp.study.folder import result_folder
@@ -26,6 +22,10 @@ from vlmrm_exp.study.metrics import auroc, interval
 from vlmrm_exp.study.settings import short_count, with_settings_files
 from vlmrm_exp.study.state_files import picture_states, save_states, stored_states
 from vlmrm_exp.study.state_sets import StateSet, draw_states, truth_of
+
+from vlmrm_exp import envs
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.epic import main, measure, over_models, parse
 from vlmrm_exp.vlm.source import EMBEDDED
 
 CPU = torch.device("cpu")
@@ -101,8 +101,9 @@ def test_rewards_are_those_that_a_run_would_give(task, tmp_path):
     """Against the scorer of training, which draws and embeds on its own."""
     from functools import partial
 
-    from vlmrm_exp.envs import make_renderer
     from vlmrm_exp.vlm.scorer import LocalScorer
+
+    from vlmrm_exp.envs import make_renderer
 
     config = composed(*task, "clip=nano", "alpha=0.4", "compute=cpu")
     states = draw_states(config.task, 300)  # more than one kept part
@@ -277,8 +278,9 @@ def test_pictures_are_read_as_score_reads_them(tmp_path):
 def test_a_world_that_cannot_be_drawn_is_told_before_its_states(
     tmp_path, folders, monkeypatch
 ):
-    from vlmrm_exp.envs import humanoid
     from vlmrm_exp.study import state_sets
+
+    from vlmrm_exp.envs import humanoid
 
     def no_context(*size):
         raise RuntimeError("Cannot initialize a EGL device display.\nmore")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-
 from vlmrm_exp.cli import load_run_config
+
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import make_envs
 from vlmrm_exp.evaluate import SEED_OFFSET, evaluate, main, parse

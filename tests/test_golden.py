@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from vlmrm_exp.config import TaskConfig
-from worlds import make_renderer
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
+from worlds import make_renderer
 
 GOLDEN = Path(__file__).parent / "golden"
 # Levels of 255, mean over the picture. Wrong light or texture differs by 5 and more.

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from vlmrm_exp.config import TaskConfig
-from worlds import make_envs, make_renderer
 from vlmrm_exp.envs.humanoid_model import NUM_QPOS, humanoid_spec
 from vlmrm_exp.envs.humanoid_renderer import (
     FLOOR_SQUARE,
@@ -25,6 +24,7 @@ from vlmrm_exp.envs.poses import (
     PoseLibrary,
     quaternion,
 )
+from worlds import make_envs, make_renderer
 
 
 def task(**changes) -> TaskConfig:

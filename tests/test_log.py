@@ -99,9 +99,26 @@ def test_metrics_is_on_disk_after_each_report(tmp_path: Path) -> None:
     run.metrics(16, {"loss/critic": np.float32(0.5), "perf/n": 3})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     run.close()
+    first, second = map(json.loads, lines)
+    assert first == {"env_steps": 8, "eval/reward_mean": 0.1}
+    assert second.pop("perf/env_steps_per_s") > 0  # since the first report
+    assert second == {"env_steps": 16, "loss/critic": 0.5, "perf/n": 3}
+
+
+def test_laps_are_of_one_report_each(tmp_path: Path, monkeypatch) -> None:
+    times = iter([0.0, 2.0, 3.0, 7.0, 7.0, 8.0, 8.0])
+    monkeypatch.setattr(log.time, "perf_counter", lambda: next(times))
+    run = log.RunLog(tmp_path, make_config("none"))
+    for name in ("perf/collect_s", "perf/learn_s", "perf/collect_s"):
+        run.lap(name)
+    run.metrics(8, {})  # the clock of the rate starts, at 7
+    run.lap("perf/collect_s")
+    run.metrics(18, {})
+    run.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"env_steps": 8, "eval/reward_mean": 0.1},
-        {"env_steps": 16, "loss/critic": 0.5, "perf/n": 3},
+        {"env_steps": 8, "perf/collect_s": 6.0, "perf/learn_s": 1.0},
+        {"env_steps": 18, "perf/collect_s": 1.0, "perf/env_steps_per_s": 10.0},
     ]
 
 
@@ -275,28 +292,6 @@ def test_versions_names_the_installed_packages_and_the_facts() -> None:
     assert told["gl_renderer"] == "llvmpipe"
 
 
-def copy_package(checkout: Path) -> Path:
-    package = checkout / "src" / "vlmrm_exp"
-    package.mkdir(parents=True)
-    for name in ("__init__.py", "config.py", "log.py"):
-        (package / name).write_text((SOURCE / "vlmrm_exp" / name).read_text())
-    return package
-
-
-def told_commit(package: Path) -> dict:
-    code = (
-        "import json; from vlmrm_exp.log import _commit; print(json.dumps(_commit()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", code],
-        env={**os.environ, "PYTHONPATH": str(package.parent)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
-
-
 def git(folder: Path, *arguments: str) -> str:
     who = ("-c", "user.name=a", "-c", "user.email=a@b")
     command = ["git", "-C", str(folder), *who, *arguments]
@@ -305,15 +300,15 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_versions_tells_the_commit_of_its_own_checkout(tmp_path: Path) -> None:
-    package = copy_package(tmp_path)
     git(tmp_path, "init")
-    assert told_commit(package) == {}
+    (tmp_path / "a").touch()
+    assert log._commit(tmp_path) == {}
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "a")
     head = git(tmp_path, "rev-parse", "HEAD")
-    assert told_commit(package) == {"commit": head, "commit_is_dirty": False}
-    (package / "new.py").touch()
-    assert told_commit(package) == {"commit": head, "commit_is_dirty": True}
+    assert log._commit(tmp_path) == {"commit": head, "commit_is_dirty": False}
+    (tmp_path / "new.py").touch()
+    assert log._commit(tmp_path) == {"commit": head, "commit_is_dirty": True}
 
 
 def test_versions_ignores_the_repository_it_is_installed_in(tmp_path: Path) -> None:
@@ -321,4 +316,4 @@ def test_versions_ignores_the_repository_it_is_installed_in(tmp_path: Path) -> N
     (tmp_path / "a").touch()
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "a")
-    assert told_commit(copy_package(tmp_path / ".venv" / "lib")) == {}
+    assert log._commit(tmp_path / ".venv" / "lib") == {}

@@ -6,8 +6,6 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-
-from vlmrm_exp.config import ConfigError
 from vlmrm_exp.study.metrics import (
     agreement,
     auroc,
@@ -16,6 +14,8 @@ from vlmrm_exp.study.metrics import (
     interval,
     pearson,
 )
+
+from vlmrm_exp.config import ConfigError
 
 RNG = np.random.default_rng(0)
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-
 from vlmrm_exp.cli import composed
+from vlmrm_exp.study.embeddings import Embedder
+from vlmrm_exp.study.state_sets import StateSet, draw_states
+
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid import NUM_QPOS
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
 from vlmrm_exp.peak import GOAL_STATES, look_for, parse, report, resolve, search
-from vlmrm_exp.study.embeddings import Embedder
-from vlmrm_exp.study.state_sets import StateSet, draw_states
 from vlmrm_exp.vlm.source import EMBEDDED
 
 

@@ -37,9 +37,7 @@ def test_workers_give_the_rewards_of_one_process_to_the_bit(compose):
     states = states_of(25, 6)  # 150: batches of 64, 64 and 22
     rewards = []
     for workers in (0, 2):
-        config = compose(
-            "task=mountaincar", "clip=nano", f"compute.workers={workers}"
-        )
+        config = compose("task=mountaincar", "clip=nano", f"compute.workers={workers}")
         pool = open_pool(config)
         first = pool.submit(Episodes(states=states))
         second = pool.submit(Episodes(states=states[:2]))
@@ -68,7 +66,9 @@ def test_reward_equals_cosine_of_picture_and_sentence(compose):
 @pytest.mark.usefixtures("one_by_one")
 def test_reward_of_several_views_is_the_mean_of_each(compose):
     library = PoseLibrary()
-    states = np.stack([library.state(legs, ARMS[i]) for i, legs in enumerate(LEGS[10:17])])
+    states = np.stack(
+        [library.state(legs, ARMS[i]) for i, legs in enumerate(LEGS[10:17])]
+    )
     reward = {}
     for camera in ("fixed", "side", "fixed+side"):
         config = compose(

@@ -80,6 +80,7 @@ def test_no_sentence_is_one_that_embedded_models_are_trained_on(world):
 
 def test_every_sentence_fits_the_embedded_models():
     from vlmrm_exp.cli import composed
+
     from vlmrm_exp.vlm.encoder import check_prompts
 
     clip = composed("clip=tiny").clip

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from vlmrm_exp.cli import composed
+
 from vlmrm_exp.config import ConfigError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from vlmrm_exp.study.pictures import PictureFile, find_files
+from vlmrm_exp.study.strip import Column, Scores, draw_curves, draw_strip
 
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.figures import COLORS
@@ -27,8 +29,6 @@ from vlmrm_exp.score import (
     score_pictures,
     table,
 )
-from vlmrm_exp.study.pictures import PictureFile, find_files
-from vlmrm_exp.study.strip import Column, Scores, draw_curves, draw_strip
 
 KNEELING, STANDING = "a humanoid robot kneeling", "a humanoid robot standing up"
 ROBOT = "a humanoid robot"

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
-
-from vlmrm_exp.config import GOALS, ConfigError
 from vlmrm_exp.study import state_sets
 from vlmrm_exp.study.state_files import (
     labels_of,
@@ -17,6 +15,8 @@ from vlmrm_exp.study.state_files import (
     stored_states,
 )
 from vlmrm_exp.study.state_sets import StateSet, Truth, draw_states, truth_of
+
+from vlmrm_exp.config import GOALS, ConfigError
 
 
 def test_cart_pole_grid_is_uniform_over_angle_and_position(compose):
@@ -149,8 +149,9 @@ def test_as_many_episodes_are_played_as_states_are_asked(tmp_path, compose):
     assert len(np.unique(rows, axis=0)) == 161
     assert len(set(group)) == 14  # 7 episodes of 12 steps for 81 states, and for 80
     # Each row is one that its policy visits, in the episode of its group.
-    from vlmrm_exp.envs import make_envs
     from vlmrm_exp.rl.rollout import collect
+
+    from vlmrm_exp.envs import make_envs
 
     rng = np.random.default_rng([0, 1])
     for i, size in enumerate((81, 80)):

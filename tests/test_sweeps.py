@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from vlmrm_exp.study import settings
 
 from vlmrm_exp import landscape, prompts
 from vlmrm_exp.config import GOALS, Config, conf_dir, to_config
-from vlmrm_exp.study import settings
 
 FILES = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
 # The first line is the command: of Hydra's multirun, or of a verb that reads the file.

@@ -175,9 +175,7 @@ class Cheap(Distance):
 
 def test_the_policy_with_the_highest_reward_is_kept(tmp_path):
     evaluation = {"every": 1}
-    with point_mass(
-        tmp_path, env_steps=15 * ROLLOUT, evaluation=evaluation
-    ) as parts:
+    with point_mass(tmp_path, env_steps=15 * ROLLOUT, evaluation=evaluation) as parts:
         parts.eval_envs.env_reward_scale = -1.0  # its own reward prefers others
         summary = finished(parts, parts.train())
     rewards = {x["env_steps"]: x["eval/reward_mean"] for x in read_metrics(tmp_path)}

@@ -12,8 +12,6 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from vlmrm_exp import app
@@ -33,7 +31,7 @@ def check(composed: app.Composed) -> Config:
     config = to_config(composed.cfg)
     from vlmrm_exp.envs import check_world
 
-    check_world(config.task, config.algo.name)
+    check_world(config)
     folder = composed.folder or Path("outputs", config.task.name, config.name)
     if (folder / "metrics.jsonl").exists():
         raise FolderTakenError(
@@ -56,8 +54,6 @@ def train(composed: app.Composed) -> float | None:
         # A sweep goes on after a failed job, and tells of the first failure only.
         if not isinstance(error, FolderTakenError):  # that run is not to blame
             (folder / "error.txt").write_text(traceback.format_exc())
-        if HydraConfig.get().mode == RunMode.RUN and isinstance(error, ConfigError):
-            app.refuse(str(error))
         raise
 
 

@@ -25,12 +25,22 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmrm_exp.config import ClipConfig, Config, ConfigError, conf_dir, to_config
 
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes; the second is the shell's after Ctrl-C
+INTERRUPTED = 130  # exit code, the shell's after Ctrl-C
+EXPECTED = (
+    ConfigError,
+    FloatingPointError,
+    HydraException,
+    OmegaConfBaseException,
+    OSError,
+    MemoryError,
+)
+"""What a program may end with because of what it was given."""
 HYDRA_TAKES_VALUE = tuple(
     "-c --cfg -p --package -cd --config-dir -cn --config-name -cp --config-path -i "
     "--info --experimental-rerun".split()
@@ -103,16 +113,23 @@ def start(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     OmegaConf.register_new_resolver("options", options_text, replace=True)
     CheckFirst.check = check
+
+    @hydra.main(
+        version_base="1.3", config_path=str(conf_dir()), config_name=config_name
+    )
+    @functools.wraps(act)
+    def program(cfg: DictConfig) -> object:
+        own = HydraConfig.get()
+        try:
+            return act(composed_by_hydra(cfg, own, made=True))
+        except EXPECTED as error:
+            # A sweep goes on; else Hydra would tell of it over several lines.
+            if own.mode == RunMode.RUN and not wants_traceback:
+                end(error)
+            raise
+
     try:
         sys.argv[1:] = to_keys(sys.argv[1:], plural, files)
-
-        @hydra.main(
-            version_base="1.3", config_path=str(conf_dir()), config_name=config_name
-        )
-        @functools.wraps(act)
-        def program(cfg: DictConfig) -> object:
-            return act(composed_by_hydra(cfg, HydraConfig.get(), made=True))
-
         program()
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read along has stopped, as `head` does
@@ -120,16 +137,20 @@ def start(
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (ConfigError, FloatingPointError, HydraException,
-            OmegaConfBaseException, OSError, MemoryError) as error:  # fmt: skip
-        ours = isinstance(error, (ConfigError, HydraException))  # some are OSErrors too
-        unknown = not ours and isinstance(error, OSError) and error.filename is None
-        if wants_traceback or unknown:
-            raise
-        from vlmrm_exp.refusals import one_sentence
+    except EXPECTED as error:
+        if not wants_traceback:
+            end(error)
+        raise
 
-        bad_input = not isinstance(error, FloatingPointError)
-        refuse(one_sentence(error), BAD_INPUT if bad_input else 1)
+
+def end(error: BaseException) -> None:
+    """End the program with one sentence, if the error is not a mistake of ours."""
+    from vlmrm_exp.refusals import one_sentence
+
+    nameless = isinstance(error, OSError) and not getattr(error, "filename", None)
+    if nameless and not isinstance(error, HydraException):  # some are both
+        return
+    refuse(one_sentence(error), 1 if isinstance(error, FloatingPointError) else 2)
 
 
 def to_keys(
@@ -162,7 +183,8 @@ def to_keys(
         elif not equals:
             raise ConfigError(f"{word} is no setting: write task={word}?")
         elif key in plural:
-            listed = value if re.fullmatch(r"\[.*\]", value) else f"[{value}]"
+            whole = value == "null" or re.fullmatch(r"\[.*\]", value)
+            listed = value if whole else f"[{value}]"
             keys.append(f"{plural[key]}={listed}")
         else:
             keys.append(quote_sentence(word))
@@ -279,7 +301,7 @@ def tell_embedded(clips: Iterable[ClipConfig]) -> None:
             )
 
 
-def refuse(sentence: str, code: int = BAD_INPUT) -> NoReturn:
+def refuse(sentence: str, code: int = 2) -> NoReturn:
     """End the program with a sentence."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = (spec.name if spec else "vlmrm_exp").removesuffix(".__main__")

@@ -310,7 +310,6 @@ def check(config: Config) -> None:
     _check_task(config.task)
     check_clip(config.clip)
     _check_algo(config.algo, config.task, config.env_steps)
-    _check_effect(config.algo)
     one_of("compute.device", config.compute.device, ("auto", "cpu", "gpu"))
     if config.compute.workers is not None:
         at_least("compute.workers", config.compute.workers, 0)
@@ -420,8 +419,12 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
         )
 
 
-def _check_effect(algo: AlgoConfig) -> None:
-    """Refuse settings that nothing would read: a study of them would compare noise."""
+def check_effect(algo: AlgoConfig) -> None:
+    """Refuse settings that nothing would read: a study of them would compare noise.
+
+    Raises:
+        ConfigError: one has another value than its default.
+    """
     for name in UNREAD.get(algo.name, ()):
         if getattr(algo, name) != getattr(AlgoConfig(), name):
             raise no_effect(f"algo.{name}", getattr(algo, name), f"algo={algo.name}")

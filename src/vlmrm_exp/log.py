@@ -47,6 +47,8 @@ WANDB_FINISH_S = 300.0
 
 SHOWN = ("train/reward_mean", "train/return_mean", "train/success_rate")
 """Metrics beside the progress bar."""
+SHOWN_AFTER_S = 2.0
+"""Seconds of work that show no progress."""
 LOG_EVERY_S = 10.0
 """Seconds between lines of progress where there is no terminal, as in a log file."""
 
@@ -70,7 +72,7 @@ class RunLog:
         )
         self.wandb_id = self._wandb.id if self._wandb else None
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._progress = progress_bar(config.env_steps, "step", "training", delay=0)
+        self._progress = progress_bar(config.env_steps, "step", "training")
         self._laps: dict[str, float] = {}
         self._lap_started = time.perf_counter()
         self._first: tuple[float, int] | None = None  # report: when, and env steps
@@ -230,16 +232,13 @@ class _Lines:
         self._file.flush()
 
 
-def progress_bar(
-    total: int | None, unit: str, desc: str, delay: float = 2
-) -> "tqdm[Any]":
+def progress_bar(total: int | None, unit: str, desc: str) -> "tqdm[Any]":
     """How far long work is, on stderr: a bar on a terminal, else a line now and then.
 
     Args:
         total: how many units there are; None: not known.
         unit: what is counted.
         desc: what is done.
-        delay: seconds before anything is shown.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -247,7 +246,7 @@ def progress_bar(
         unit=unit,
         desc=desc,
         unit_scale=True,
-        delay=delay,
+        delay=SHOWN_AFTER_S,
         leave=False,
         file=sys.stderr if terminal else _Lines(sys.stderr),
         mininterval=0.1 if terminal else LOG_EVERY_S,
@@ -271,7 +270,7 @@ def versions(about: Mapping[str, Any]) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cpu_cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        **_commit(),
+        **_commit(Path(__file__).resolve().parents[2]),
         **about,
     }
 
@@ -292,9 +291,8 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> dict[str, Any]:
+def _commit(checkout: Path) -> dict[str, Any]:
     """The source's commit when it runs from its own checkout, else nothing."""
-    checkout = Path(__file__).resolve().parents[2]
     # An installed package may lie inside some other project's repository.
     if not (checkout / ".git").exists():
         return {}

@@ -17,8 +17,10 @@ import gymnasium as gym
 import numpy as np
 
 from vlmrm_exp.config import (
+    Config,
     ConfigError,
     TaskConfig,
+    check_effect,
     did_you_mean,
     no_effect,
     one_of,
@@ -206,13 +208,19 @@ def load(path: str, setting: str) -> Any:
         ) from error
 
 
-def check_world(task: TaskConfig, algorithm: str) -> None:
-    """Refuse settings that the task's world does not have or read.
+def check_world(config: Config) -> None:
+    """Refuse settings that the task's world or algorithm does not have or read.
 
     Raises:
         ConfigError: one sentence says which.
     """
+    task, algorithm = config.task, config.algo.name
     world = world_of(task)
+    if algorithm not in world.algorithms:
+        raise ConfigError(
+            f"task={task.name} has actions that algo={algorithm} cannot choose from: "
+            f"use algo={' or '.join(world.algorithms)}."
+        )
     one_of("task.textures", task.textures, world.textures, f" for {task.env}")
     cameras = world.cameras
     if len(task.views) == 1 or len(cameras) == 1:
@@ -230,11 +238,7 @@ def check_world(task: TaskConfig, algorithm: str) -> None:
         )
     if task.goal:
         one_of("task.goal", task.goal, world.goals)
-    if algorithm not in world.algorithms:
-        raise ConfigError(
-            f"task={task.name} has actions that algo={algorithm} cannot choose from: "
-            f"use algo={' or '.join(world.algorithms)}."
-        )
+    check_effect(config.algo)
     for name in ("env_id", "version", "observation", "frame_skip"):
         value = getattr(task, name)
         if name not in world.reads and value != getattr(TaskConfig(), name):

@@ -105,7 +105,7 @@ def train(
     frames = [_frames(drawn["frames"], device) for drawn in worlds.values()]
     running = torch.zeros(len(worlds), device=device)
     with (
-        progress_bar(recipe.steps, "step", "training", delay=0) as bar,
+        progress_bar(recipe.steps, "step", "training") as bar,
         (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics,
     ):
         for step, (indices, tokens, ratios) in enumerate(batches, 1):
@@ -260,7 +260,7 @@ def _corpus(captioners: Sequence[Captioner], rng: np.random.Generator) -> list[s
 
 
 def write_tokenizer(path: Path, sentences: Sequence[str], merges: int) -> int:
-    """Learn a vocabulary, write it for open_clip's SimpleTokenizer, and return its size."""
+    """Learn merges, write them for open_clip's tokenizer; the vocabulary's size."""
     learned = learn_merges(sentences, merges)
     lines = ["#version: vlmrm_exp", *(" ".join(pair) for pair in learned)]
     path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))

@@ -144,7 +144,7 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
         raise ConfigError(f"task={name} is no task, but what some share.")
     # With the greatest alpha, so that two sentences that are the same are refused.
     task = to_config(composed.again(f"task={name}", f"alpha={alpha}").cfg)
-    check_world(task.task, task.algo.name)
+    check_world(task)
     model = reward_class(task)
     if model.window != 1 or not model.needs_states:
         looks_at = "an environment's steps"

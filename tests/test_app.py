@@ -1,0 +1,169 @@
+"""What the command lines of all programs share: how words are read, how they end."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from vlmrm_exp import app
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.files import unusable
+
+PLURAL = {"task": "tasks", "clip": "clips", "alpha": "alphas"}
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("clip=nano", "clips=[nano]"),
+        ("clip=nano,tiny", "clips=[nano,tiny]"),
+        ("clip=[nano, tiny]", "clips=[nano, tiny]"),
+        ("clip=null", "clips=null"),
+        ("alpha=0,0.5", "alphas=[0,0.5]"),
+        ("clip.preprocess=squash", "clip.preprocess=squash"),
+        ("seed=0,1", "seed=0,1"),
+        ("prompt=a, b", "prompt='a, b'"),
+        ("prompt=[a, b]", "prompt=[a, b]"),
+        ("baseline=it's", r"baseline='it\'s'"),
+        ("-m", "-m"),
+    ],
+)
+def test_words_become_keys(word, key):
+    assert app.to_keys([word], PLURAL) == [key]
+
+
+def test_a_word_that_is_a_settings_file(tmp_path):
+    path = tmp_path / "study.yaml"
+    with pytest.raises(ConfigError, match="There is no settings file"):
+        app.to_keys([str(path)], PLURAL)
+    path.touch()
+    asked = ["--config-dir", str(tmp_path), "--config-name", "study", "seed=1"]
+    assert app.to_keys([str(path), "seed=1"], PLURAL) == asked
+    assert app.to_keys(asked, PLURAL) == asked  # as typed for Hydra
+
+
+def test_words_that_are_pictures(tmp_path):
+    odd = tmp_path / "x=1.png"  # a file, so no setting is meant
+    odd.touch()
+    keys = app.to_keys(["a, b.png", "seed=1", str(odd), "${seed}.png"], {}, files=True)
+    assert keys[0] == "seed=1"
+    cfg = app.compose("config", "+" + keys[1]).cfg
+    assert list(cfg.files) == ["a, b.png", str(odd), "${seed}.png"]
+
+
+def test_a_word_that_is_nothing():
+    with pytest.raises(ConfigError, match="kneeling is no setting: write task=kneel"):
+        app.to_keys(["kneeling"], PLURAL)
+
+
+def test_composed_again_is_the_same_but_for_what_is_changed():
+    composed = app.compose("config", "task=kneeling", "clip=vitl14", "alpha=0.5")
+    again = composed.again("clip=nano").cfg
+    assert (again.task.name, again.alpha, again.clip.name) == ("kneeling", 0.5, "nano")
+    assert composed.cfg.clip.name == "vitl14"
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("clip=tniy", "clip=tniy does not exist: choose one of .*Did you mean tiny?"),
+        ("alhpa=1", "no setting alhpa.* Did you mean alpha?"),
+        ("alpha=much", "alpha=much is not possible"),
+        ("task.camera=[fixed,side]", "Views are joined with"),
+    ],
+)
+def test_what_hydra_refuses_is_one_sentence(key, reason):
+    with pytest.raises(ConfigError, match=reason) as caught:
+        app.compose("config", key)
+    assert "\n" not in str(caught.value)
+
+
+def raising(error: BaseException):
+    def act(composed: app.Composed) -> None:
+        raise error
+
+    return act
+
+
+IN_TMP = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none")
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_program_gets_what_was_asked(start):
+    got = []
+    assert start(["seed=3", *IN_TMP], got.append).code == 0
+    assert got[0].cfg.seed == 3
+    assert "hydra" not in got[0].cfg
+    assert "seed=3" in got[0].keys
+    assert got[0].folder == Path.cwd()
+
+
+def test_bad_input_ends_with_2_and_one_sentence(start):
+    ended = start(IN_TMP, raising(ConfigError("No such thing.")))
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.endswith(": No such thing.\n")
+    assert ended.err.count("\n") == 1
+
+
+def test_what_is_refused_leaves_no_folder(start):
+    ended = start(["alpha=2"], raising(AssertionError("begun")))
+    assert ended.code == 2
+    assert "alpha is 2.0, but must lie between 0 and 1." in ended.err
+    assert list(Path().iterdir()) == []
+
+
+def test_a_number_that_is_not_finite_ends_with_1(start):
+    assert start(IN_TMP, raising(FloatingPointError("It became nan."))).code == 1
+
+
+def test_a_file_that_cannot_be_used_is_named(start, tmp_path):
+    def write(composed) -> None:
+        (tmp_path / "no" / "such.csv").write_text("")
+
+    ended = start(IN_TMP, write)
+    assert ended.code == 2
+    told = f"{tmp_path}/no/such.csv cannot be used: No such file or directory.\n"
+    assert ended.err.endswith(told)
+
+
+def test_a_file_for_a_folder_is_told_as_such(start, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (file, file / "inside"):
+        ended = start(IN_TMP, lambda _, f=folder: f.mkdir(parents=True))
+        told = "cannot be used: a file is where a folder is needed.\n"
+        assert ended.err.endswith(told)
+
+
+def test_a_full_disk_names_no_file_but_the_one_that_is_known():
+    full = OSError(28, "No space left on device")
+    assert unusable(full, Path("there")) == (
+        "there cannot be used: No space left on device"
+    )
+
+
+def test_a_bug_keeps_its_traceback(start):
+    for error in (RuntimeError("a bug"), OSError("a broken pipe, without a file")):
+        with pytest.raises(type(error)):
+            start(IN_TMP, raising(error))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_program_ends_with_130(start, number):
+    ended = start(IN_TMP, lambda _: os.kill(os.getpid(), number))
+    assert ended.code == 130
+    assert "Interrupted: nothing is saved" in ended.err
+
+
+def test_help_lists_what_people_choose_and_nothing_internal(start):
+    ended = start(["--help"], raising(AssertionError("begun")))
+    assert ended.code == 0
+    for word in ("kneeling", "bigG", "predicate", "experiment: paper", "env_steps:"):
+        assert word in ended.out
+    for word in ("_humanoid", "preset", "recipe", "_base", "schema"):
+        assert word not in ended.out
