@@ -16,7 +16,7 @@ import torch
 from vlmrm_exp.cli import composed
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import make_envs
-from vlmrm_exp.rl.gradient_steps import GradientSteps
+from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.replay import ReplayBuffer
 from vlmrm_exp.rl.sac import SAC
 from vlmrm_exp.vlm.scorer import choose_device

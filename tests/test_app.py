@@ -16,11 +16,12 @@ PLURAL = {"task": "tasks", "clip": "clips", "alpha": "alphas"}
 @pytest.mark.parametrize(
     ("word", "key"),
     [
-        ("clip=nano", "clips=[nano]"),
-        ("clip=nano,tiny", "clips=[nano,tiny]"),
-        ("clip=[nano, tiny]", "clips=[nano, tiny]"),
-        ("clip=null", "clips=null"),
-        ("alpha=0,0.5", "alphas=[0,0.5]"),
+        ("clip=nano", ["clips=[nano]", "clip=nano"]),
+        ("clip=nano,tiny", ["clips=[nano,tiny]", "clip=nano"]),
+        ("clip=[nano, tiny]", ["clips=[nano, tiny]", "clip=nano"]),
+        ("clip=local-dir:/a", ["clips=[local-dir:/a]"]),
+        ("clip=null", ["clips=null"]),
+        ("alpha=0,0.5", ["alphas=[0,0.5]", "alpha=0"]),
         ("clip.preprocess=squash", "clip.preprocess=squash"),
         ("seed=0,1", "seed=0,1"),
         ("prompt=a, b", "prompt='a, b'"),
@@ -30,7 +31,7 @@ PLURAL = {"task": "tasks", "clip": "clips", "alpha": "alphas"}
     ],
 )
 def test_words_become_keys(word, key):
-    assert app.to_keys([word], PLURAL) == [key]
+    assert app.to_keys([word], PLURAL) == (key if isinstance(key, list) else [key])
 
 
 def test_a_word_that_is_a_settings_file(tmp_path):

@@ -2,51 +2,35 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import studies
 import torch
 from PIL import Image
 from scipy import stats
-from vlmrm_exp.cli import composed
-from vlmrm_exp.study import cache, embeddings
-from vlmrm_exp.study.embeddings import Embedder
-from vlmrm_exp.study.folder import result_folder
-from vlmrm_exp.study.metrics import auroc, interval
-from vlmrm_exp.study.settings import short_count, with_settings_files
-from vlmrm_exp.study.state_files import picture_states, save_states, stored_states
-from vlmrm_exp.study.state_sets import StateSet, draw_states, truth_of
+from studies import Folders, forbid
 
-from vlmrm_exp import envs
+from vlmrm_exp import epic, landscape, peak, prompts
 from vlmrm_exp.config import ConfigError
-from vlmrm_exp.epic import main, measure, over_models, parse
+from vlmrm_exp.envs import humanoid, humanoid_renderer, mountain_car, world_of
+from vlmrm_exp.epic import measure, over_models
+from vlmrm_exp.files import short_count
+from vlmrm_exp.measures import auroc, interval
+from vlmrm_exp.reward import Episodes
+from vlmrm_exp.reward.clip import ClipReward
+from vlmrm_exp.studies import cache, rewards
+from vlmrm_exp.studies.rewards import Clip
+from vlmrm_exp.studies.settings import PLURAL, Study
+from vlmrm_exp.studies.state_files import picture_states, save_states, stored_states
+from vlmrm_exp.studies.state_sets import StateSet, sample, truth_of
 from vlmrm_exp.vlm.source import EMBEDDED
 
 CPU = torch.device("cpu")
-MOUNTAIN = ("task=mountaincar", "clip=tiny", "states=200", "resamples=50")
-
-
-def no_drawing(*arguments):
-    raise AssertionError("a picture was drawn")
-
-
-class Folders:
-    """One cache, and for each use another folder of results: out, out-2, ..."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.uses = 0
-
-    def __iter__(self) -> Iterator[str]:
-        self.uses += 1
-        name = "out" if self.uses == 1 else f"out-{self.uses}"
-        yield from (f"cache={self.path}/cache", f"out={self.path}/{name}")
+MOUNTAIN = ("task=mountaincar", "clip=nano", "states=100", "resamples=20")
 
 
 @pytest.fixture
@@ -54,16 +38,19 @@ def folders(tmp_path) -> Folders:
     return Folders(tmp_path)
 
 
-def rows_of(folder: Path) -> list[dict]:
-    """Of the latest results."""
-    files = sorted(folder.glob("out*/epic.json"), key=lambda f: f.stat().st_mtime_ns)
-    return json.loads(files[-1].read_text())["rows"]
+def asked(*words: str) -> Study:
+    return studies.asked(epic, *words)
 
 
-def test_epic_measures_every_alpha_and_writes_all_of_it(tmp_path, folders, capsys):
-    asked = parse([*MOUNTAIN, "alpha=0,1", *folders])
-    result = measure(asked)
-    out = tmp_path / "out"
+def epic_of(folders: Folders, *words: str) -> dict:
+    study = asked(*words, *folders)
+    return measure(study, folders.out)
+
+
+def test_epic_measures_every_alpha_and_writes_all_of_it(folders, capsys):
+    words = ["task=mountaincar", "clip=tiny", "states=200", "alpha=0,1"]
+    result = epic_of(folders, *words)
+    out = folders.out
     assert {f.name for f in out.iterdir()} == {
         "epic.json", "epic.png", "epic.svg", "states-mountain_car.npz"
     }  # fmt: skip
@@ -90,106 +77,82 @@ def test_epic_measures_every_alpha_and_writes_all_of_it(tmp_path, folders, capsy
         assert picture.size[0] == 1200
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        ["task=mountaincar", "prompt=[a car, a flag]", "baseline=[a hill, a car]"],
-        ["task=kneeling", "task.camera=side+fixed"],
-    ],
-)
-def test_rewards_are_those_that_a_run_would_give(task, tmp_path):
-    """Against the scorer of training, which draws and embeds on its own."""
-    from functools import partial
-
-    from vlmrm_exp.vlm.scorer import LocalScorer
-
-    from vlmrm_exp.envs import make_renderer
-
-    config = composed(*task, "clip=nano", "alpha=0.4", "compute=cpu")
-    states = draw_states(config.task, 300)  # more than one kept part
-    embedder = Embedder(config.clip, CPU, tmp_path)
-    embedded = embedder.embed(states, config.task)
-    reward = embedder.reward(embedded, config.prompts, config.baselines, 0.4)
-    height = config.frame_height
-    draw = partial(make_renderer, config.task, height, config.clip.render_effects)
-    scorer = LocalScorer(config, draw)
-    np.testing.assert_allclose(reward, scorer.score(states.rows), atol=1e-6)
-    scorer.close()
+def test_rewards_are_those_that_a_run_would_give(compose, tmp_path):
+    sentences = ["prompt=[a car, a flag]", "baseline=[a hill, a car]", "alpha=0.4"]
+    config = compose("task=mountaincar", "clip=nano", "compute=cpu", *sentences)
+    states = sample(config.task, 300)  # more than one kept part
+    (found,) = Clip(config.clip, CPU, tmp_path).rewards(states, [config])
+    model = ClipReward(config)
+    of_run = model.rewards(Episodes(states=states.states[:, None]))[:, 0]
+    model.close()
+    np.testing.assert_allclose(found, of_run, atol=1e-6)
 
 
-@pytest.mark.slow
-def test_a_second_look_draws_nothing_whatever_the_sentence(
-    tmp_path, folders, monkeypatch
-):
-    measure(parse([*MOUNTAIN, "alpha=0", *folders]))
-    (first,) = rows_of(tmp_path)
-    monkeypatch.setattr(envs, "make_renderer", no_drawing)
-    measure(parse([*MOUNTAIN, "alpha=0", *folders]))
-    assert rows_of(tmp_path) == [first]
-    measure(parse([*MOUNTAIN, "alpha=0.3", "prompt=a car", *folders]))
-    (other,) = rows_of(tmp_path)
+def test_a_second_look_renders_nothing_whatever_the_sentence(folders, monkeypatch):
+    (first,) = epic_of(folders, *MOUNTAIN, "alpha=0")["rows"]
+    forbid(monkeypatch, mountain_car, "make_renderer")
+    assert epic_of(folders, *MOUNTAIN, "alpha=0")["rows"] == [first]
+    (other,) = epic_of(folders, *MOUNTAIN, "alpha=0.3", "prompt=a car")["rows"]
     assert other["epic"] != first["epic"]
-    for changed in ("textures=plain", "states=201"):
-        with pytest.raises(AssertionError, match="was drawn"):
-            measure(parse([*MOUNTAIN, "alpha=0", changed, *folders]))
+    for changed in ("task.textures=plain", "states=101"):
+        with pytest.raises(AssertionError, match="forbidden"):
+            epic_of(folders, *MOUNTAIN, "alpha=0", changed)
 
 
-def test_what_changes_an_embedding_changes_its_key(tmp_path, monkeypatch):
-    config = composed("task=mountaincar", "clip=tiny")
-    states = draw_states(config.task, 100)
-    embedder = Embedder(config.clip, CPU, tmp_path)
-    embedder.embed(states, config.task)
+def test_what_changes_an_embedding_changes_its_key(compose, tmp_path, monkeypatch):
+    config = compose("task=mountaincar", "clip=nano")
+    states = sample(config.task, 100)
+    Clip(config.clip, CPU, tmp_path).rewards(states, [config])
     # The same weights under another name and in another place are the same model.
     folder = tmp_path / "model"
-    shutil.copytree(EMBEDDED / "tiny", folder)
+    shutil.copytree(EMBEDDED / "nano", folder)
     local = replace(config.clip, name="mine", model=f"local-dir:{folder}")
-    monkeypatch.setattr(envs, "make_renderer", no_drawing)
-    Embedder(local, CPU, tmp_path).embed(states, config.task)
+    forbid(monkeypatch, mountain_car, "make_renderer")
 
-    rows = states.rows.copy()
-    rows[-1, 0] += 1e-9
-    with pytest.raises(AssertionError, match="was drawn"):
-        embedder.embed(replace(states, rows=rows), config.task)
+    def see(clip, states=states) -> None:
+        Clip(clip, CPU, tmp_path).rewards(states, [replace(config, clip=clip)])
+
+    see(local)
+    moved = states.states.copy()
+    moved[-1, 0] += 1e-9
+    with pytest.raises(AssertionError, match="forbidden"):
+        see(config.clip, replace(states, states=moved))
     for change in (
         {"frame_height": 80},
         {"preprocess": "crop"},
         {"precision": "bf16"},
         {"render_effects": True},
     ):
-        other = Embedder(replace(config.clip, **change), CPU, tmp_path)
-        with pytest.raises(AssertionError, match="was drawn"):
-            other.embed(states, config.task)
+        with pytest.raises(AssertionError, match="forbidden"):
+            see(replace(config.clip, **change))
     weights = folder / "open_clip_model.safetensors"
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(changed)
-    with pytest.raises(AssertionError, match="was drawn"):
-        Embedder(local, CPU, tmp_path).embed(states, config.task)
+    with pytest.raises(AssertionError, match="forbidden"):
+        see(local)
 
 
-def test_code_and_libraries_are_part_of_the_key(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "_PACKAGE", tmp_path)
+def test_code_and_libraries_are_part_of_the_key(compose, tmp_path, monkeypatch):
     digests = set()
     for text in ("a = 1", "a = 2"):
         (tmp_path / "module.py").write_text(text)
-        digests.add(cache.sources(["module.py"]))
+        digests.add(cache.sources([str(tmp_path / "module.py")]))
     assert len(digests) == 2
-    monkeypatch.undo()
 
-    config = composed("task=mountaincar", "clip=tiny")
-    states = draw_states(config.task, 100)
-    embedder = Embedder(config.clip, CPU, tmp_path)
-    embedder.embed(states, config.task)
-    monkeypatch.setattr(envs, "make_renderer", no_drawing)
-    embedder.embed(states, config.task)
-    of_files, of_libraries = cache.sources, cache.libraries
-    for changed in ("envs/mountain_scene.py", "vlm/encoder.py"):
+    config = compose("task=mountaincar", "clip=nano")
+    states = sample(config.task, 100)
+    rewarder = Clip(config.clip, CPU, tmp_path)
+    rewarder.rewards(states, [config])
+    forbid(monkeypatch, mountain_car, "make_renderer")
+    rewarder.rewards(states, [config])
+    of_libraries = cache.libraries
+    for changed in ("envs/toy_renderers.py", "vlm/encoder.py", "reward/clip.py"):
         with monkeypatch.context() as other:
-            other.setattr(
-                cache, "sources", lambda f, c=changed: of_files(f) + str(c in f)
-            )
-            with pytest.raises(AssertionError, match="was drawn"):
-                embedder.embed(states, config.task)
+            found = lambda files, c=changed: str(any(f.endswith(c) for f in files))  # noqa: E731
+            other.setattr(cache, "sources", found)
+            with pytest.raises(AssertionError, match="forbidden"):
+                rewarder.rewards(states, [config])
     for changed in ("pygame-ce", "timm"):
         with monkeypatch.context() as other:
             other.setattr(
@@ -197,15 +160,15 @@ def test_code_and_libraries_are_part_of_the_key(tmp_path, monkeypatch):
                 "libraries",
                 lambda names, c=changed: of_libraries(names) | {c: c in names},
             )
-            with pytest.raises(AssertionError, match="was drawn"):
-                embedder.embed(states, config.task)
+            with pytest.raises(AssertionError, match="forbidden"):
+                rewarder.rewards(states, [config])
 
 
-def test_an_interruption_loses_one_part_at_most(tmp_path, monkeypatch):
-    config = composed("task=mountaincar", "clip=tiny")
-    states = draw_states(config.task, 300)  # a whole part of 256, and a rest
-    embedder = Embedder(config.clip, CPU, tmp_path)
-    see, parts = embedder._see, []
+def test_an_interruption_loses_one_part_at_most(compose, tmp_path, monkeypatch):
+    config = compose("task=mountaincar", "clip=nano")
+    states = sample(config.task, 300)  # a whole part of 256, and a rest
+    rewarder = Clip(config.clip, CPU, tmp_path)
+    see, parts = rewarder._see, []
 
     def interrupted(*arguments):
         if parts:
@@ -213,39 +176,35 @@ def test_an_interruption_loses_one_part_at_most(tmp_path, monkeypatch):
         parts.append(see(*arguments))
         return parts[0]
 
-    monkeypatch.setattr(embedder, "_see", interrupted)
+    monkeypatch.setattr(rewarder, "_see", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        embedder.embed(states, config.task)
+        rewarder.rewards(states, [config])
     (kept,) = tmp_path.iterdir()
-    monkeypatch.setattr(embedder, "_see", see)
+    monkeypatch.setattr(rewarder, "_see", see)
     before = kept.stat().st_mtime_ns
-    whole = embedder.embed(states, config.task)
-    assert whole.shape == (300, 1, 128)
-    np.testing.assert_array_equal(whole[:256, 0], parts[0])
+    whole = rewarder._embed(states, config)
+    assert whole.shape[:2] == (300, 1)
+    np.testing.assert_array_equal(whole[:256], parts[0])
     assert kept.stat().st_mtime_ns == before
     # A damaged file is made again.
     kept.write_bytes(kept.read_bytes()[:100])
-    np.testing.assert_array_equal(embedder.embed(states, config.task), whole)
+    np.testing.assert_array_equal(rewarder._embed(states, config), whole)
 
 
-def test_pictures_with_labels_measure_as_their_states_do(tmp_path, folders):
-    config = composed("task=mountaincar")
-    states = draw_states(config.task, 100)
+def test_pictures_with_labels_measure_as_their_states_do(compose, tmp_path, folders):
+    config = compose("task=mountaincar")
+    states = sample(config.task, 100).states
     frames = tmp_path / "frames"
     frames.mkdir()
-    renderer = envs.make_renderer(config.task, 96, effects=False)
+    renderer = world_of(config.task).make_renderer(config.task, 96, False)
     lines = ["file,label"]
-    for i, (frame, row) in enumerate(
-        zip(renderer.render(states.rows), states.rows, strict=True)
-    ):
+    for i, (frame, state) in enumerate(zip(renderer.render(states), states, strict=True)):
         Image.fromarray(frame).save(frames / f"{i:03}.png")
-        lines.append(f"{i:03}.png,{int(row[0] >= 0.45)}")
+        lines.append(f"{i:03}.png,{int(state[0] >= 0.45)}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    given = [f"frames={frames}", f"labels={tmp_path}/labels.csv"]
-    measure(parse([*MOUNTAIN, "alpha=0.5", *given, *folders]))
-    (of_pictures,) = rows_of(tmp_path)
-    measure(parse([*MOUNTAIN, "alpha=0.5", "states=100", *folders]))
-    (of_states,) = rows_of(tmp_path)
+    given = [f"frames={frames}", f"labels={tmp_path}/labels.csv", "alpha=0.5"]
+    (of_pictures,) = epic_of(folders, *MOUNTAIN, *given)["rows"]
+    (of_states,) = epic_of(folders, *MOUNTAIN, "alpha=0.5")["rows"]
     for key in ("epic", "auroc"):
         assert of_pictures[key] == pytest.approx(of_states[key], abs=1e-5)
     assert of_pictures["auroc_low"] <= of_pictures["auroc"]
@@ -255,7 +214,7 @@ def test_pictures_with_labels_measure_as_their_states_do(tmp_path, folders):
     for content in (b"no picture", broken):
         (frames / "000.png").write_bytes(content)
         with pytest.raises(ConfigError, match=r"000.png cannot be read") as caught:
-            measure(parse([*MOUNTAIN, *given, *folders]))
+            epic_of(folders, *MOUNTAIN, *given)
         assert "\n" not in str(caught.value)
 
 
@@ -270,49 +229,40 @@ def test_pictures_are_read_as_score_reads_them(tmp_path):
     Image.new("RGB", (6, 4)).save(tmp_path / ".hidden.png")
     states = picture_states(tmp_path)
     assert [file.name for file in states.files] == ["a.png", "b.webp"]
-    first, second = embeddings._frames(states, slice(0, 2), 64, None)
-    np.testing.assert_array_equal(first[0], upright)
+    first, second = (rewards._picture(file) for file in states.files)
+    np.testing.assert_array_equal(first, upright)
     assert (second == 255).all()
 
 
-def test_a_world_that_cannot_be_drawn_is_told_before_its_states(
-    tmp_path, folders, monkeypatch
+def test_a_world_that_cannot_be_rendered_is_told_before_its_states(
+    folders, monkeypatch
 ):
-    from vlmrm_exp.study import state_sets
-
-    from vlmrm_exp.envs import humanoid
-
     def no_context(*size):
         raise RuntimeError("Cannot initialize a EGL device display.\nmore")
 
-    monkeypatch.setattr(humanoid.mujoco, "GLContext", no_context)
-    monkeypatch.setattr(state_sets, "_drawn_states", None)
-    embeddings.drawn_by.cache_clear()
+    monkeypatch.setattr(humanoid_renderer.mujoco, "GLContext", no_context)
+    forbid(monkeypatch, humanoid, "sample_states")
+    humanoid_renderer.renders_with.cache_clear()
     with pytest.raises(ConfigError, match=r"MUJOCO_GL=.*EGL device display") as caught:
-        measure(parse(["task=kneeling", "clip=tiny", "states=100", *folders]))
+        epic_of(folders, "task=kneeling", "clip=nano", "states=100")
     assert "\n" not in str(caught.value)
-    embeddings.drawn_by.cache_clear()
+    humanoid_renderer.renders_with.cache_clear()
 
 
 def test_one_model_is_in_memory_at_a_time(tmp_path, folders, monkeypatch):
-    shutil.copytree(EMBEDDED / "tiny", tmp_path / "other")
+    shutil.copytree(EMBEDDED / "nano", tmp_path / "other")
     made, alive = [], []
 
-    class Watched(Embedder):
+    class Watched(Clip):
         def __init__(self, *arguments):
             alive.append(sum(one() is not None for one in made))
             super().__init__(*arguments)
             made.append(weakref.ref(self))
 
-    monkeypatch.setattr(embeddings, "Embedder", Watched)
-    clips = f"clip=[tiny,local-dir:{tmp_path}/other]"
-    measure(parse([*MOUNTAIN, "states=100", "alpha=0", clips, *folders]))
+    monkeypatch.setattr(rewards, "Clip", Watched)
+    clips = f"clip=nano,local-dir:{tmp_path}/other"
+    epic_of(folders, *MOUNTAIN, "alpha=0", clips)
     assert alive == [0, 0]
-
-
-def test_null_is_what_is_not_given():
-    asked = parse([f"{name}=null" for name in ("prompt", "out", "frames", "camera")])
-    assert asked == parse([])
 
 
 def test_numbers_of_parameters_are_rounded_before_their_unit():
@@ -322,58 +272,54 @@ def test_numbers_of_parameters_are_rounded_before_their_unit():
     ]  # fmt: skip
 
 
-def test_labels_by_people_replace_the_predicate_of_a_stored_set(tmp_path, folders):
-    task = composed("task=mountaincar").task
-    states = draw_states(task, 100)
+def test_labels_by_people_replace_the_predicate_of_a_stored_set(
+    compose, tmp_path, folders
+):
+    states = sample(compose("task=mountaincar").task, 100)
     save_states(tmp_path / "s.npz", states, {})
-    left = states.rows[:, 0] < -0.9
+    left = states.states[:, 0] < -0.9
     labels = [f"{i},{int(goal)}" for i, goal in enumerate(left)]
     (tmp_path / "l.csv").write_text("\n".join(["index,label", *labels]))
     given = [f"state_set={tmp_path}/s.npz", f"labels={tmp_path}/l.csv"]
-    result = measure(parse([*MOUNTAIN, "alpha=0", *given, *folders]))
+    result = epic_of(folders, *MOUNTAIN, "alpha=0", *given)
     assert result["tasks"]["mountaincar"]["goal_states"] == left.sum()
     assert result["rows"][0]["auroc"] < 0.4  # people meant the other hill
     # And stay with the states that are kept with the results.
-    kept = f"state_set={tmp_path}/out/states-mountain_car.npz"
-    again = measure(parse([*MOUNTAIN, "alpha=0", kept, *folders]))
+    kept = f"state_set={folders.out}/states-mountain_car.npz"
+    again = epic_of(folders, *MOUNTAIN, "alpha=0", kept)
     assert again["tasks"]["mountaincar"]["labelled_by"] == f"{tmp_path}/l.csv"
     assert again["rows"] == result["rows"]
 
 
-@pytest.mark.slow
-def test_kneeling_is_told_from_other_poses(tmp_path, folders, monkeypatch):
-    arguments = ["task=kneeling,standing_up", "states=300", "resamples=50", "alpha=0"]
-    result = measure(parse([*arguments, *folders]))
+def test_kneeling_is_told_from_other_poses(compose, folders, tmp_path, monkeypatch):
+    words = ["task=kneeling,standing_up", "clip=nano", "states=200", "resamples=20"]
+    words += ["alpha=0", "task.camera=fixed"]
+    result = epic_of(folders, *words)
     kneeling, standing = result["rows"]
 
     # States of one episode are drawn together, or intervals were far too narrow.
-    config = composed("task=standing_up", "clip=base")
-    states, _ = stored_states(tmp_path / "out" / "states-humanoid.npz", config.task)
+    config = compose("task=standing_up", "clip=nano", "task.camera=fixed")
+    states, _ = stored_states(folders.out / "states-humanoid.npz", config.task)
     assert len(set(states.group)) < len(states)
-    embedder = Embedder(config.clip, CPU, tmp_path / "cache" / "embeddings")
-    embedded = embedder.embed(states, config.task)
-    reward = embedder.reward(embedded, config.prompts, config.baselines, 0)
+    rewarder = Clip(config.clip, CPU, tmp_path / "cache" / "embeddings")
+    (reward,) = rewarder.rewards(states, [config])
     goal = truth_of(config, states).goal
     together, alone = (
-        interval(auroc, reward, goal, 50, 0, group) for group in (states.group, None)
+        interval(auroc, reward, goal, 20, 0, group) for group in (states.group, None)
     )
     measured = (standing["auroc_low"], standing["auroc_high"])
     assert measured == pytest.approx(together)
     assert measured != pytest.approx(alone)
     assert min(kneeling["auroc"], standing["auroc"]) > 0.8
-    assert result["tasks"]["kneeling"]["sources"]["tasks"] == 120
+    assert result["tasks"]["kneeling"]["sources"]["tasks"] == 80
     assert result["versions"]["drawn_by"].startswith("MuJoCo")
-    # Neither simulated nor drawn again: the driver's name is part of the key.
-    monkeypatch.setattr(envs, "make_renderer", no_drawing)
-    from vlmrm_exp.study import state_sets
-
-    monkeypatch.setattr(state_sets, "_drawn_states", no_drawing)
-    again = measure(parse([*arguments, *folders]))
-    assert again["rows"] == result["rows"]
-    embeddings.drawn_by.cache_clear()
-    monkeypatch.setattr(embeddings, "drawn_by", lambda env: "another driver")
-    with pytest.raises(AssertionError, match="was drawn"):
-        measure(parse([*arguments, *folders]))
+    # Neither simulated nor rendered again: the driver's name is part of the key.
+    forbid(monkeypatch, humanoid, "make_renderer", "sample_states")
+    assert epic_of(folders, *words)["rows"] == result["rows"]
+    driver = replace(humanoid.WORLD, renders_with=lambda: "another driver")
+    monkeypatch.setattr(humanoid, "WORLD", driver)
+    with pytest.raises(AssertionError, match="forbidden"):
+        epic_of(folders, *words)
 
 
 def test_models_of_one_size_have_an_interval_over_them():
@@ -394,203 +340,185 @@ def test_models_of_one_size_have_an_interval_over_them():
         np.testing.assert_allclose(got, [np.mean(values), *wanted])
 
 
-@pytest.mark.slow
 def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
     for name in ("one", "two"):
-        shutil.copytree(EMBEDDED / "tiny", tmp_path / name)
-    clips = f"clip=[tiny,local-dir:{tmp_path}/one,local-dir:{tmp_path}/two]"
-    result = measure(parse([*MOUNTAIN, "alpha=0", clips, *folders]))
-    assert list(result["models"]) == ["tiny", "one", "two"]
+        shutil.copytree(EMBEDDED / "nano", tmp_path / name)
+    clips = f"clip=nano,local-dir:{tmp_path}/one,local-dir:{tmp_path}/two"
+    result = epic_of(folders, *MOUNTAIN, "alpha=0", clips)
+    assert list(result["models"]) == ["nano", "one", "two"]
     assert "models of one size together" in capsys.readouterr().out
     assert len({row["epic"] for row in result["rows"]}) == 1
-    with pytest.raises(ConfigError, match="Two models would be called tiny"):
-        measure(parse([*MOUNTAIN, f"clip=[tiny,local-dir:{EMBEDDED}/tiny]", *folders]))
+    with pytest.raises(ConfigError, match="Two models would be called nano"):
+        asked(*MOUNTAIN, f"clip=nano,local-dir:{EMBEDDED}/nano", *folders)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("words", "says"),
     [
         (["clip=tyni"], "clip=tyni does not exist: choose one of base, bigG"),
         (["clip=local-dir:/nowhere"], "no folder /nowhere"),
         (["clip=tiny,tiny"], "names tiny twice"),
+        (["clip=_embedded"], "is no model"),
         (["task=kneel"], "Did you mean kneeling"),
+        (["task=gym", "prompt=a"], "epic with any other task's name"),
+        (["task=[kneeling"], "kneeling"),
+        (["kneeling"], "write task=kneeling"),
         (["alpha=2"], "alpha is 2.0"),
         (["alpha=[]"], "alpha is an empty list"),
         (["alpha=0,0"], "names 0.0 twice"),
-        (["camera=above"], "^camera is 'above', but must be one of fixed for"),
-        (["camera=fixed,side"], r"joined with \+, as fixed\+side"),
-        (["camera=[fixed,side]"], r"joined with \+, as fixed\+side"),
-        (["state=3"], "no setting state.*Did you mean states"),
+        (["task.camera=above"], "camera is 'above', but must be one of fixed for"),
+        (["task.camera=fixed,side"], r"joined with \+, as fixed\+side"),
+        (["task.camera=[fixed,side]"], r"joined with \+, as fixed\+side"),
+        (["state=3"], "no setting state"),
         (["resamples=-1"], "resamples is -1"),
         (["resamples=1"], "20 at least"),
-        (["alpha=0.5,,1"], "has an empty element"),
-        (["task=[kneeling"], r"a list is written task=\[a,b\]"),
-        (["kneeling"], "write task=kneeling"),
-        (["clip=_embedded"], "is no model"),
-        ([str(Path(__file__).parents[1] / "sweeps/alpha.yaml")], "--config-name alpha"),
+        (["states=99"], "states is 99"),
         (["task=kneeling,lotus", "prompt=a robot"], "prompt is of one task"),
         (["frames=/nowhere"], "frames needs labels"),
         (["frames=/nowhere", "labels=/no.csv"], "no folder /nowhere"),
         (["labels=/no.csv"], "needs the states that they are of"),
         (["frames=/a", "state_set=/b"], "choose one"),
         (["state_set=/b.npz"], "no stored state set"),
-        (["state_set=/b.npz", "runs=/c"], "leave one of them out"),
-        (["runs=/nowhere"], "no folder /nowhere"),
+        (["state_set=/b.npz", "runs=[/c]"], "leave one of them out"),
+        (["task=kneeling", "runs=[/nowhere]"], "no folder /nowhere"),
         (["compute=tpu"], "compute=tpu does not exist"),
         (["seed=-1"], "seed is -1"),
         (["prompt="], "prompt is empty"),
         (["prompt=[]"], "prompt is an empty list"),
         (["baseline="], "baseline is empty"),
         (["frames="], "frames is empty"),
-        (["frames=/a", "labels=/b", "camera=fixed"], "frames are pictures already"),
         (["out="], "out is empty"),
-        (["task=gym", "prompt=a"], "epic with any other task's name"),
-        (["missing.yaml"], "missing.yaml cannot be read"),
+        (["reward=environment"], "looks at an environment's steps"),
+        (["missing.yaml"], "no settings file missing.yaml"),
     ],
 )
-def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, arguments, words):
-    places = [f"cache={tmp_path}/cache", f"out={tmp_path}/out", "states=100"]
-    if not any(a.startswith("task=") for a in arguments):
-        places.append("task=kneeling" if "runs" in arguments[0] else "task=cartpole")
-    with pytest.raises(ConfigError, match=words) as caught:
-        measure(parse([*places, *arguments]))
+def test_bad_input_is_one_sentence(words, says, folders):
+    with pytest.raises(ConfigError, match=says) as caught:
+        asked("task=cartpole", *folders, *words)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
 
 
-def test_older_results_stay_and_two_commands_do_not_share_a_folder(tmp_path):
-    (tmp_path / "out").mkdir()
-    asked = parse([*MOUNTAIN, f"cache={tmp_path}/cache", f"out={tmp_path}/out"])
-    with (
-        result_folder(asked, "epic") as folder,
-        pytest.raises(ConfigError, match="Another command is writing into"),
-    ):
-        measure(asked)
-    assert not folder.exists()  # as nothing was written
-    folder.mkdir()
-    (folder / "epic.json").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds epic\.json already"):
-        measure(asked)
-    assert (folder / "epic.json").read_text() == "mine"
+def test_older_results_stay(tmp_path):
+    words = [*MOUNTAIN, f"out={tmp_path}"]
+    (tmp_path / "other.txt").touch()
+    asked(*words)
     # Another verb's too: both would write states under the same name.
-    (folder / "epic.json").rename(folder / "prompts.json")
-    with pytest.raises(ConfigError, match=r"holds prompts\.json already"):
-        measure(asked)
-    assert not list(folder.glob("states*"))
+    for name in ("epic.json", "prompts.json"):
+        (tmp_path / name).touch()
+        with pytest.raises(ConfigError, match=f"holds {name} already"):
+            asked(*words)
+        (tmp_path / name).unlink()
 
 
-def test_all_weights_are_there_before_the_first_model_is_used(
-    tmp_path, folders, monkeypatch
-):
-    monkeypatch.setattr(envs, "make_renderer", no_drawing)
+def test_all_weights_are_there_before_the_first_model_is_used(folders, monkeypatch):
+    forbid(monkeypatch, mountain_car, "make_renderer")
     with pytest.raises(ConfigError, match=r"clip=vitb32 .* cannot be had"):
-        measure(parse([*MOUNTAIN[:1], "clip=nano,vitb32", "states=200", *folders]))
-
-
-def test_folders_of_one_second_have_different_names(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with (
-        result_folder(parse([]), "epic") as one,
-        result_folder(parse([]), "epic") as other,
-    ):
-        assert one != other
-        (other / "epic.json").touch()
-    assert (one.exists(), other.exists()) == (False, True)
+        epic_of(folders, "task=mountaincar", "clip=nano,vitb32")
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ({"rows": np.zeros((20, 3))}, "have 2 numbers each"),
+        ({"states": np.zeros((20, 3))}, "have 2 numbers each"),
         ({"source": np.full(7, "x")}, "not as many sources"),
         ({"group": np.arange(19)}, "not as many sources"),
-        ({"rows": np.full((20, 2), np.nan)}, "not finite"),
-        ({"rows": np.full((20, 2), "1")}, "no numbers"),
+        ({"states": np.full((20, 2), np.nan)}, "not finite"),
+        ({"states": np.full((20, 2), "1")}, "no numbers"),
         (None, "not a stored state set"),
     ],
 )
 def test_damaged_states_are_refused_at_once(tmp_path, folders, damage, words):
-    whole = {"rows": np.zeros((20, 2)), "source": np.full(20, "x")}
+    whole = {"states": np.zeros((20, 2)), "source": np.full(20, "x")}
     with (tmp_path / "s.npz").open("wb") as file:
         if damage is None:
-            np.save(file, whole["rows"])  # one array, no archive
+            np.save(file, whole["states"])  # one array, no archive
         else:
             np.savez(file, world="mountain_car", **(whole | damage))
     with pytest.raises(ConfigError, match=words):
-        measure(parse([*MOUNTAIN, f"state_set={tmp_path}/s.npz", *folders]))
-    assert not (tmp_path / "out").exists()
+        asked(*MOUNTAIN, f"state_set={tmp_path}/s.npz", *folders)
 
 
 def test_a_sentence_too_long_and_a_baseline_that_says_the_same_are_refused(folders):
     long = "prompt=" + "a car on the mountain " * 20
     with pytest.raises(ConfigError, match="reads 30 and would not see its end"):
-        measure(parse([*MOUNTAIN, long, *folders]))
-    same = ["prompt=a car", "baseline=a car", "alpha=0.5"]
+        epic_of(folders, *MOUNTAIN, long)
+    same = ["prompt=a car", "baseline=a car", "alpha=0,0.5"]
     with pytest.raises(ConfigError, match="prompt and baseline are both 'a car'"):
-        measure(parse([*MOUNTAIN, *same, *folders]))
+        asked(*MOUNTAIN, *same, *folders)
 
 
-def test_what_is_typed_wins_over_a_settings_file(tmp_path):
+def test_what_is_typed_wins_over_a_settings_file(tmp_path, start):
     file = tmp_path / "s.yaml"
     file.write_text(
-        "task: [cartpole, mountaincar]\nalpha: [0, 1]\nframes: null\n"
-        'prompt: ["a, b", c]\nseed: 4\n'
+        "defaults: [epic, _self_]\ntasks: [cartpole, mountaincar]\nalphas: [0, 1]\n"
+        'prompt: ["a, b", c]\nseed: 4\ntask:\n  frame_height: 90\n'
     )
-    asked = parse(["alpha=0.5", "task=cartpole", str(file)])
-    assert (asked.task, asked.alpha, asked.seed) == (["cartpole"], [0.5], 4)
-    assert asked.prompt == ["a, b", "c"]
-    assert asked.frames is None
-    file.write_text("just words")
-    with pytest.raises(ConfigError, match="holds no settings"):
-        with_settings_files([str(file)])
-
-
-def test_a_prompt_is_typed_as_a_plain_sentence():
-    asked = parse(["prompt=a robot on its knees, arms up"])
-    assert asked.prompt == ["a robot on its knees, arms up"]
-    asked = parse(['prompt=["on its knees, arms up", kneeling]'])
-    assert asked.prompt == ["on its knees, arms up", "kneeling"]
+    got = []
+    words = [str(file), "alpha=0.5", "task=cartpole", "clip=nano,tiny"]
+    words.append(f"out={tmp_path}/out")
+    ended = start(words, lambda c: got.append(epic.check(c)), "epic", epic.check, PLURAL)
+    assert ended.code == 0, ended.err
+    (study,) = got
+    assert study.settings()["alphas"] == [0.5]
+    assert [model.name for model in study.models] == ["nano", "tiny"]
+    (task,) = study.tasks
+    assert (task.task.name, task.seed, task.task.frame_height) == ("cartpole", 4, 90)
+    assert task.prompts == ["a, b", "c"]
 
 
 def test_constant_rewards_are_refused(tmp_path, folders):
     """A state set in which every picture is the same."""
-    task = composed("task=mountaincar").task
-    rows = np.zeros((20, 2))
-    rows[:, 1] = np.linspace(0, 0.01, 20)  # a speed cannot be seen
-    states = StateSet("mountain_car", np.full(20, "same"), rows)
+    still = np.zeros((20, 2))
+    still[:, 1] = np.linspace(0, 0.01, 20)  # a speed cannot be seen
+    states = StateSet("mountain_car", np.full(20, "same"), still)
     save_states(tmp_path / "s.npz", states, {})
     labels = [f"{i},{i % 2}" for i in range(20)]
     (tmp_path / "l.csv").write_text("\n".join(["index,label", *labels]))
     given = [f"state_set={tmp_path}/s.npz", f"labels={tmp_path}/l.csv"]
     with pytest.raises(ConfigError, match="in all 20 states"):
-        measure(parse([f"task={task.name}", *given, *folders]))
+        epic_of(folders, *MOUNTAIN, *given)
 
 
-def test_the_program_prints_help_at_once_and_refuses_with_its_name():
-    command = [sys.executable, "-m", "vlmrm_exp.epic"]
-    helped = subprocess.run(
-        [*command, "--help"], capture_output=True, text=True, check=True
-    )
-    assert "task=kneeling" in helped.stdout
-    refused = subprocess.run([*command, "alpha=9"], capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("vlmrm_exp.epic: alpha is 9.0")
-    assert refused.stderr.count("\n") == 1
+def test_a_command_writes_into_its_folder_and_a_refused_one_makes_none(
+    tmp_path, folders, start
+):
+    def program(*words: str):
+        act = lambda composed: measure(epic.check(composed), composed.folder)  # noqa: E731
+        return start(words, act, "epic", epic.check, PLURAL)
+
+    refused = program(*MOUNTAIN, "alpha=9", *folders)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "alpha is 9.0" in refused.err
+    assert not folders.out.exists()
+    done = program(*MOUNTAIN, "alpha=0", *folders)
+    assert done.code == 0, done.err
+    assert "mountaincar: a car at the peak" in done.out
+    assert (folders.out / "epic.json").is_file()
+    helped = program("--help")
+    assert "epic task=kneeling clip=nano,tiny" in helped.out
+    assert "resamples: 1000" in helped.out
 
 
-def test_a_reader_that_stops_early_is_no_error(folders):
-    command = [sys.executable, "-u", "-m", "vlmrm_exp.epic", *MOUNTAIN, *folders]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert b"Traceback" not in process.stderr.read()
-    assert process.returncode == 0
+@pytest.mark.parametrize("verb", [epic, prompts, landscape, peak])
+def test_a_study_is_told_what_a_run_is_told_by_the_same_words(verb, folders, compose):
+    task = "mountaincar" if verb is landscape else "splits"
+    words = [f"task={task}", "experiment=paper", "clip.preprocess=crop", "seed=5"]
+    words += ["clip.pretrained=FILE", "reward.every=3", "prompt=a, b", "baseline=c"]
+    study = studies.asked(verb, *words, "clip=rn50,nano", "alpha=0,0.5", *folders)
+    run = compose(*words, "clip=rn50", "alpha=0.5")
+    assert not run.renormalise  # as the paper's code had it
+    run = replace(run, name="")
+    assert [replace(one, name="") for one in study.jobs(study.tasks[0], run.clip)] == [
+        replace(run, alpha=0.0), run
+    ]  # fmt: skip
+    assert study.models[0] == run.clip
+    assert study.models[1].pretrained == "FILE"
+    of_task = studies.asked(verb, f"task={task}", *folders)
+    assert of_task.models == [compose(f"task={task}").clip]
 
 
-def test_main_reads_the_command_line(monkeypatch, folders, capsys):
-    monkeypatch.setattr(sys, "argv", ["epic", *MOUNTAIN, "alpha=0", *folders])
-    main()
-    assert "mountaincar: a car at the peak" in capsys.readouterr().out
+def test_a_reward_without_a_model_is_measured(folders):
+    words = ["task=mountaincar", "states=100", "reward=predicate", "alpha=0"]
+    (row,) = epic_of(folders, *words)["rows"]
+    assert (row["clip"], row["auroc"], row["parameters"]) == ("predicate", 1, None)
+    assert row["epic"] == pytest.approx(0, abs=1e-6)

@@ -153,7 +153,7 @@ def test_old_states_and_their_rewards_stay_together():
 
 
 def test_old_states_that_are_frames_are_refused_with_their_size():
-    with pytest.raises(ConfigError, match=r"36 of them are 0\.0 GB") as caught:
+    with pytest.raises(ConfigError, match=r"36 of them are 0\.00354 GB") as caught:
         make_buffer(keep_states=True, state_shape=(64, 64, 3))
     assert "frames of 64 x 64 x 3" in str(caught.value)
 

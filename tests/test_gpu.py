@@ -13,7 +13,7 @@ import torch
 from vlmrm_exp.config import AlgoConfig
 from vlmrm_exp.rl.dqn import DQN
 from vlmrm_exp.rl.experience import Replay
-from vlmrm_exp.rl.gradient_steps import GradientSteps
+from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.sac import SAC
 from vlmrm_exp.vlm.encoder import load_encoder
 
@@ -70,7 +70,7 @@ def test_replayed_gradient_steps_are_those_taken_one_by_one(name):
             action_space=action_space,
         )
         replay = Replay(3 * 160, envs, 0, GPU, normalise_rewards=True)
-        steps = GradientSteps(agent, replay, 32, cuda_graph)
+        graph = CudaGraph(agent, replay, 32)
         rng = np.random.default_rng(0)
         metrics, actions = [], []
         for scale in (1, 7):
@@ -82,8 +82,12 @@ def test_replayed_gradient_steps_are_those_taken_one_by_one(name):
             )
             reward = scale * observation[1:, :, 0]
             replay.add(observation, action, reward)
-            taken = steps(25)
-            assert len(taken) == (1 if cuda_graph else 25)
+            places = replay.draw(25, 32)
+            if cuda_graph:
+                taken = graph(places)
+                assert len(taken) == 1
+            else:
+                taken = [agent.update(replay.gather(place)) for place in places]
             metrics.append(
                 {k: np.mean([float(each[k]) for each in taken]) for k in taken[0]}
             )

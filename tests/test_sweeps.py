@@ -1,23 +1,31 @@
-"""Every job of every sweep file composes into a checked configuration."""
+"""Every sweep file asks for what its comment says, and every value of it composes."""
 
 import importlib
-import itertools
+import math
 import re
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from vlmrm_exp.study import settings
 
-from vlmrm_exp import landscape, prompts
-from vlmrm_exp.config import GOALS, Config, conf_dir, to_config
+from vlmrm_exp import __main__ as training
+from vlmrm_exp import app
+from vlmrm_exp.config import Config, conf_dir
+from vlmrm_exp.envs.goals import GOALS
 
 FILES = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
 # The first line is the command: of Hydra's multirun, or of a verb that reads the file.
 VERB = re.compile(r"# python -m vlmrm_exp\.(\w+) sweeps/")
 STUDIES = [path for path in FILES if VERB.match(path.read_text())]
 SWEEPS = [path for path in FILES if path not in STUDIES]
+SEARCH = f"hydra.searchpath=[file://{conf_dir()}]"
+
+
+@pytest.fixture(autouse=True)
+def sweeps():
+    with initialize_config_dir(str(FILES[0].parent), version_base="1.3"):
+        yield
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -25,32 +33,30 @@ def test_everything_in_a_settings_file_of_a_verb_exists(path):
     text = path.read_text()
     verb = VERB.match(text)[1]
     assert text.startswith(f"# python -m vlmrm_exp.{verb} sweeps/{path.name}\n")
-    asked = importlib.import_module(f"vlmrm_exp.{verb}").parse([str(path)])
-    models = len(settings.resolve_models(asked))
-    match verb:
-        case "epic":
-            tasks = settings.resolve_tasks(asked.task, asked)
-            said = f"= {len(tasks) * models * len(asked.alpha)} rewards"
-        case "prompts":
-            sentences = [prompts.sentences(task).values() for task in asked.task]
-            # The task's own prompt, and those in its lists.
-            each = [1 + sum(map(len, kinds)) for kinds in sentences]
-            said = f"= {sum(each) * models} rewards"
-        case "landscape":
-            panels = landscape.panels(asked)
-            said = f"= {models * len(panels) * len(asked.alpha)} lines"
+    module = importlib.import_module(f"vlmrm_exp.{verb}")
+    composed = app.compose(path.stem, SEARCH)
+    module.check(composed)
+    cfg = composed.cfg
+    counts = {
+        "epic": len(cfg.tasks) * len(cfg.clips) * len(cfg.alphas),
+        # A task's own prompt, ten paraphrases and five misleading sentences.
+        "prompts": len(cfg.tasks) * len(cfg.clips) * 16,
+        # Two ranges of cartpole, and each texture of mountaincar.
+        "landscape": len(cfg.clips) * 4 * len(cfg.alphas),
+    }
     comment = " ".join(line.strip("# ") for line in text.splitlines()[:5])
-    assert said in comment, "comment is wrong"
+    noun = "lines" if verb == "landscape" else "rewards"
+    assert f"= {counts[verb]} {noun}" in comment, "comment is wrong"
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_job_of_a_sweep_composes(path):
-    with initialize_config_dir(str(path.parent), version_base="1.3"):
-        search = f"hydra.searchpath=[file://{conf_dir()}]"
-        all_jobs = composed_jobs(path.stem, search)
-    assert len(all_jobs) > 1
+def test_every_value_of_a_sweep_composes(path):
+    choices = params(path.stem)
+    count = math.prod(map(len, choices.values()))
+    assert count > 1
     said = path.read_text().splitlines()[:4]
-    assert any(f"= {len(all_jobs)} jobs" in line for line in said), "comment is wrong"
+    assert any(f"= {count} jobs" in line for line in said), "comment is wrong"
+    jobs_of(path.stem)
 
 
 # Table 1 and Figures 3, 4, 8: of the paper, four seeds of ten million steps each
@@ -68,10 +74,7 @@ PAPER = {
 
 @pytest.mark.parametrize("name", PAPER)
 def test_sweeps_of_the_paper_are_its_own_and_twins_ask_the_same(name):
-    with initialize_config_dir(str(FILES[0].parent), version_base="1.3"):
-        search = f"hydra.searchpath=[file://{conf_dir()}]"
-        paper = list(composed_jobs(name, search).values())
-        twin = list(composed_jobs(f"{name}_embedded", search).values())
+    paper, twin = jobs_of(name), jobs_of(f"{name}_embedded")
     for job in paper:
         assert job.env_steps == 10_000_000
         assert job.clip.model != "embedded"
@@ -96,16 +99,29 @@ def values_of(job: Config) -> dict[str, object]:
     }  # fmt: skip
 
 
-def composed_jobs(name: str, search: str) -> dict[tuple[str, ...], Config]:
-    hydra = compose(name, [search], return_hydra_config=True).hydra
+def params(name: str) -> dict[str, list[str]]:
+    """The values of each parameter of a sweep."""
+    hydra = compose(name, [SEARCH], return_hydra_config=True).hydra
     assert hydra.mode.name == "MULTIRUN"
     texts = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
-    choices = []
+    choices = {}
     for override in OverridesParser.create().parse_overrides(texts):
         assert override.is_sweep_override()
-        values = override.sweep_string_iterator()
-        choices.append([f"{override.key_or_group}={value}" for value in values])
-    return {
-        job: to_config(compose(name, [search, *job, "name=test"]))
-        for job in itertools.product(*choices)
-    }
+        choices[override.key_or_group] = list(override.sweep_string_iterator())
+    return choices
+
+
+def jobs_of(name: str) -> list[Config]:
+    """Jobs that hold each value of each parameter, with the others' first values.
+
+    All together they would take minutes to compose and show no more.
+    """
+    choices = params(name)
+    jobs = []
+    for key, values in choices.items():
+        for value in values:
+            chosen = {k: v[0] for k, v in choices.items()} | {key: value}
+            words = [f"{k}={v}" for k, v in chosen.items()]
+            composed = app.compose(name, SEARCH, *words, "name=test")
+            jobs.append(training.check(composed))
+    return jobs

@@ -85,7 +85,9 @@ class Composed:
         Raises:
             ConfigError: no such option, or an impossible value.
         """
-        return compose(self.config_name, *self.keys, *keys)
+        changed = {key.partition("=")[0] for key in keys}
+        kept = [key for key in self.keys if key.partition("=")[0] not in changed]
+        return compose(self.config_name, *kept, *keys)
 
 
 def start(
@@ -159,7 +161,7 @@ def to_keys(
     """Turn words that Hydra would refuse into keys and values.
 
     - `prompt=a car, next to a flag`: a plain sentence is quoted.
-    - `clip=tiny,base`, where several can be studied: `clips=[tiny,base]`.
+    - `clip=tiny,base`, where several can be studied: `clips=[tiny,base]`, `clip=tiny`.
     - `sweeps/x.yaml`: `--config-dir sweeps --config-name x`.
     - `photo.jpg`, where files are looked at: an element of `files=[...]`.
 
@@ -186,6 +188,9 @@ def to_keys(
             whole = value == "null" or re.fullmatch(r"\[.*\]", value)
             listed = value if whole else f"[{value}]"
             keys.append(f"{plural[key]}={listed}")
+            first = listed.strip("[]").partition(",")[0].strip()
+            if re.fullmatch(r"\w[\w.]*", first) and first != "null":
+                keys.append(f"{key}={first}")  # other keys may be of this option
         else:
             keys.append(quote_sentence(word))
     if named:

@@ -1,146 +1,157 @@
 """Find what a reward wants: python -m vlmrm_exp.peak task=... clip=...
 
 An agent goes where the reward is highest, and that is rarely among the states that a
-correlation is measured on. So humanoid poses of highest reward are looked for directly,
-by the cross-entropy method (Rubinstein 1999), and judged by the task's predicate.
-Nothing is trained.
+correlation is measured on. So humanoid poses of highest reward are searched for, by the
+cross-entropy method (Rubinstein 1999), and judged by the task's predicate. Nothing is
+trained.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.core.config_store import ConfigStore
 
-from vlmrm_exp import cli, figures
-from vlmrm_exp.config import ClipConfig, Config, ConfigError
-from vlmrm_exp.study.folder import result_folder
-from vlmrm_exp.study.progress import progress_bar
-from vlmrm_exp.study.settings import (
-    TEXT,
-    ModelsConfig,
-    check_alphas,
-    check_one_task,
-    resolve_models,
-    resolve_tasks,
-    table,
-    with_settings_files,
-    worded,
-)
+from vlmrm_exp import app, figures
+from vlmrm_exp.config import Config, ConfigError, at_least
+from vlmrm_exp.envs import world_of
+from vlmrm_exp.envs.humanoid_model import STATE_SIZE
+from vlmrm_exp.envs.poses import PoseLibrary, quaternion
+from vlmrm_exp.files import table, write_json
+from vlmrm_exp.log import progress_bar, versions
+from vlmrm_exp.measures import check_finite
+from vlmrm_exp.reward import Episodes, RewardModel, reward_class
+from vlmrm_exp.studies import state_sets
+from vlmrm_exp.studies.rewards import rewarders
+from vlmrm_exp.studies.settings import PLURAL, Study, StudyConfig, resolve
 
-POPULATION, ELITE = 96, 12  # poses a round, and how many the next one is drawn around
+POPULATION, ELITE = 96, 12  # poses of a round, and how many shape the next round
 KEPT = 0.3  # share of the former mean and spread that stays, against settling too soon
 TURNS = (100.0, 100.0, 30.0)
 """Degrees by which the body may pitch, roll and yaw, from facing the front camera."""
-GOAL_STATES = 2000  # drawn as epic does, of which those count that meet the task
+GOAL_STATES = 2000  # sampled as by epic; those that meet the task count
 SHOWN = 3  # pictures of either kind
 PICTURE_HEIGHT = 160  # px
 
-HELP = f"""\
-Searches for the humanoid poses of highest reward, and says whether they meet the task.
-
-  python -m vlmrm_exp.peak task=kneeling clip=nano,tiny,small,base
-  python -m vlmrm_exp.peak task=kneeling,splits clip=bigG alpha=[0,0.5]
-  python -m vlmrm_exp.peak task=kneeling prompt="a robot on its knees"
-
-Settings:
-  task=kneeling     one or more humanoid tasks
-  alpha=[0]
-  prompt=null       of the goal; null: the task's own; several are averaged: [...]
-  baseline=null     null: the task's own
-  textures=null     plain or realistic; null: the task's own
-  camera=null       fixed, side, track or several, as fixed+side; null: the task's own
-  searches=3        the first from a standing body, the others from any pose; the best
-                    one counts
-  rounds=30         of {POPULATION} poses
-  seed=0
-  clip=base         models: names in conf/clip, or local-dir:/folder (drawn as for base)
-  compute=auto      auto, cpu or gpu
-  cache=outputs/cache   where the states that meet the tasks are kept
-  out=null          folder of the results; null: outputs/peak/TIME
-
-Poses rest on the floor by their lowest point, pitched and rolled by {TURNS[0]:.0f}
-degrees at most and turned by {TURNS[2]:.0f}, and need not be balanced. "Meets" is the
-share of the best search's {ELITE} best that meet the predicate. Beside it stands the
-highest reward among states of the kind that epic draws that do meet it: where the peak
-is higher and does not meet the task, an agent that can hold it learns something else.
-Prints a table; writes peak.json, peak.png and peak.svg.
-"""
-
 
 @dataclass
-class PeakConfig(ModelsConfig):
-    """What to search for; see HELP."""
+class PeakConfig(StudyConfig):
+    """See conf/peak.yaml."""
 
-    task: list[str] = field(default_factory=lambda: ["kneeling"])
-    alpha: list[float] = field(default_factory=lambda: [0.0])
-    prompt: list[str] | None = None
-    baseline: list[str] | None = None
-    textures: str | None = None
-    camera: str | None = None
     searches: int = 3
     rounds: int = 30
-    seed: int = 0
 
 
-Reward = Callable[[np.ndarray], np.ndarray]
-"""State rows (B, 47) -> rewards (B,)."""
+ConfigStore.instance().store(name="peak_schema", node=PeakConfig)
 
 
-def parse(arguments: Sequence[str]) -> PeakConfig:
-    """Turn key=value arguments and settings files into checked values.
+def check(composed: app.Composed) -> Study:
+    """What is to be searched for.
 
     Raises:
         ConfigError: one sentence says what is wrong.
     """
-    asked = cli.parse(
-        PeakConfig,
-        with_settings_files(arguments),
-        text=(*TEXT, "prompt", "baseline"),
-    )
-    check_alphas(asked.alpha)
-    check_one_task(asked)
-    for name in ("searches", "rounds"):
-        if getattr(asked, name) < 1:
-            raise ConfigError(f"{name} is {getattr(asked, name)}: give at least 1.")
-    if asked.seed < 0:
-        raise ConfigError(f"seed is {asked.seed}: give a whole number from 0 up.")
-    return asked
+    study = resolve(composed)
+    for task in study.tasks:
+        world = world_of(task.task)
+        if task.task.env != "humanoid" or world.predicate(task.task) is None:
+            raise ConfigError(
+                f"task={task.task.name} is no humanoid task with a goal, so there are "
+                "no poses to search: give one, or see vlmrm_exp.landscape for cartpole "
+                "and mountaincar."
+            )
+    at_least("searches", study.asked.searches, 1)
+    at_least("rounds", study.asked.rounds, 1)
+    return study
 
 
-def resolve(asked: PeakConfig) -> list[Config]:
-    """The tasks asked for, with their look and sentences.
+def measure(study: Study, folder: Path) -> dict[str, Any]:
+    """Search, print, plot, write into `folder` and return what peak.json holds.
 
     Raises:
-        ConfigError: there is no such task or look, or it is not the humanoid's.
+        ConfigError: a model cannot be had, a reward is not finite, or nothing can be
+            rendered.
     """
-    for name in asked.task:
-        if name == "gym" or not cli.composed(f"task={name}").task.goal:
-            raise ConfigError(
-                f"task={name} has no poses to search: give humanoid tasks, or see "
-                "vlmrm_exp.landscape for cartpole and mountaincar."
-            )
-    return worded(resolve_tasks(asked.task, asked), asked)
+    renders_with = world_of(study.tasks[0].task).renders_with()
+    rewarders(
+        study, study.tasks
+    )  # refuses models and sentences before the first search
+    goals = {task.task.name: _goal_states(study, task) for task in study.tasks}
+    by_model = study.tasks[0].reward.model == "clip"
+    models = study.models if by_model else [study.tasks[0].clip]
+    jobs = [
+        job
+        for model in models
+        for task in study.tasks
+        for job in study.jobs(task, model)
+    ]
+    rows, pictures, facts = [], [], {}
+    total = len(jobs) * study.asked.searches
+    with progress_bar(total, "search", "searching poses") as progress:
+        for job in jobs:
+            name = job.clip.name if by_model else job.reward.name
+            model = reward_class(job)(job)
+            try:
+                facts[name] = model.about().get("encoder", {})
+                reward = partial(reward_of, model)
+                row = _search(study, job, reward, goals[job.task.name], progress.update)
+            finally:
+                model.close()
+            states = [*row["states"][:SHOWN], *row.pop("best_goal_states")]
+            pictures.append(_render(job, np.array(states)))
+            rows.append({"task": job.task.name, "clip": name, **row})
+    result = {
+        "settings": study.settings(),
+        "models": facts,
+        "rows": rows,
+        "versions": versions({"drawn_by": renders_with}),
+    }
+    print(report(rows))
+    write_json(folder / "peak.json", result)
+    plot(rows, pictures, folder / "peak")
+    print(f"\nsaved {folder}/peak.json, peak.png, peak.svg")
+    return result
+
+
+def _goal_states(study: Study, task: Config) -> np.ndarray:
+    """States of the studies' own sample that meet the task: (G, 47)."""
+    kept = study.cache / "states"
+    sampled = state_sets.sample(task.task, GOAL_STATES, task.seed, (), kept)
+    assert sampled.states is not None
+    return sampled.states[state_sets.truth_of(task, sampled).goal]
+
+
+def reward_of(model: RewardModel, states: np.ndarray) -> np.ndarray:
+    """Rewards (B,) of states (B, 47).
+
+    Raises:
+        ConfigError: a reward is not finite.
+    """
+    rewards = model.rewards(Episodes(states=states[:, None]))[:, 0]
+    check_finite(rewards)
+    return rewards
 
 
 def search(
-    reward: Reward, rounds: int, rng: np.random.Generator, upright: bool
+    reward: Callable[[np.ndarray], np.ndarray],
+    rounds: int,
+    rng: np.random.Generator,
+    upright: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find poses of high reward by the cross-entropy method.
 
     Args:
-        reward: to be maximised.
+        reward: of states (B, 47), to be maximised: (B,).
         rounds: each of POPULATION poses.
-        rng: of the draws.
+        rng: of the samples.
         upright: begin around a standing body, else around any pose.
 
     Returns:
-        The ELITE best state rows (ELITE, 47), best first, and their rewards (ELITE,).
+        The ELITE best states (ELITE, 47), best first, and their rewards (ELITE,).
     """
-    from vlmrm_exp.envs.poses import PoseLibrary, quaternion
-
     library = PoseLibrary()
     # 17 joint angles in radians, then pitch, roll and yaw in degrees.
     low, high = library.model.jnt_range[1:].T
@@ -148,186 +159,100 @@ def search(
     high = np.concatenate((high, TURNS))
     spread = (high - low) / 4
     mean = np.zeros(len(low)) if upright else rng.uniform(low, high)
-    poses, rows, rewards = np.empty((0, len(low))), np.empty((0, 47)), np.empty(0)
+    poses, states = np.empty((0, len(low))), np.empty((0, STATE_SIZE))
+    rewards = np.empty(0)
     for _ in range(rounds):
-        drawn = np.clip(
-            mean + spread * rng.normal(size=(POPULATION, len(low))), low, high
-        )
+        sampled = mean + spread * rng.normal(size=(POPULATION, len(low)))
+        sampled = np.clip(sampled, low, high)
         placed = np.stack(
-            [library.place(p[:-3], quaternion(p[-1], p[-3], p[-2])) for p in drawn]
+            [library.place(p[:-3], quaternion(p[-1], p[-3], p[-2])) for p in sampled]
         )
         # The best so far stay among the candidates.
-        poses, rows = np.concatenate((poses, drawn)), np.concatenate((rows, placed))
+        poses, states = (
+            np.concatenate((poses, sampled)),
+            np.concatenate((states, placed)),
+        )
         rewards = np.concatenate((rewards, reward(placed)))
         best = np.argsort(-rewards)[:ELITE]
-        poses, rows, rewards = poses[best], rows[best], rewards[best]
+        poses, states, rewards = poses[best], states[best], rewards[best]
         mean = KEPT * mean + (1 - KEPT) * poses.mean(axis=0)
         spread = KEPT * spread + (1 - KEPT) * poses.std(axis=0)
-    return rows, rewards
+    return states, rewards
 
 
-def look_for(asked: PeakConfig) -> dict[str, Any]:
-    """Search, print, draw, write and return what peak.json holds.
-
-    Raises:
-        ConfigError: a model cannot be had, or nothing can be drawn.
-    """
-    configs, models = resolve(asked), resolve_models(asked)
-    with result_folder(asked, "peak") as folder:
-        return _look_for(asked, models, configs, folder)
-
-
-def _look_for(
-    asked: PeakConfig,
-    models: Sequence[ClipConfig],
-    configs: Sequence[Config],
-    folder: Path,
+def _search(
+    study: Study,
+    job: Config,
+    reward: Callable[[np.ndarray], np.ndarray],
+    goal_states: np.ndarray,
+    done: Callable[[], object],
 ) -> dict[str, Any]:
-    """As `look_for`, of what is known to be possible."""
-    # Imported here so that --help and refusals are immediate.
-    from vlmrm_exp.log import versions, write_json
-    from vlmrm_exp.study.embeddings import drawn_by
-    from vlmrm_exp.vlm.encoder import check_prompts, fetch_weights
-    from vlmrm_exp.vlm.scorer import choose_device
-
-    choose_device(cli.composed(f"compute={asked.compute}").compute.device)
-    driver = drawn_by("humanoid")  # says in one sentence where nothing can be drawn
-    for clip in models:
-        check_prompts(clip, [s for c in configs for s in (*c.prompts, *c.baselines)])
-    for clip in models:
-        fetch_weights(clip)
-    known = {c.task.name: _goal_states(c, asked) for c in configs}
-    jobs = [
-        replace(config, clip=clip, alpha=alpha)
-        for clip in models
-        for config in configs
-        for alpha in asked.alpha
-    ]
-    found, facts = [], {}
-    total = len(jobs) * asked.searches
-    with progress_bar(total, "search") as progress:
-        for config in jobs:
-            goal_states = known[config.task.name]
-            row, encoder = _search_one(config, goal_states, asked, progress.update)
-            found.append(row)
-            facts[config.clip.name] = encoder
-    rows = [{k: v for k, v in one.items() if k != "pictures"} for one in found]
-    result = {
-        "settings": asdict(asked),
-        "models": facts,
-        "rows": rows,
-        "versions": versions({"drawn_by": driver}),
-    }
-    print(report(rows))
-    write_json(folder / "peak.json", result)
-    draw(found, folder / "peak")
-    print(f"\nsaved {folder}/peak.json, peak.png, peak.svg")
-    return result
-
-
-def _goal_states(config: Config, asked: PeakConfig) -> np.ndarray:
-    """States of the studies' own recipe that meet the task: (G, 47)."""
-    from vlmrm_exp.study.state_sets import draw_states, truth_of
-
-    kept = Path(asked.cache).expanduser() / "states"
-    states = draw_states(config.task, GOAL_STATES, asked.seed, (), kept)
-    assert states.rows is not None
-    return states.rows[truth_of(config, states).goal]
-
-
-def _search_one(
-    config: Config, known: np.ndarray, asked: PeakConfig, done: Callable[[], object]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Search as one run would be rewarded.
+    """Search several times, and compare the best search with goal states.
 
     Args:
-        config: with its model and alpha.
-        known: states that meet the task, (G, 47).
-        asked: how to search.
+        study: how to search.
+        job: what a run would be.
+        reward: its reward.
+        goal_states: states that meet the task, (G, 47).
         done: called after each search.
 
     Returns:
-        A row of the table with its pictures, and facts about the model.
-
-    Raises:
-        ConfigError: a reward is not finite.
+        A row of the table, and the goal states of highest reward.
     """
-    from vlmrm_exp.envs import make_renderer
-    from vlmrm_exp.envs.goals import HumanoidGoal
-    from vlmrm_exp.study.metrics import check_finite
-    from vlmrm_exp.vlm.scorer import LocalScorer
+    found = []
+    for number in range(study.asked.searches):
+        rng = np.random.default_rng([job.seed, number])
+        found.append(search(reward, study.asked.rounds, rng, number == 0))
+        done()
+    of_goals = reward(goal_states)
+    states, rewards = max(found, key=lambda one: one[1][0])
+    meets = world_of(job.task).predicate(job.task)
+    assert meets is not None
+    return {
+        "alpha": job.alpha,
+        "textures": job.task.textures,
+        "camera": job.task.camera,
+        "prompt": job.prompts,
+        "baseline": job.baselines,
+        "reward_peak": float(rewards[0]),
+        "meets": float(meets(states).mean()),
+        "reward_each_search": [float(rewards[0]) for _, rewards in found],
+        "meets_each_search": [float(meets(states).mean()) for states, _ in found],
+        "reward_goal_states": float(of_goals.max()),
+        "fell_short": bool(rewards[0] < of_goals.max()),
+        "goal_states": len(goal_states),
+        "rewards": rewards.tolist(),
+        "states": states.tolist(),
+        "best_goal_states": goal_states[np.argsort(-of_goals)[:SHOWN]],
+    }
 
-    clip, task = config.clip, config.task
-    config = replace(config, compute=cli.composed(f"compute={asked.compute}").compute)
-    height = config.frame_height
-    scorer = LocalScorer(
-        config, partial(make_renderer, task, height, clip.render_effects)
-    )
 
-    def reward(rows: np.ndarray) -> np.ndarray:
-        rewards = scorer.score(rows)
-        check_finite(rewards)
-        return rewards
-
+def _render(job: Config, states: np.ndarray) -> np.ndarray:
+    """Pictures of states: (B, H, W, 3) uint8."""
+    make_renderer = world_of(job.task).make_renderer
+    renderer = make_renderer(job.task, PICTURE_HEIGHT, False)
     try:
-        searched = []
-        for number in range(asked.searches):
-            rng = np.random.default_rng([asked.seed, number])
-            searched.append(search(reward, asked.rounds, rng, number == 0))
-            done()
-        of_known = reward(known)
-        facts = scorer.facts()["encoder"]
-    finally:
-        scorer.close()
-    meets = HumanoidGoal(task.goal)
-    rows, rewards = max(searched, key=lambda found: found[1][0])
-    best_known = known[np.argsort(-of_known)[:SHOWN]]
-    renderer = make_renderer(task, PICTURE_HEIGHT, effects=False)
-    try:
-        pictures = renderer.render(np.concatenate((rows[:SHOWN], best_known)))
+        return renderer.render(states)
     finally:
         renderer.close()
-    row = {
-        "task": task.name,
-        "clip": clip.name,
-        "alpha": config.alpha,
-        "textures": task.textures,
-        "camera": task.camera,
-        "prompt": config.prompts,
-        "baseline": config.baselines,
-        "reward_peak": float(rewards[0]),
-        "meets": float(meets(rows).mean()),
-        "reward_each_search": [float(found[1][0]) for found in searched],
-        "meets_each_search": [float(meets(found).mean()) for found, _ in searched],
-        "reward_goal_states": float(of_known.max()),
-        "fell_short": bool(rewards[0] < of_known.max()),
-        "goal_states": len(known),
-        "rewards": rewards.tolist(),
-        "rows": rows.tolist(),
-        "pictures": pictures,
-    }
-    return row, facts
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
     """A table for people."""
-    head = ["task", "model", "alpha", "highest reward", "meets the task",
-            "each search", "highest of goal states"]  # fmt: skip
-    text = table(
-        head,
-        [
-            [
-                row["task"],
-                row["clip"],
-                f"{row['alpha']:g}",
-                f"{row['reward_peak']:.3f}",
-                f"{row['meets']:.2f}",
-                " ".join(f"{share:.2f}" for share in row["meets_each_search"]),
-                f"{row['reward_goal_states']:.3f}",
-            ]
-            for row in rows
-        ],
-    )
+    columns = {
+        "task": "{task}",
+        "model": "{clip}",
+        "alpha": "{alpha:g}",
+        "highest reward": "{reward_peak:.3f}",
+        "meets the task": "{meets:.2f}",
+        "each search": "{each}",
+        "highest of goal states": "{reward_goal_states:.3f}",
+    }
+    cells = []
+    for row in rows:
+        each = " ".join(f"{share:.2f}" for share in row["meets_each_search"])
+        cells.append([cell.format(**row, each=each) for cell in columns.values()])
+    text = table(list(columns), cells)
     short = [
         f"{row['task']} ({row['clip']}, alpha {row['alpha']:g})"
         for row in rows
@@ -341,41 +266,41 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     return text
 
 
-def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw a line for each search: poses of highest reward, then goal states."""
-    wide = 1.25 * found[0]["pictures"].shape[2] / PICTURE_HEIGHT  # views side by side
-    with figures.figure(wide * 2 * SHOWN + 1.6, 0.4 + 1.35 * len(found)) as made:
-        axes = made.subplots(len(found), 2 * SHOWN, squeeze=False)
-        for line, one in zip(axes, found, strict=True):
-            for ax, picture in zip(line, one["pictures"], strict=False):
+def plot(
+    rows: Sequence[dict[str, Any]], pictures: Sequence[np.ndarray], path: Path
+) -> None:
+    """Plot a line for each row: poses of highest reward, then goal states."""
+    wide = 1.25 * pictures[0].shape[2] / PICTURE_HEIGHT  # views side by side
+    with figures.figure(wide * 2 * SHOWN + 1.6, 0.4 + 1.35 * len(rows)) as made:
+        axes = made.subplots(len(rows), 2 * SHOWN, squeeze=False)
+        for line, row, shown in zip(axes, rows, pictures, strict=True):
+            for ax in line:
+                ax.set_xticks([])
+                ax.set_yticks([])
+            for ax, picture in zip(line, shown, strict=False):
                 # Sky above and floor beside the body say nothing.
                 edge = len(picture) // 6
                 views = np.split(picture, picture.shape[1] // len(picture), axis=1)
                 cut = [view[edge:, edge // 2 : -edge // 2] for view in views]
                 ax.imshow(np.concatenate(cut, axis=1))
-            for ax in line:
-                ax.set_xticks([])
-                ax.set_yticks([])
-            alpha = f", alpha {one['alpha']:g}" if one["alpha"] else ""
-            line[0].set_ylabel(f"{one['task']}\n{one['clip']}{alpha}", fontsize=8)
-            said = f"{one['meets']:.0%} meet the task"
-            if one["fell_short"]:
+            alpha = f", alpha {row['alpha']:g}" if row["alpha"] else ""
+            line[0].set_ylabel(f"{row['task']}\n{row['clip']}{alpha}", fontsize=8)
+            said = f"{row['meets']:.0%} meet the task"
+            if row["fell_short"]:
                 said = "the search fell short"
-            line[SHOWN - 1].set_xlabel(
-                f"reward {one['reward_peak']:.2f}, {said}", fontsize=7, loc="right"
-            )
-            line[-1].set_xlabel(
-                f"reward {one['reward_goal_states']:.2f}", fontsize=7, loc="right"
-            )
+            labels = {SHOWN - 1: f"reward {row['reward_peak']:.2f}, {said}",
+                      -1: f"reward {row['reward_goal_states']:.2f}"}  # fmt: skip
+            for i, label in labels.items():
+                line[i].set_xlabel(label, fontsize=7, loc="right")
         axes[0, 0].set_title("highest reward", loc="left")
         axes[0, SHOWN].set_title("states that meet the task", loc="left")
         figures.save(made, path)
 
 
-def main() -> None:
-    """Search as the command line says; bad input ends in one sentence."""
-    cli.run_verb("peak", HELP, lambda arguments: look_for(parse(arguments)))
-
-
 if __name__ == "__main__":
-    main()
+    app.start(
+        lambda composed: measure(check(composed), composed.folder or Path()),
+        "peak",
+        check,
+        PLURAL,
+    )

@@ -17,11 +17,9 @@ from vlmrm_exp.files import write_json
 from vlmrm_exp.pretraining import settings
 from vlmrm_exp.pretraining.settings import PretrainConfig
 
-STATES_SEED = 0  # the same states for all seeds
-
 ConfigStore.instance().store(name="pretrain_schema", node=PretrainConfig)
 OmegaConf.register_new_resolver(
-    "recipes", lambda: app.options_text("recipe").partition(": ")[2]
+    "recipes", lambda: app.options_text("recipe").partition(": ")[2], replace=True
 )
 
 
@@ -62,7 +60,6 @@ def pretrain(composed: app.Composed) -> None:
         Drawing(
             world,
             recipe.states[world],
-            STATES_SEED,
             clip.frame_height,
             recipe.image_size,
             # Not of the other worlds, so that theirs are drawn once for every share.
@@ -71,8 +68,7 @@ def pretrain(composed: app.Composed) -> None:
         for world in WORLDS
     ]
     processes = config.processes or cores()
-    drawn = drawn_before(Path(config.worlds), drawings, processes)
-    train(config, dict(zip(WORLDS, drawn, strict=True)), folder)
+    train(config, drawn_before(Path(config.worlds), drawings, processes), folder)
     found = examine(folder, clip, config.held_out_states)
     write_json(folder / "report.json", found)
     print_table(found)

@@ -1,154 +1,129 @@
 """Score pictures of one's own: python -m vlmrm_exp.score PICTURES prompt="..." ...
 
-Reads images, videos and folders of them, embeds each picture and each prompt, and
-writes the rewards as a table (scores.csv) and as pictures (strip.png, curve.png).
+Rewards images, videos and folders of them as a training run would, and writes a table
+(scores.csv) and figures (strip.png, curve.png).
 """
 
 import contextlib
-import csv
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from PIL import Image
 
-from vlmrm_exp import cli
-from vlmrm_exp.config import ClipConfig, ConfigError
-from vlmrm_exp.study.folder import result_folder
-from vlmrm_exp.study.pictures import Picture, PictureFile, find_files, read_pictures
-from vlmrm_exp.study.progress import progress_bar
-from vlmrm_exp.study.settings import (
-    ModelsConfig,
-    check_alphas,
-    resolve_models,
-    tell_embedded,
-)
-from vlmrm_exp.study.strip import (
-    Column,
-    Scores,
-    draw_curves,
-    draw_strip,
-    when,
-    written_whole,
-)
+from vlmrm_exp import app
+from vlmrm_exp.config import Config, ConfigError, at_least, to_config
+from vlmrm_exp.files import table, write_json, written_whole
+from vlmrm_exp.log import progress_bar, versions
+from vlmrm_exp.reward import choose_device
+from vlmrm_exp.reward.clip import Sentence
+from vlmrm_exp.studies import settings
+from vlmrm_exp.studies.pictures import PictureFile, find_files, read_pictures
+from vlmrm_exp.studies.strip import Column, Scores, plot_curves, plot_strip
+from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
 
-if TYPE_CHECKING:
-    import torch
-
-COMPUTE = ("auto", "cpu", "gpu")
+PLURAL = {
+    "clip": "clips",
+    "alpha": "alphas",
+    "prompts": "prompts",
+    "baselines": "baselines",
+}
+"""Keys whose values are lists, with or without brackets."""
 BATCH_BYTES = 256e6
 """Of pictures that wait to be embedded: photographs are large."""
 LISTED = 5
-"""Pictures at either end of each prompt's printed list."""
-
-HELP = """\
-Says how well pictures match sentences: the reward that a training run would get.
-
-  python -m vlmrm_exp.score photo.jpg frames/ video.mp4 prompt="a robot kneeling"
-  python -m vlmrm_exp.score frames/ prompt='[a robot kneeling, a robot on its knees]'
-  python -m vlmrm_exp.score video.mp4 task=kneeling alpha=0,0.5 every=5 clip=vitl14
-
-Settings:
-  PICTURES          images (what Pillow opens), videos (what ffmpeg opens: mp4, webm,
-                    mov, avi, mkv, ...), or folders: the images and videos that lie in
-                    them, in natural order, without subfolders
-  prompt=SENTENCE   or a list, '[one, another]': each is scored by itself, not averaged
-  baseline=SENTENCE the scene without the goal; or a list, one for each prompt; is not
-                    needed at alpha 0
-  alpha=0           0..1, strength of goal-baseline regularisation, or several: 0,0.5
-  task=null         prompt, baseline and alpha are this task's unless given
-  clip=base         one of conf/clip, or local-dir:/path of a model's folder
-  every=1           of a video, each second frame for 2, and so on
-  pictures=12       in strip.png at most, evenly chosen from the files
-  out=outputs/score/DATE_TIME    the folder that is written into
-  compute=auto      auto, cpu or gpu
-
-Writes scores.csv (file, frame, time_s, and the reward for each prompt), strip.png (the
-pictures with their rewards), curve.png (videos' rewards over time), and score.json
-(settings, model, versions). Transparent pictures are laid on white. A run's own videos
-carry a title and a curve, which the model would see too.
-"""
+"""Pictures at either end of each column's printed list."""
 
 
 @dataclass
-class ScoreConfig:
-    """What to score; see HELP."""
+class ScoreConfig(Config):
+    """See conf/score.yaml."""
 
     files: list[str] = field(default_factory=list)
-    prompt: list[str] | None = None
-    baseline: list[str] | None = None
-    alpha: list[float] | None = None
-    task: str | None = None
-    clip: str = "base"
+    prompts: list[Any] | None = None
+    baselines: list[Any] | None = None
+    alphas: list[float] | None = None
+    clips: list[str] | None = None
     every: int = 1
     pictures: int = 12
-    out: str | None = None
-    compute: str = "auto"
+    out: str = ""
 
 
-def parse(arguments: Sequence[str]) -> ScoreConfig:
-    """Turn arguments into checked values, with the task's in place of missing ones.
+ConfigStore.instance().store(name="score_schema", node=ScoreConfig)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be scored; all of it is known to be possible."""
+
+    files: list[PictureFile]
+    columns: list[Column]
+    jobs: list[Config]
+    """What a training run would be told, for each column."""
+    every: int
+    pictures: int
+
+
+def check(composed: app.Composed) -> Asked:
+    """Resolve the settings and open the files.
 
     Raises:
         ConfigError: one sentence says what is wrong.
     """
-    text = ("files", "prompt", "baseline", "task", "clip", "out")
-    asked = cli.parse(ScoreConfig, arguments, positional="files", text=text)
-    for name in ("prompt", "baseline", "task", "out"):  # texts are taken as typed
-        if getattr(asked, name) in ("null", ["null"]):
-            setattr(asked, name, None)
-    if not asked.files:
+    cfg = composed.cfg
+    if not cfg.files:
         raise ConfigError(
             "No pictures are given: name images, videos, or folders of them."
         )
-    if asked.compute not in COMPUTE:
-        raise ConfigError(
-            f"compute is {asked.compute!r}, but must be one of {', '.join(COMPUTE)}."
-        )
-    if re.search(r"[,\[\]]", asked.clip) and not asked.clip.startswith("local-dir:"):
-        raise ConfigError(
-            f"clip is {asked.clip!r}: give one model, and score once for each."
-        )
     for name in ("every", "pictures"):
-        if getattr(asked, name) < 1:
-            raise ConfigError(f"{name} is {getattr(asked, name)}: give at least 1.")
-    if asked.task is not None:
-        if not re.fullmatch(r"\w+", asked.task):
+        at_least(name, cfg[name], 1)
+    if cfg.task.env == "gym":
+        raise ConfigError(
+            "task=gym has no sentences of its own: leave it out, and give prompt."
+        )
+    if cfg.reward.model != "clip":
+        raise ConfigError(
+            f"reward={cfg.reward.name} looks at states, which pictures do not have: "
+            "leave it out."
+        )
+    if not cfg.out:
+        raise ConfigError("out is empty: give a folder, or leave it out.")
+    for name in settings.RESULTS:
+        if (Path(cfg.out) / name).exists():
             raise ConfigError(
-                f"task is {asked.task!r}: give the name of one, as kneeling."
+                f"{cfg.out} holds {name} already: choose another out=..., or remove it."
             )
-        if asked.task == "gym":
-            raise ConfigError(
-                "task=gym has no sentences of its own: leave it out, and give prompt."
-            )
-        config = cli.composed(f"task={asked.task}")
-        asked.prompt = asked.prompt or config.prompts
-        asked.baseline = asked.baseline or config.baselines
-        asked.alpha = asked.alpha or [config.alpha]
-    asked.alpha = asked.alpha or [0.0]
-    return asked
+    choose_device(cfg.compute.device)
+    jobs = jobs_of(composed)
+    for job in jobs:
+        check_prompts(job.clip, [*job.prompts, *job.baselines])
+    columns = columns_of(jobs)
+    return Asked(find_files(cfg.files), columns, jobs, cfg.every, cfg.pictures)
 
 
-def columns_of(asked: ScoreConfig) -> list[Column]:
-    """Each prompt with its baseline, at each alpha.
+def jobs_of(composed: app.Composed) -> list[Config]:
+    """What a training run would be told, for each prompt at each alpha.
 
     Raises:
-        ConfigError: a sentence is missing, empty or there twice, counts do not match,
-            or an alpha lies outside 0..1 or is there twice.
+        ConfigError: a value is missing or impossible, or numbers do not match.
     """
-    prompts, baselines, alphas = asked.prompt, asked.baseline, asked.alpha or []
+    cfg = composed.cfg
+    prompts = _sentences(composed, "prompt")
+    baselines = _sentences(composed, "baseline")
+    alphas = [cfg.alpha] if cfg.alphas is None else list(cfg.alphas)
+    settings.check_list("alpha", alphas)
     if not prompts:
         raise ConfigError(
             'No prompt is given: say what to look for, as prompt="a robot kneeling", '
             "or take a task's, as task=kneeling."
         )
-    for name, sentences in (("prompt", prompts), ("baseline", baselines or [])):
-        if not all(sentence.strip() for sentence in sentences):
-            raise ConfigError(f"{name} is empty: say in words what to look for.")
-    check_alphas(alphas)
-    if baselines and len(baselines) not in (1, len(prompts)):
+    if len(baselines) > 1 and len(baselines) != len(prompts):
         raise ConfigError(
             f"There are {len(baselines)} baselines for {len(prompts)} prompts: give "
             "one for all, or one for each."
@@ -158,17 +133,49 @@ def columns_of(asked: ScoreConfig) -> list[Column]:
             f"alpha is {max(alphas):g}, which needs a baseline: give it, as "
             'baseline="a robot", or set alpha=0.'
         )
-    of_each = (baselines or [None]) * (len(prompts) if len(baselines or []) < 2 else 1)
-    columns = [
-        Column(
-            prompt if len(alphas) == 1 else f"{prompt} (alpha={alpha:g})",
-            prompt,
-            baseline if alpha > 0 else None,
-            alpha,
-        )
-        for prompt, baseline in zip(prompts, of_each, strict=True)
-        for alpha in alphas
-    ]
+    baselines = baselines or prompts  # not read at alpha 0
+    if len(baselines) == 1:
+        baselines = baselines * len(prompts)
+    clip: Any = OmegaConf.to_object(cfg.clip)
+    if cfg.clips is not None:
+        if len(cfg.clips) != 1:
+            raise ConfigError(f"clip names {len(cfg.clips)} models: give one.")
+        clip = settings._model(composed, cfg.clips[0])
+    jobs = []
+    for prompt, baseline in zip(prompts, baselines, strict=True):
+        for alpha in alphas:
+            job = cfg.copy()
+            job.prompt, job.baseline, job.alpha = prompt, baseline, alpha
+            jobs.append(replace(to_config(job), clip=clip))
+    return jobs
+
+
+def _sentences(composed: app.Composed, key: str) -> list[Any]:
+    """What prompt or prompts (baseline or baselines) holds; empty: nothing is given."""
+    cfg, several = composed.cfg, f"{key}s"
+    if cfg[several] is None:
+        return [] if OmegaConf.is_missing(cfg, key) else [cfg[key]]
+    if any(word.startswith(f"{key}=") for word in composed.keys):
+        raise ConfigError(f"{key} and {several} are both given: leave one out.")
+    if not cfg[several]:
+        raise ConfigError(f"{several} is an empty list: give at least one sentence.")
+    return list(cfg[several])
+
+
+def columns_of(jobs: Sequence[Config]) -> list[Column]:
+    """A column of the table for each job.
+
+    Raises:
+        ConfigError: two would have the same name.
+    """
+    several = len({job.alpha for job in jobs}) > 1
+    columns = []
+    for job in jobs:
+        prompt = name = " / ".join(job.prompts)
+        if several:
+            name += f" (alpha={job.alpha:g})"
+        baseline = " / ".join(job.baselines) if job.alpha > 0 else None
+        columns.append(Column(name, prompt, baseline, job.alpha))
     names = ["file", "frame", "time_s", *(column.name for column in columns)]
     for name in names:
         if names.count(name) > 1:
@@ -178,143 +185,138 @@ def columns_of(asked: ScoreConfig) -> list[Column]:
     return columns
 
 
-def score(asked: ScoreConfig) -> dict[str, Any]:
-    """Score, write, print, and return what score.json holds.
+def score(asked: Asked, folder: Path) -> dict[str, Any]:
+    """Score, print, plot, write into `folder` and return what score.json holds.
 
     Raises:
-        ConfigError: the pictures, the model or the sentences cannot be used.
+        ConfigError: a picture is damaged, or the model cannot be had.
         FloatingPointError: a reward is not a finite number.
     """
-    columns = columns_of(asked)
-    place = ModelsConfig(clip=[asked.clip], out=asked.out)
-    (clip,) = resolve_models(place)
-    files = find_files(asked.files)
-    with result_folder(place, "score") as out:
-        return _score(asked, columns, clip, files, out)
-
-
-def _score(
-    asked: ScoreConfig,
-    columns: Sequence[Column],
-    clip: ClipConfig,
-    files: Sequence[PictureFile],
-    out: Path,
-) -> dict[str, Any]:
-    """As `score`, of what is known to be possible."""
-    # Imported here so that --help and refusals are immediate.
-    from vlmrm_exp.log import versions, write_json
-    from vlmrm_exp.vlm.encoder import check_prompts, load_encoder
-    from vlmrm_exp.vlm.scorer import choose_device
-
-    device = choose_device(asked.compute)
-    sentences = [text for c in columns for text in (c.prompt, c.baseline) if text]
-    check_prompts(clip, sentences)
-    tell_embedded([clip])
+    clip = asked.jobs[0].clip
+    app.tell_embedded([clip])
+    device = choose_device(asked.jobs[0].compute.device)
     encoder = load_encoder(clip, device)
-    reward = _reward_function(columns, encoder.embed_prompts)
+    rewards = rewards_of(encoder, asked.jobs)
     encoder.drop_text_tower()  # the sentences do not change any more
-    scores = score_pictures(
-        files,
-        lambda frames: reward(encoder.embed_frames(frames)),
-        asked.every,
-        clip.batch_size,
-    )
-    _check_finite(scores, files, columns, clip.name)
-    shown = choose_shown(np.bincount(scores.file), asked.pictures)
-    pictures = read_again(files, scores, shown, asked.every)
+    scores = score_pictures(asked, rewards)
+    check_finite(scores, clip.name)
     result = {
-        "files": len(files),
+        "files": len(scores.files),
         "frames": len(scores.file),
         "every": asked.every,
         "clip": clip.name,
         "columns": [
             {
-                "name": column.name,
-                "prompt": column.prompt,
-                "baseline": column.baseline,
-                "alpha": column.alpha,
-                "mean": rewards.mean(dtype=np.float64),
-                "lowest": rewards.min(),
-                "highest": rewards.max(),
+                **vars(column),
+                "mean": reward.mean(dtype=np.float64),
+                "lowest": reward.min(),
+                "highest": reward.max(),
             }
-            for column, rewards in zip(columns, scores.reward.T, strict=True)
+            for column, reward in zip(scores.columns, scores.reward.T, strict=True)
         ],
         "versions": versions({"device": str(device), "encoder": encoder.facts}),
     }
-    write_csv(out / "scores.csv", files, scores, columns)
-    draw_strip(out / "strip.png", files, scores, columns, shown, pictures)
-    moving = [i for i, file in enumerate(files) if file.kind != "image"]
+    write_csv(folder / "scores.csv", scores)
+    write_json(folder / "score.json", result)
+    shown = choose_shown(np.bincount(scores.file), asked.pictures)
+    plot_strip(folder / "strip", scores, shown, read_again(scores, shown, asked.every))
+    figures = f"strip.png ({len(shown)} of {len(scores.file):,} pictures)"
+    moving = [i for i, file in enumerate(scores.files) if file.kind != "image"]
     if moving:
-        draw_curves(out / "curve.png", files, scores, columns, moving[: asked.pictures])
-    write_json(out / "score.json", result)
-    print(table(files, scores, columns))
-    print(f"  saved    {out / 'scores.csv'}, score.json")
-    print(f"  pictures {out / 'strip.png'}: {len(shown)} of {len(scores.file)}")
-    if moving:
-        print(
-            f"  curves   {out / 'curve.png'}: {min(len(moving), asked.pictures)} of "
-            f"{len(moving)} videos"
-        )
+        plotted = moving[: asked.pictures]
+        plot_curves(folder / "curve", scores, plotted)
+        figures += f", curve.png ({len(plotted)} of {len(moving)} videos)"
+    print(report(scores))
+    print(f"\nsaved {folder}/scores.csv, score.json, {figures}")
     return result
 
 
-def score_pictures(
-    files: Sequence[PictureFile],
-    reward: Callable[[np.ndarray], np.ndarray],
-    every: int,
-    batch_size: int,
-) -> Scores:
-    """Reward all pictures of all files, in batches of one size.
+def rewards_of(
+    encoder: Encoder, jobs: Sequence[Config]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What rewards pictures as training does: (B, H, W, 3) uint8 -> (B, C) float32.
+
+    Raises:
+        ConfigError: a prompt and its baseline mean the same to the model.
+    """
+    sentences = [Sentence(encoder, job) for job in jobs]
+
+    def rewards(frames: np.ndarray) -> np.ndarray:
+        embeddings = encoder.embed_frames(frames)[:, None]  # one view: (B, 1, D)
+        each = [sentence(embeddings) for sentence in sentences]
+        return torch.stack(each, dim=1).cpu().numpy()
+
+    return rewards
+
+
+def score_pictures(asked: Asked, rewards: Callable[[np.ndarray], np.ndarray]) -> Scores:
+    """Reward all pictures of all files, holding one batch of them at a time.
+
+    A batch has pictures of one size, and fewer than the model takes if they are large.
 
     Args:
-        files: to be read one after another; only a batch of pictures is held.
-        reward: (B, H, W, 3) uint8 -> (B, C) float32.
-        every: of videos, each frame whose place divides by this.
-        batch_size: pictures at once, fewer if they are large.
+        asked: the files, and which of their frames.
+        rewards: (B, H, W, 3) uint8 -> (B, C) float32.
 
     Raises:
         ConfigError: a damaged file.
     """
     places: list[tuple[int, int, float]] = []
-    rewards: list[np.ndarray] = []
+    found: list[np.ndarray] = []
     waiting: list[np.ndarray] = []
 
     def flush() -> None:
         if waiting:
-            rewards.append(reward(np.stack(waiting)))
+            found.append(rewards(np.stack(waiting)))
             bar.update(len(waiting))
             waiting.clear()
 
-    still = all(file.kind == "image" for file in files)
-    total = len(files) if still else None
-    with progress_bar(total, "picture") as bar:
-        for number, file in enumerate(files):
-            for frame, time_s, pixels in read_pictures(file, every):
-                full = min(batch_size, BATCH_BYTES // pixels.nbytes)
-                if waiting and (
-                    len(waiting) >= full or waiting[0].shape != pixels.shape
-                ):
+    still = all(file.kind == "image" for file in asked.files)
+    total = len(asked.files) if still else None
+    with progress_bar(total, "picture", "scoring") as bar:
+        for number, file in enumerate(asked.files):
+            for frame, time_s, pixels in read_pictures(file, asked.every):
+                most = BATCH_BYTES // pixels.nbytes
+                full = len(waiting) >= min(asked.jobs[0].clip.batch_size, most)
+                if waiting and (full or waiting[0].shape != pixels.shape):
                     flush()
                 waiting.append(pixels)
                 places.append((number, frame, np.nan if time_s is None else time_s))
         flush()
-    file, frame, time_s = (np.array(column) for column in zip(*places, strict=True))
-    return Scores(file, frame, time_s, np.concatenate(rewards))
+    columns = (np.array(column) for column in zip(*places, strict=True))
+    return Scores(asked.files, asked.columns, *columns, reward=np.concatenate(found))
+
+
+def check_finite(scores: Scores, clip: str) -> None:
+    """Refuse rewards that are no numbers.
+
+    Raises:
+        FloatingPointError: there is one; it says of which picture.
+    """
+    bad = np.argwhere(~np.isfinite(scores.reward))
+    if len(bad):
+        row, column = bad[0]
+        raise FloatingPointError(
+            f'The reward of {_place(scores, row)} for "{scores.columns[column].name}" '
+            f"is {scores.reward[row, column]}, not a finite number: the weights of "
+            f"clip={clip} are damaged, or too large for their precision; try "
+            "compute=cpu."
+        )
 
 
 def choose_shown(counts: Sequence[int] | np.ndarray, most: int) -> np.ndarray:
-    """Choose evenly which of the rows to show.
+    """Choose evenly which of the pictures to show.
 
     With fewer files than `most`, each has one place, and the places left go one by one
-    to the file with the most rows to a place. With more files, one of each in so many,
-    evenly chosen.
+    to the file with the most pictures to a place. With more files, one of each in so
+    many, evenly chosen.
 
     Args:
-        counts: rows of each file, which stand one file after another.
-        most: rows to choose at most.
+        counts: pictures of each file, which stand one file after another.
+        most: pictures to choose at most.
 
     Returns:
-        Row numbers, rising.
+        Numbers of pictures, rising.
     """
     counts = np.asarray(counts)
     places = np.zeros(len(counts), int)
@@ -322,149 +324,83 @@ def choose_shown(counts: Sequence[int] | np.ndarray, most: int) -> np.ndarray:
     while len(counts) < most and places.sum() < min(most, counts.sum()):
         places[np.argmax(np.where(places < counts, counts / places, 0))] += 1
     starts = np.cumsum(counts) - counts
-    return np.concatenate(
-        [
-            start + _spread(n, k)
-            for start, n, k in zip(starts, counts, places, strict=True)
-        ]
-    )
+    parts = zip(starts, counts, places, strict=True)
+    return np.concatenate([start + _spread(n, k) for start, n, k in parts])
 
 
 def _spread(total: int, most: int) -> np.ndarray:
     """At most `most` of 0..total-1, both ends among them; the middle for one."""
-    if most == 0:
-        return np.zeros(0, int)
     if most == 1:
         return np.array([total // 2])
     return np.linspace(0, total - 1, min(total, most)).round().astype(int)
 
 
-def write_csv(
-    path: Path, files: Sequence[PictureFile], scores: Scores, columns: Sequence[Column]
-) -> None:
-    """Write the rewards as RFC 4180 has it, UTF-8, a picture a line."""
-    with (
-        written_whole(path) as temporary,
-        temporary.open(
-            "w", newline="", encoding="utf-8", errors="surrogateescape"
-        ) as opened,
-    ):
-        writer = csv.writer(opened)
-        writer.writerow(["file", "frame", "time_s", *(c.name for c in columns)])
-        for i, rewards in enumerate(scores.reward):
-            time_s = scores.time_s[i]
-            place = "" if np.isnan(time_s) else f"{time_s:.6g}"
-            name = str(files[scores.file[i]].path)
-            # Nine figures give back the very float32.
-            values = (f"{value:.9g}" for value in rewards)
-            writer.writerow([name, int(scores.frame[i]), place, *values])
-
-
-def table(
-    files: Sequence[PictureFile], scores: Scores, columns: Sequence[Column]
-) -> str:
-    """The highest and the lowest rewards for each prompt, to be printed."""
-    count = len(scores.file)
-    noun = "picture" if count == 1 else "pictures"
-    lines = [f"{count:,} {noun} in {len(files):,} file{'s' * (len(files) != 1)}"]
-    for column, rewards in zip(columns, scores.reward.T, strict=True):
-        regularised = f', baseline "{column.baseline}"' if column.baseline else ""
-        lines.append(f'"{column.prompt}", alpha {column.alpha:g}{regularised}')
-        lines.append(
-            f"  mean {rewards.mean():.4f}, from {rewards.min():.4f} to "
-            f"{rewards.max():.4f}"
-        )
-        order = np.argsort(-rewards, kind="stable")
-        for rank, i in enumerate(order):
-            if LISTED <= rank < count - LISTED:
-                if rank == LISTED:
-                    lines.append(f"     ... {count - 2 * LISTED:,} more")
-                continue
-            lines.append(f"  {rewards[i]:8.4f}  {_place(files, scores, i)}")
-    return "\n".join(lines)
-
-
-def _place(files: Sequence[PictureFile], scores: Scores, row: int) -> str:
-    return f"{files[scores.file[row]].path}  {when(files, scores, row)}".rstrip()
-
-
-def _reward_function(
-    columns: Sequence[Column], embed: "Callable[[list[str]], torch.Tensor]"
-) -> "Callable[[torch.Tensor], np.ndarray]":
-    """The columns' rewards: (B, D) unit embeddings -> (B, C) float32.
-
-    Raises:
-        ConfigError: a prompt and its baseline mean the same to the model.
-    """
-    import torch
-
-    from vlmrm_exp.vlm.reward import goal_baseline_reward
-
-    goals = embed([column.prompt for column in columns])
-    # The baseline is not read at alpha 0.
-    baselines = embed([column.baseline or column.prompt for column in columns])
-
-    def reward(states: torch.Tensor) -> np.ndarray:
-        each = [
-            goal_baseline_reward(states, goal, baseline, column.alpha)
-            for column, goal, baseline in zip(columns, goals, baselines, strict=True)
-        ]
-        return torch.stack(each, dim=1).cpu().numpy()
-
-    try:
-        reward(goals)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return reward
-
-
-def _check_finite(
-    scores: Scores, files: Sequence[PictureFile], columns: Sequence[Column], clip: str
-) -> None:
-    bad = np.argwhere(~np.isfinite(scores.reward))
-    if len(bad):
-        row, column = bad[0]
-        raise FloatingPointError(
-            f"The reward of {_place(files, scores, row)} for "
-            f'"{columns[column].name}" is {scores.reward[row, column]}, not a finite '
-            f"number: the weights of clip={clip} are damaged, or too large for their "
-            "precision; try compute=cpu."
-        )
-
-
-def read_again(
-    files: Sequence[PictureFile],
-    scores: Scores,
-    shown: np.ndarray,
-    every: int,
-) -> list[np.ndarray]:
-    """The pictures of some rows; only they are held at once."""
+def read_again(scores: Scores, shown: np.ndarray, every: int) -> list[np.ndarray]:
+    """The pictures of some rows, at most 480 pixels a side; only they are held."""
     pictures = []
     for number in np.unique(scores.file[shown]):
         wanted = set(scores.frame[shown][scores.file[shown] == number].tolist())
-        with contextlib.closing(read_pictures(files[number], every)) as reading:
+        reading = read_pictures(scores.files[number], every)
+        with contextlib.closing(reading):
             for picture in reading:
                 if picture.frame in wanted:
-                    pictures.append(_reduce(picture))
+                    image = Image.fromarray(picture.pixels)
+                    image.thumbnail((480, 480))
+                    pictures.append(np.asarray(image))
                     wanted.remove(picture.frame)
                 if not wanted:
                     break
     return pictures
 
 
-def _reduce(picture: Picture) -> np.ndarray:
-    """At most 480 pixels a side, for the strip."""
-    from PIL import Image
+def write_csv(path: Path, scores: Scores) -> None:
+    """Write the rewards, a picture a line."""
+    about = {
+        "file": [str(scores.files[number].path) for number in scores.file],
+        "frame": scores.frame,
+        "time_s": scores.time_s,
+    }
+    names = [column.name for column in scores.columns]
+    rewards = dict(zip(names, scores.reward.T, strict=True))
+    with written_whole(path) as part:
+        # Nine digits give back the same float32; names of files may be no valid text.
+        pd.DataFrame(about | rewards).to_csv(
+            part, index=False, float_format="%.9g", errors="surrogateescape"
+        )
 
-    image = Image.fromarray(picture.pixels)
-    image.thumbnail((480, 480))
-    return np.asarray(image)
+
+def report(scores: Scores) -> str:
+    """The highest and the lowest rewards of each column, for people."""
+    count, files = len(scores.file), len(scores.files)
+    parts = [
+        f"{count:,} picture{'s' * (count != 1)} in {files:,} file{'s' * (files != 1)}"
+    ]
+    for column, rewards in zip(scores.columns, scores.reward.T, strict=True):
+        title = f'"{column.prompt}", alpha {column.alpha:g}'
+        if column.baseline:
+            title += f', baseline "{column.baseline}"'
+        title += (
+            f"\n  mean {rewards.mean():.4f}, from {rewards.min():.4f} to "
+            f"{rewards.max():.4f}"
+        )
+        order = np.argsort(-rewards, kind="stable")
+        lines = [[_place(scores, row), f"{rewards[row]:.4f}"] for row in order]
+        if count > 2 * LISTED:
+            lines[LISTED:-LISTED] = [[f"... {count - 2 * LISTED:,} more", ""]]
+        parts.append(f"{title}\n{table(['picture', 'reward'], lines)}")
+    return "\n\n".join(parts)
 
 
-def main() -> None:
-    """Score as the command line says; bad input ends in one sentence."""
-    cli.run_verb("score", HELP, lambda arguments: score(parse(arguments)))
+def _place(scores: Scores, row: int) -> str:
+    """Which picture of which file."""
+    return f"{scores.files[scores.file[row]].path}  {scores.when(row)}".rstrip()
 
 
 if __name__ == "__main__":
-    main()
+    app.start(
+        lambda composed: score(check(composed), composed.folder or Path()),
+        "score",
+        check,
+        PLURAL,
+        files=True,
+    )

@@ -43,6 +43,7 @@ APPEARANCES: dict[str, list[tuple[TaskConfig, float]]] = {
 }
 """How states are seen, the default first, and the share of the pictures: a default run
 sees the humanoid realistic, in front and aside."""
+STATES_SEED = 0  # of what models learn from: the same states for all their seeds
 # States are drawn in parts, whose number does not depend on that of the processes.
 MOST_PARTS, SMALLEST_PART = 16, 500
 Part = tuple[int, np.random.SeedSequence]
@@ -57,8 +58,6 @@ class Drawing:
     """One of WORLDS."""
     count: int
     """States."""
-    seed: int
-    """Decides them, together with the world."""
     frame_height: int
     """Px of the picture as a run would draw it."""
     image_size: int
@@ -112,7 +111,7 @@ def parts_of(world: str, count: int, seed: int) -> list[Part]:
 
 def drawn_before(
     folder: Path, drawings: Sequence[Drawing], processes: int
-) -> list[np.ndarray]:
+) -> dict[str, np.ndarray]:
     """Draw and render states, or find them drawn by an earlier pretraining.
 
     Args:
@@ -122,16 +121,16 @@ def drawn_before(
             influence on the result.
 
     Returns:
-        Arrays (B,) with the fields states (S,), appearance () and frames (H, H, 3)
-        uint8, mapped from the files.
+        By world an array (B,) with the fields states (S,), appearance () and frames
+        (H, H, 3) uint8, mapped from the file.
     """
-    paths = [folder / _name(drawing) for drawing in drawings]
-    todo = [x for x in zip(paths, drawings, strict=True) if not x[0].exists()]
+    paths = {drawing.world: folder / _name(drawing) for drawing in drawings}
+    todo = [drawing for drawing in drawings if not paths[drawing.world].exists()]
     with _map_in(processes if todo else 1) as mapped:
-        for path, drawing in todo:
-            with written_whole(path) as unfinished:
-                _draw(drawing, unfinished, mapped)
-    return [np.load(path, mmap_mode="r") for path in paths]
+        for drawing in todo:
+            with written_whole(paths[drawing.world]) as path:
+                _draw(drawing, path, mapped)
+    return {world: np.load(path, mmap_mode="r") for world, path in paths.items()}
 
 
 @contextmanager
@@ -151,7 +150,7 @@ def _draw(
 ) -> None:
     """Write all parts into one file, which need not fit into memory."""
     drawn = open_memmap(path, "w+", _fields(drawing), (drawing.count,))
-    parts = parts_of(drawing.world, drawing.count, drawing.seed)
+    parts = parts_of(drawing.world, drawing.count, STATES_SEED)
     done = 0
     with progress_bar(drawing.count, "state", f"drawing {drawing.world}") as bar:
         for part in mapped(partial(_draw_part, drawing), parts):
@@ -201,7 +200,7 @@ def _name(drawing: Drawing) -> str:
     # A change of poses, colours, libraries or driver shows in a sample drawn anew.
     states = draw_states(world, 200, np.random.default_rng(0), drawing.visited)
     few = _draw_part(drawing, (16, np.random.SeedSequence(0)))
-    how = repr((drawing, MOST_PARTS, SMALLEST_PART, APPEARANCES[world])).encode()
-    sample = how + states.tobytes() + few["frames"].tobytes()
+    how = (drawing, STATES_SEED, MOST_PARTS, SMALLEST_PART, APPEARANCES[world])
+    sample = repr(how).encode() + states.tobytes() + few["frames"].tobytes()
     key = hashlib.sha256(sample).hexdigest()[:12]
-    return f"{world}-{drawing.count}-s{drawing.seed}-{key}.npy"
+    return f"{world}-{drawing.count}-{key}.npy"

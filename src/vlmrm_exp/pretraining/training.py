@@ -3,7 +3,7 @@
 The usual target says that picture i belongs to caption i alone. Here the captions'
 probabilities are known, so the target is the probability that caption j, among the
 batch's, was said of picture i: the expectation of the usual one, and the same optimum,
-without the noise of drawing it (docs/decisions/0002).
+without the noise of drawing it (docs/embedded_models.md).
 """
 
 import gzip

@@ -86,6 +86,9 @@ class RewardModel(Protocol):
     version: int = 0
     """Grows with each change of what it would answer; workers then get `state_dict`."""
 
+    def __init__(self, config: Config) -> None:
+        """Load, in the process that will use it; may raise ConfigError."""
+
     def rewards(self, episodes: Episodes) -> np.ndarray:
         """Rewards of each step: (T, N) float32."""
         ...

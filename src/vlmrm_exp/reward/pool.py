@@ -23,9 +23,12 @@ from vlmrm_exp.reward import Episodes, RewardModel, reward_class
 
 FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
 
+Wait = Callable[[], np.ndarray]
+"""Waits for rewards: (T, N) float32."""
+
 
 class Memory(Protocol):
-    """What a model that learns needs of the replay buffer."""
+    """What a reward model that learns needs of the replay buffer."""
 
     def episodes(self) -> Episodes:
         """All that is stored."""
@@ -37,7 +40,10 @@ class Memory(Protocol):
 
 
 class Pool:
-    """Rewards whole episodes, in the order in which they were submitted."""
+    """Rewards episodes in the order in which they are submitted. See `make_pool`."""
+
+    _learner: RewardModel | None
+    """The model that learns, if one does."""
 
     def __init__(self, config: Config, model: RewardModel | type[RewardModel]) -> None:
         self.needs_states = model.needs_states
@@ -46,7 +52,7 @@ class Pool:
         # Only what costs something is worth sparing.
         self._every = 1 if model.cheap else config.reward.every
 
-    def submit(self, episodes: Episodes, thin: bool = False) -> Callable[[], Any]:
+    def submit(self, episodes: Episodes, thin: bool = False) -> Wait:
         """Begin to reward episodes.
 
         Args:
@@ -56,15 +62,12 @@ class Pool:
                 the first get its reward.
 
         Returns:
-            What waits for the rewards, (T, N) float32. It raises FloatingPointError if
-            one is not a finite number.
+            What waits for them; it raises FloatingPointError where one is not finite.
         """
-        every = self._every if thin else 1
         steps, _ = episodes.shape
+        every = self._every if thin else 1
         at = np.arange(steps - 1, -1, -every)[::-1]
-        if every > 1:
-            episodes = episodes.thinned(at)
-        wait = self._submit(episodes)
+        wait = self._submit(episodes if every == 1 else episodes.thinned(at))
 
         def finish() -> np.ndarray:
             reward = wait()
@@ -85,24 +88,25 @@ class Pool:
         Returns:
             Metrics; none of a model that does not learn.
         """
-        if not self.remembers:
+        if self._learner is None:
             return {}
-        learner = self._learner()
-        before = learner.version
-        episodes = memory.episodes()
-        metrics = learner.update(episodes)
-        if learner.version != before:
+        before, episodes = self._learner.version, memory.episodes()
+        metrics = self._learner.update(episodes)
+        if self._learner.version != before:
             memory.set_rewards(self.rewards(episodes))
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """What a model that learns has learned."""
-        return self._learner().state_dict() if self.remembers else {}
+        return {} if self._learner is None else self._learner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        if self.remembers:
-            self._learner().load_state_dict(state)
+        if self._learner is not None:
+            self._learner.load_state_dict(state)
+
+    def _submit(self, episodes: Episodes) -> Wait:
+        raise NotImplementedError
 
     def about(self) -> dict[str, Any]:
         """What the rewards depend on, for the run's record."""
@@ -110,13 +114,6 @@ class Pool:
 
     def close(self) -> None:
         """Stop processes, release what is open."""
-        raise NotImplementedError
-
-    def _submit(self, episodes: Episodes) -> Callable[[], np.ndarray]:
-        raise NotImplementedError
-
-    def _learner(self) -> RewardModel:
-        """The model that `update` is called on."""
         raise NotImplementedError
 
 
@@ -161,21 +158,12 @@ class InProcess(Pool):
     def __init__(self, config: Config, model: RewardModel) -> None:
         super().__init__(config, model)
         self._model = model
+        self._learner = model if model.remembers else None
+        self.about, self.close = model.about, model.close
 
-    def _submit(self, episodes: Episodes) -> Callable[[], np.ndarray]:
+    def _submit(self, episodes: Episodes) -> Wait:
         rewards = self._model.rewards(episodes)
         return lambda: rewards
-
-    def _learner(self) -> RewardModel:
-        return self._model
-
-    def about(self) -> dict[str, Any]:
-        """What the rewards depend on."""
-        return self._model.about()
-
-    def close(self) -> None:
-        """Release what the model has open."""
-        self._model.close()
 
 
 class Workers(Pool):
@@ -184,11 +172,11 @@ class Workers(Pool):
     def __init__(self, config: Config, example: Episodes) -> None:
         model = reward_class(config)
         super().__init__(config, model)
+        self._learner = model(config) if model.remembers else None
+        self._sent: int | None = 0  # the version that workers have
         self._window = model.window
         self._axis = 0 if model.window == 1 else 1  # along which work is shared out
-        self._trained = model(config) if self.remembers else None
-        self._sent: int | None = 0  # the version that workers have
-        self._pending: deque[list[np.ndarray]] = deque()
+        self._pending: deque[list[np.ndarray]] = deque()  # answers so far, of each job
         self._pipes: list[Connection] = []
         self._processes = []
         # spawn: an OpenGL or CUDA context does not survive a fork.
@@ -215,51 +203,6 @@ class Workers(Pool):
             self.close()
             raise
 
-    def _submit(self, episodes: Episodes) -> Callable[[], np.ndarray]:
-        states = episodes.states
-        assert states is not None
-        # A worker that still wants to answer does not read: both ends would wait.
-        if self._pending:
-            self._finish(self._pending[-1])
-        if self._trained and self._trained.version != self._sent:
-            self._sent = self._trained.version
-            for pipe in self._pipes:
-                pipe.send(self._trained.state_dict())
-        job: list[np.ndarray] = []  # the workers' answers
-        for pipe, share in zip(self._pipes, self._shares(episodes), strict=True):
-            pipe.send(share)
-        self._pending.append(job)
-
-        def wait() -> np.ndarray:
-            self._finish(job)
-            return np.concatenate(job, axis=self._axis).reshape(states.shape[:2])
-
-        return wait
-
-    def _shares(self, episodes: Episodes) -> list[Episodes]:
-        """A part for each worker: whole batches of states, or whole episodes."""
-        if self._window == 1:
-            episodes = episodes.column()
-        states = episodes.states
-        assert states is not None
-        size = self._batch_size if self._window == 1 else 1
-        count = -(-states.shape[self._axis] // size)
-        ends = np.linspace(0, count, len(self._pipes) + 1).round().astype(int)
-        return episodes.split(ends[1:-1] * size, self._axis)
-
-    def _finish(self, job: list[np.ndarray]) -> None:
-        """Wait for a job's answers, those of earlier jobs first."""
-        while len(job) < len(self._pipes):
-            oldest = self._pending[0]
-            # Kept between calls: Ctrl-C may come between two workers' answers.
-            while len(oldest) < len(self._pipes):
-                oldest.append(self._receive(len(oldest)))
-            self._pending.popleft()
-
-    def _learner(self) -> RewardModel:
-        assert self._trained is not None
-        return self._trained
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`, workers too."""
         super().load_state_dict(state)
@@ -279,11 +222,48 @@ class Workers(Pool):
                 process.kill()
                 process.join()
         self._pipes, self._processes = [], []
-        if self._trained is not None:
-            self._trained.close()
+        if self._learner is not None:
+            self._learner.close()
+
+    def _submit(self, episodes: Episodes) -> Wait:
+        # A worker that still wants to answer does not read: both ends would wait.
+        if self._pending:
+            self._finish(self._pending[-1])
+        if self._learner is not None and self._learner.version != self._sent:
+            self._sent = self._learner.version
+            for pipe in self._pipes:
+                pipe.send(self._learner.state_dict())
+        for pipe, share in zip(self._pipes, self._shares(episodes), strict=True):
+            pipe.send(share)
+        job: list[np.ndarray] = []
+        self._pending.append(job)
+
+        def wait() -> np.ndarray:
+            self._finish(job)
+            return np.concatenate(job, axis=self._axis).reshape(episodes.shape)
+
+        return wait
+
+    def _shares(self, episodes: Episodes) -> list[Episodes]:
+        """A part for each worker: whole batches of states, or whole episodes."""
+        size = 1
+        if self._window == 1:
+            episodes, size = episodes.column(), self._batch_size
+        count = -(-episodes.shape[self._axis] // size)
+        ends = np.linspace(0, count, len(self._pipes) + 1).round().astype(int)
+        return episodes.split(ends[1:-1] * size, self._axis)
+
+    def _finish(self, job: list[np.ndarray]) -> None:
+        """Wait for a job's answers, those of earlier jobs first."""
+        while len(job) < len(self._pipes):
+            oldest = self._pending[0]
+            # Kept between calls: Ctrl-C may come between two workers' answers.
+            while len(oldest) < len(self._pipes):
+                oldest.append(self._receive(len(oldest)))
+            self._pending.popleft()
 
     def _receive(self, number: int, timeout_s: float | None = None) -> Any:
-        pipe = self._pipes[number]
+        pipe, process = self._pipes[number], self._processes[number]
         if timeout_s is not None and not pipe.poll(timeout_s):
             raise ConfigError(
                 f"A reward worker gave no reward within {timeout_s} s, so its OpenGL "
@@ -293,11 +273,10 @@ class Workers(Pool):
         try:
             answer = pipe.recv()
         except EOFError:
-            self._processes[number].join(timeout=5)
+            process.join(timeout=5)
             raise RuntimeError(
-                "A reward worker ended by itself (exit code "
-                f"{self._processes[number].exitcode}; -9 usually means that memory ran "
-                "out): its own message stands above."
+                f"A reward worker ended by itself (exit code {process.exitcode}; -9 "
+                "usually means that memory ran out): its own message stands above."
             ) from None
         if isinstance(answer, Exception):
             raise answer

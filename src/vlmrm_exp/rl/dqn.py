@@ -22,6 +22,7 @@ from vlmrm_exp.config import AlgoConfig, Config
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward.pool import Pool
+from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.evaluation import LOGGED, judge, play, rollout_metrics
 from vlmrm_exp.rl.experience import (
     Batch,
@@ -30,9 +31,9 @@ from vlmrm_exp.rl.experience import (
     State,
     collect,
     make_seeds,
+    means,
     network_input,
 )
-from vlmrm_exp.rl.gradient_steps import GradientSteps, means
 
 
 class QNetwork(nn.Module):
@@ -230,9 +231,9 @@ def train(
     state = State(envs, agent, replay, next_evaluation=evaluation.every)
     if saved is not None:
         state.load_state_dict(saved)
-    gradient_steps = GradientSteps(
-        agent, replay, algo.batch_size, config.compute.cuda_graph
-    )
+    graph = None
+    if config.compute.cuda_graph and device.type == "cuda":
+        graph = CudaGraph(agent, replay, algo.batch_size)
     rewards = deque(pool.submit(rollout, thin=True) for rollout in state.in_flight)
     # Rewards that cost nothing are there at once.
     overlap = config.compute.overlap and not pool.cheap
@@ -271,7 +272,11 @@ def train(
             metrics = pool.learn(replay)
             losses = []
             if replay.size >= algo.learning_starts:
-                losses = gradient_steps(algo.gradient_steps)
+                places = replay.draw(algo.gradient_steps, algo.batch_size)
+                if graph is not None:
+                    losses = graph(places)
+                else:
+                    losses = [agent.update(replay.gather(place)) for place in places]
                 state.gradient_steps += algo.gradient_steps
             metrics |= means(losses)  # the only wait for the device
             log.lap("perf/learn_s")

@@ -101,16 +101,14 @@ def play(
             rollouts.append(rollout)
         if waiting is not None:
             rewards.append(waiting())
-    judged = rollouts[0].goal is not None
+    goals = [r.goal for r in rollouts if r.goal is not None]
     return Played(
         reward=np.concatenate(rewards, axis=1),
         env_reward=np.concatenate([r.env_reward for r in rollouts], axis=1),
-        success=np.concatenate([envs.episode_success(r.goal) for r in rollouts])
-        if judged
+        success=np.concatenate([envs.episode_success(g) for g in goals])
+        if goals
         else None,
-        goal_share=np.concatenate([r.goal.mean(axis=0) for r in rollouts])
-        if judged
-        else None,
+        goal_share=np.concatenate([g.mean(axis=0) for g in goals]) if goals else None,
         states=states,
     )
 

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -46,7 +46,10 @@ class Rollout(Episodes):
 
     def first(self, episodes: int) -> "Rollout":
         """The first `episodes` of them (views)."""
-        cut = {k: None if v is None else v[:, :episodes] for k, v in vars(self).items()}
+        cut: dict[str, Any] = {
+            name: None if array is None else array[:, :episodes]
+            for name, array in vars(self).items()
+        }
         return Rollout(**cut)
 
 
@@ -149,7 +152,7 @@ class Replay:
         self._filled = 0  # rollouts
         self._next = 0  # the slot that is written next
         discrete = isinstance(envs.action_space, gym.spaces.Discrete)
-        action = () if discrete else envs.action_space.shape
+        action = envs.action_space.shape or ()  # () of discrete ones
         shape = (self.capacity, steps, count)
         self._observation = torch.empty(
             (self.capacity, steps + 1, count, *envs.observation_space.shape),
@@ -169,7 +172,7 @@ class Replay:
                 raise ConfigError(
                     "The reward model wants its old states again, but here they are "
                     f"frames of {' x '.join(map(str, state.shape))}: "
-                    f"{math.prod(shape):,} of them are {gigabytes:,.1f} GB; choose "
+                    f"{math.prod(shape):,} of them are {gigabytes:.3g} GB; choose "
                     "another reward, or a task whose states are numbers."
                 )
             self._states = torch.empty((*shape, *state.shape), dtype=torch.float64)
@@ -303,6 +306,27 @@ class Agent(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
         ...
+
+
+def means(metrics: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """Average each key over the gradient steps.
+
+    Raises:
+        FloatingPointError: a mean is not a finite number.
+    """
+    if not metrics:
+        return {}
+    keys = list(metrics[0])
+    # (gradient steps x keys,) -> (keys,): one copy to the CPU for all of them
+    flat = torch.stack([values[key] for values in metrics for key in keys])
+    averages = flat.view(len(metrics), len(keys)).mean(0).tolist()
+    for key, mean in zip(keys, averages, strict=True):
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"{key} became {mean}: learning diverged; try a lower "
+                "algo.learning_rate."
+            )
+    return dict(zip(keys, averages, strict=True))
 
 
 class Seeds(NamedTuple):

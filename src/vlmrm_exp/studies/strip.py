@@ -32,10 +32,12 @@ class Column:
     alpha: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scores:
     """Rewards of B pictures in C columns."""
 
+    files: Sequence[PictureFile]
+    columns: Sequence[Column]
     file: np.ndarray
     """(B,) int: which of the files."""
     frame: np.ndarray
@@ -45,12 +47,18 @@ class Scores:
     reward: np.ndarray
     """(B, C) float32."""
 
+    def when(self, row: int) -> str:
+        """Which frame of its file a picture is; empty for a still image."""
+        if self.files[self.file[row]].kind == "image":
+            return ""
+        time_s = self.time_s[row]
+        seconds = "" if np.isnan(time_s) else f", {time_s:.2f} s"
+        return f"frame {self.frame[row]:,}{seconds}"
+
 
 def plot_strip(
     path: Path,
-    files: Sequence[PictureFile],
     scores: Scores,
-    columns: Sequence[Column],
     shown: Sequence[int] | np.ndarray,
     pictures: Sequence[np.ndarray],
 ) -> None:
@@ -58,12 +66,11 @@ def plot_strip(
 
     Args:
         path: of the png and the svg, without a suffix.
-        files: that the scores speak of.
-        scores: of all pictures.
-        columns: what the rewards are for; numbered from 1.
+        scores: of all pictures; columns are numbered from 1.
         shown: (K,) int, rows of the scores.
         pictures: of these rows, K of (H, W, 3) uint8.
     """
+    columns = scores.columns
     lines = -(-len(shown) // 6)
     across = max(-(-len(shown) // lines), 3)  # three to six in a line
     side, bars = 1.9, 0.17 * len(columns)  # inches
@@ -98,9 +105,9 @@ def plot_strip(
             above.imshow(pixels, interpolation="antialiased")
             above.set_anchor("SW")
             title = below.set_title("", loc="left", size=7.5)
-            name = files[scores.file[row]].path.name
+            name = scores.files[scores.file[row]].path.name
             for limit in range(30, 4, -1):  # letters differ in width
-                short = f"{shorten(name, limit)}\n{when(files, scores, row)}"
+                short = f"{shorten(name, limit)}\n{scores.when(row)}"
                 title.set_text(short.strip())
                 if title.get_window_extent().width < 0.95 * side * made.dpi:
                     break
@@ -114,24 +121,17 @@ def plot_strip(
                 below.text(length + 0.04, c, value, **style)
 
 
-def plot_curves(
-    path: Path,
-    files: Sequence[PictureFile],
-    scores: Scores,
-    columns: Sequence[Column],
-    chosen: Sequence[int],
-) -> None:
+def plot_curves(path: Path, scores: Scores, chosen: Sequence[int]) -> None:
     """Plot rewards over time, a panel for each chosen file and alpha.
 
     Panels of one alpha have one axis; rewards of two alphas differ too much in scale.
 
     Args:
         path: of the png and the svg, without a suffix.
-        files: that the scores speak of.
-        scores: of all pictures.
-        columns: what the rewards are for; numbered from 1.
+        scores: of all pictures; columns are numbered from 1.
         chosen: numbers of the files.
     """
+    columns = scores.columns
     heading = "Reward over time, for each frame that was scored."
     alphas = list(dict.fromkeys(column.alpha for column in columns))
     panels = list(itertools.product(chosen, alphas))
@@ -153,20 +153,11 @@ def plot_curves(
                 axes.plot(x, rewards, **_style(c), marker=marker, markersize=3)
             axes.set_ylim(drawn.min() - margin, drawn.max() + margin)
             axes.set(xlabel="seconds" if timed else "frame", ylabel="reward")
-            name = shorten(str(files[which].path), 85)
+            name = shorten(str(scores.files[which].path), 85)
             if len(alphas) > 1:
                 name += f", alpha {alpha:g}"
             axes.set_title(name, size=9, loc="left")
         made.align_ylabels()
-
-
-def when(files: Sequence[PictureFile], scores: Scores, row: int) -> str:
-    """Which frame of its file a row of the scores is; empty for a still image."""
-    if files[scores.file[row]].kind == "image":
-        return ""
-    time_s = scores.time_s[row]
-    seconds = "" if np.isnan(time_s) else f", {time_s:.2f} s"
-    return f"frame {scores.frame[row]:,}{seconds}"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Gradient steps between two rollouts; on a GPU as one CUDA graph, replayed.
+"""Gradient steps on a GPU as one CUDA graph, replayed.
 
 A step of networks this small is some two hundred kernels of a few microseconds, which
 Python takes several times as long to launch. A graph launches them all at once, from
@@ -6,8 +6,7 @@ the same addresses each time: what changes between steps (which transitions, how
 rewards are normalised) is written into tensors that stay where they are.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -20,67 +19,52 @@ WARM_UP_STEPS = 3
 libraries set themselves up in them, and optimisers make their state."""
 
 
-class GradientSteps:
-    """Takes gradient steps on transitions from a replay buffer."""
+class CudaGraph:
+    """Takes an agent's gradient steps on transitions from a replay buffer."""
 
-    def __init__(
-        self, agent: Agent, replay: Replay, batch_size: int, cuda_graph: bool
-    ) -> None:
-        """Take the parts; load their saved state before the first call.
+    def __init__(self, agent: Agent, replay: Replay, batch_size: int) -> None:
+        """Take the parts, on a GPU; load their saved state before the first call.
 
         Loading gives an optimiser new tensors, which a graph made before does not see.
-
-        Args:
-            agent: takes the steps.
-            replay: on the agent's device.
-            batch_size: transitions per step.
-            cuda_graph: replay a graph, if the device is a GPU.
         """
         self.agent = agent
         self.replay = replay
-        self.batch_size = batch_size
         self._device = replay.generator.device
-        self._capture_wanted = cuda_graph and self._device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
         # The graph's input, and its output summed over the replays.
-        self._row = torch.zeros(batch_size, dtype=torch.int64, device=self._device)
+        self._place = torch.zeros(batch_size, dtype=torch.int64, device=self._device)
         self._sums: dict[str, torch.Tensor] = {}
 
-    def __call__(self, count: int) -> list[dict[str, torch.Tensor]]:
-        """Take `count` steps, at least one.
+    def __call__(self, places: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        """Take a gradient step at each of `places` (steps, B), at least one.
 
         Raises:
             ConfigError: the GPU or its driver refuses a graph.
 
         Returns:
-            Metrics whose mean over the list is the mean over the steps: of each step,
-            or, with a graph, that mean alone.
+            The mean of the metrics over the steps, alone in a list.
         """
-        rows = self.replay.draw(count, self.batch_size)
-        if not self._capture_wanted:
-            return [self.agent.update(self.replay.gather(row)) for row in rows]
+        count, metrics = len(places), []
         if self._graph is None:
-            metrics = self._warm_up(rows[:WARM_UP_STEPS])
+            metrics = self._warm_up(places[:WARM_UP_STEPS])
             self._graph = self._capture(metrics[0])
-            rows = rows[WARM_UP_STEPS:]
-        else:
-            metrics = []
+            places = places[WARM_UP_STEPS:]
         for total in self._sums.values():
             total.zero_()
         for values in metrics:
             for key, value in values.items():
                 self._sums[key] += value
-        for row in rows:
-            self._row.copy_(row)
+        for place in places:
+            self._place.copy_(place)
             self._graph.replay()
         return [{key: total / count for key, total in self._sums.items()}]
 
-    def _warm_up(self, rows: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    def _warm_up(self, places: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         """Take steps one by one, on a side stream as PyTorch asks before a capture."""
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
-            metrics = [self.agent.update(self.replay.gather(row)) for row in rows]
+            metrics = [self.agent.update(self.replay.gather(place)) for place in places]
         torch.cuda.current_stream(self._device).wait_stream(stream)
         return metrics
 
@@ -92,7 +76,7 @@ class GradientSteps:
             graph.register_generator_state(self.agent.generator)
         try:
             with torch.cuda.graph(graph):  # recorded, not run
-                batch = self.replay.gather(self._row)
+                batch = self.replay.gather(self._place)
                 for key, value in self.agent.update(batch).items():
                     self._sums[key] += value
         except RuntimeError as error:
@@ -102,24 +86,3 @@ class GradientSteps:
                 "set compute.cuda_graph=false."
             ) from error
         return graph
-
-
-def means(metrics: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
-    """Average each key over the gradient steps.
-
-    Raises:
-        FloatingPointError: a mean is not a finite number.
-    """
-    if not metrics:
-        return {}
-    keys = list(metrics[0])
-    # (gradient steps x keys,) -> (keys,): one copy to the CPU for all of them
-    flat = torch.stack([values[key] for values in metrics for key in keys])
-    averages = flat.view(len(metrics), len(keys)).mean(0).tolist()
-    for key, mean in zip(keys, averages, strict=True):
-        if not math.isfinite(mean):
-            raise FloatingPointError(
-                f"{key} became {mean}: learning diverged; try a lower "
-                "algo.learning_rate."
-            )
-    return dict(zip(keys, averages, strict=True))

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from vlmrm_exp.study.metrics import (
+from vlmrm_exp.measures import (
     agreement,
     auroc,
     check_reward,

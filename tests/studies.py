@@ -1,0 +1,46 @@
+"""Studies as they are typed on a command line, in this process."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+import pytest
+
+from vlmrm_exp import app
+from vlmrm_exp.landscape import APPEARANCES
+from vlmrm_exp.studies.settings import PLURAL, Study
+
+
+def asked(verb: ModuleType, *words: str) -> Study:
+    """What `python -m vlmrm_exp.VERB WORDS` would do."""
+    keys = app.to_keys(list(words), PLURAL | APPEARANCES)
+    return verb.check(app.compose(verb.__name__.rpartition(".")[2], *keys))
+
+
+class Folders:
+    """One cache, and for each use another folder of results: out, out-2, ..."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.uses = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.uses += 1
+        yield from (f"cache={self.path}/cache", f"out={self.out}")
+
+    @property
+    def out(self) -> Path:
+        """The latest folder of results."""
+        return self.path / ("out" if self.uses == 1 else f"out-{self.uses}")
+
+
+def forbidden(*arguments: object) -> NoReturn:
+    raise AssertionError("something was done that is forbidden here")
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, module: ModuleType, *names: str) -> None:
+    """Let a world's functions fail, such as `make_renderer`."""
+    world = replace(module.WORLD, **dict.fromkeys(names, forbidden))
+    monkeypatch.setattr(module, "WORLD", world)

@@ -1,0 +1,100 @@
+"""Worlds and rewards of one's own, by configuration alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import reacher
+from point_mass import read_metrics
+from vlmrm_exp import app, epic
+from vlmrm_exp.config import TaskConfig
+from worlds import make_envs
+
+SMALL = ("experiment=smoke", "log=none", "clip=nano", "compute.workers=1")
+
+
+@pytest.fixture
+def conf(tmp_path) -> Path:
+    """A folder of options of one's own."""
+    for name, text in (
+        ("task/reacher", reacher.TASK),
+        ("reward/progress", "name: progress\nmodel: point_mass:Progress\n"),
+        ("reward/learned", "name: learned\nmodel: point_mass:Learned\n"),
+    ):
+        path = tmp_path / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "conf"
+
+
+def run(program, conf, tmp_path, *words) -> dict:
+    folder = tmp_path / "run"
+    asked = ("--config-dir", str(conf), *SMALL, *words, f"hydra.run.dir={folder}")
+    ended = program(*asked)
+    assert ended.code == 0, ended.err
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_world_of_ones_own_is_trained_in(program, conf, tmp_path):
+    summary = run(program, conf, tmp_path, "task=reacher")
+    assert (summary["task"], summary["gradient_steps"]) == ("reacher", 4)
+    assert summary["eval/success_rate"] is not None
+    assert -1 < summary["eval/reward_mean"] < 1
+    assert (tmp_path / "run" / "videos" / "eval.mp4").stat().st_size > 1000
+
+
+def test_a_world_of_ones_own_is_measured(start, conf, tmp_path):
+    words = ("--config-dir", str(conf), "task=reacher", "clip=nano", "states=200",
+             "task.options.near=0.1", "resamples=20", f"cache={tmp_path}/cache",
+             f"out={tmp_path}/out")  # fmt: skip
+
+    def measure(composed: app.Composed) -> None:
+        epic.measure(epic.check(composed), composed.folder)
+
+    ended = start(words, measure, "epic", epic.check, epic.PLURAL)
+    assert ended.code == 0, ended.err
+    result = json.loads((tmp_path / "out" / "epic.json").read_text())
+    assert result["tasks"]["reacher"]["states"] == 200
+    assert 0 < result["tasks"]["reacher"]["goal_states"] < 100
+    assert {"epic", "epic_low", "auroc", "epic_graded"} <= set(result["rows"][0])
+
+
+def test_the_reachers_fingertip_is_mujocos():
+    """Its predicate is computed by hand."""
+    task = TaskConfig("r", "reacher:WORLD", episode_length=5, options={"near": 0.05})
+    envs = make_envs(task, 2)
+    for _ in range(5):
+        envs.step(np.ones((2, 2), np.float32))
+    for env, far in zip(envs._envs, reacher.distance(envs.states()), strict=True):
+        between = env.get_body_com("fingertip") - env.get_body_com("target")
+        assert np.linalg.norm(between[:2]) == pytest.approx(far, abs=2e-3)
+
+
+@pytest.mark.parametrize("task", ["mountaincar", "cartpole"])
+@pytest.mark.parametrize("reward", ["progress", "learned"])
+def test_a_reward_of_ones_own_is_trained_on(program, conf, tmp_path, task, reward):
+    summary = run(program, conf, tmp_path, f"task={task}", f"reward={reward}")
+    assert (summary["reward"], summary["gradient_steps"]) == (reward, 4)
+    learned = [x.get("reward/weight") for x in read_metrics(tmp_path / "run")]
+    assert learned == ([20.0, 40.0] if reward == "learned" else [None, None])
+
+
+def test_a_reward_that_wants_its_old_frames_is_refused(program, conf, tmp_path):
+    ended = program(
+        "--config-dir", str(conf), *SMALL, "reward=learned", "task=gym",
+        "task.env_id=Pendulum-v1", "prompt=a", "baseline=b",
+        "reward.model=point_mass:Learned", f"hydra.run.dir={tmp_path}/run",
+    )  # fmt: skip
+    assert ended.code == 2
+    assert "wants its old states again, but here they are frames" in ended.err
+    assert "40 of them are 0.00602 GB" in ended.err
+
+
+def test_a_study_refuses_a_reward_that_sees_time(start, conf, tmp_path):
+    words = ("--config-dir", str(conf), "reward=progress", f"out={tmp_path}/out")
+    ended = start(words, lambda _: None, "epic", epic.check, epic.PLURAL)
+    assert ended.code == 2
+    assert "reward=progress looks at 2 states in a row, but a study" in ended.err
+    assert not (tmp_path / "out").exists()
