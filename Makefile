@@ -7,12 +7,13 @@ export PYTHON EXTRAS TORCH_INDEX
 
 BIN := .venv/bin
 READY := .venv/ready
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 # A checkout that was moved or copied has a .venv that points to the old place.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(READY): again
 endif
 
-.PHONY: help run test test-fast test-gpu check format setup clean again
+.PHONY: help run test test-fast test-long test-gpu check format setup clean again
 
 help: ## list the targets
 	@echo 'make TARGET [ARGS="..."]; all but help and clean set up first what is missing.'
@@ -21,13 +22,16 @@ help: ## list the targets
 run: $(READY) ## train a policy, as make run ARGS='task=kneeling prompt="..."'
 	@$(BIN)/python -m vlmrm_exp $(ARGS)
 
-test: $(READY) ## every test that needs no GPU; ARGS go to pytest
-	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+test: $(READY) ## the tests, on all cores; ARGS go to pytest
+	@$(PYTEST) -m "not gpu and not long" $(ARGS)
 
-test-fast: $(READY) ## the tests that take seconds
-	@$(BIN)/python -m pytest -m "not gpu and not slow" $(ARGS)
+test-fast: $(READY) ## those that take seconds
+	@$(PYTEST) -m "not gpu and not long and not slow" $(ARGS)
 
-test-gpu: $(READY) ## the tests that need a CUDA GPU
+test-long: $(READY) ## those that take minutes or a large model
+	@$(PYTEST) -m long $(ARGS)
+
+test-gpu: $(READY) ## those that need a CUDA GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
 check: $(READY) ## lint, format and types, changing nothing

@@ -14,7 +14,6 @@ has a panel for each task with the training curves of all its runs, those on a G
 light colour.
 """
 
-import csv
 import json
 import re
 import sys
@@ -24,16 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from goal_sheet import IMAGES, INK, ROOT, save
 from PIL import Image, ImageDraw, ImageFont
 
 from vlmrm_exp import figures
-from vlmrm_exp.cli import load_run_config
+from vlmrm_exp.app import load_run_config
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.goals import GOALS
-from vlmrm_exp.reporting.run_folders import natural
-from vlmrm_exp.rl.trial import wilson_interval
-from vlmrm_exp.study.pictures import find_files, read_pictures
+from vlmrm_exp.files import natural
+from vlmrm_exp.measures import wilson_interval
+from vlmrm_exp.studies.pictures import find_files, read_pictures
 
 STILLS = 5
 RATE = "perf/env_steps_per_s"
@@ -54,10 +54,10 @@ class Outcome:
     """What the runs of a table must have in common."""
     env_steps: int
     kept_at: int
-    """Env steps of the policy that was judged."""
+    """Env steps of the policy that was evaluated."""
     train_wall_s: float
     env_steps_per_s: float | None
-    trial: dict[str, Any]
+    evaluation: dict[str, Any]
     """Of summary.json or evaluation.json: success, buckets, reward."""
     reports: list[dict[str, Any]]
     """Lines of metrics.jsonl."""
@@ -68,7 +68,9 @@ class Outcome:
     @property
     def successes(self) -> int:
         """How many of the episodes succeeded."""
-        return round(self.trial["eval/success_rate"] * self.trial["eval/episodes"])
+        return round(
+            self.evaluation["eval/success_rate"] * self.evaluation["eval/episodes"]
+        )
 
     @property
     def machine(self) -> str:
@@ -91,14 +93,14 @@ def outcome(folder: Path) -> Outcome:
         if not path.is_file():
             raise ConfigError(f"There is no {path}: finish or `evaluate` the run.")
     recorded = json.loads(versions.read_text())
-    trial = json.loads(newest.read_text())
+    evaluation = json.loads(newest.read_text())
     reports = read_reports(folder)
     if (folder / "summary.json").is_file():
         summary = json.loads((folder / "summary.json").read_text())
     else:
         summary = {
             "env_steps": reports[-1]["env_steps"],
-            "best_env_steps": trial["policy_env_steps"],
+            "best_env_steps": evaluation["policy_env_steps"],
             "train_wall_s": sum(
                 seconds
                 for report in reports
@@ -115,7 +117,7 @@ def outcome(folder: Path) -> Outcome:
         seed=config.seed,
         planned_steps=config.env_steps,
         alike={
-            "reward": config.reward,
+            "reward": config.reward.name,
             "alpha": config.alpha,
             "camera": config.task.camera,
             "textures": config.task.textures,
@@ -125,7 +127,7 @@ def outcome(folder: Path) -> Outcome:
         kept_at=summary["best_env_steps"],
         train_wall_s=summary["train_wall_s"],
         env_steps_per_s=summary[RATE],
-        trial=trial,
+        evaluation=evaluation,
         reports=reports,
         episode_length=config.task.episode_length,
         video=video,
@@ -186,22 +188,22 @@ def table(outcomes: Iterable[Outcome]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in groups(outcomes):
-        episodes = sum(run.trial["eval/episodes"] for run in runs)
+        episodes = sum(run.evaluation["eval/episodes"] for run in runs)
         successes = sum(run.successes for run in runs)
         low, high = wilson_interval(successes, episodes)
         buckets = np.average(
-            [run.trial["eval/buckets"] for run in runs],
+            [run.evaluation["eval/buckets"] for run in runs],
             axis=0,
-            weights=[run.trial["eval/episodes"] for run in runs],
+            weights=[run.evaluation["eval/episodes"] for run in runs],
         )
         cells = (
             runs[0].task,
             each(round(run.env_steps / 1000) for run in runs),
             ", ".join(str(run.seed) for run in runs),
-            ", ".join(f"{run.trial['eval/success_rate']:.2f}" for run in runs),
+            ", ".join(f"{run.evaluation['eval/success_rate']:.2f}" for run in runs),
             f"{successes / episodes:.2f} ({low:.2f} to {high:.2f})",
             " / ".join(f"{100 * share:.0f}" for share in buckets),
-            ", ".join(f"{run.trial['eval/reward_mean']:.2f}" for run in runs),
+            ", ".join(f"{run.evaluation['eval/reward_mean']:.2f}" for run in runs),
             each(round(run.kept_at / 1000) for run in runs),
             ", ".join(f"{run.train_wall_s / 60:.0f}" for run in runs)
             + (" (GPU)" if runs[0].machine == "GPU" else ""),
@@ -221,11 +223,11 @@ def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
             "env_steps": one.env_steps,
             "planned_env_steps": one.planned_steps,
             "kept_at_env_steps": one.kept_at,
-            "episodes": one.trial["eval/episodes"],
+            "episodes": one.evaluation["eval/episodes"],
             "successes": one.successes,
-            "buckets": one.trial["eval/buckets"],
-            "reward_per_step": one.trial["eval/reward_mean"],
-            "return": one.trial["eval/return_mean"],
+            "buckets": one.evaluation["eval/buckets"],
+            "reward_per_step": one.evaluation["eval/reward_mean"],
+            "return": one.evaluation["eval/return_mean"],
             "train_wall_s": one.train_wall_s,
             "env_steps_per_s": one.env_steps_per_s,
             "cpu": one.versions["cpu"],
@@ -238,10 +240,7 @@ def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
         for runs in groups(outcomes)
         for one in runs
     ]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    pd.DataFrame(rows).to_csv(path, index=False)
 
 
 def line(one: Outcome) -> Image.Image:
@@ -267,7 +266,7 @@ def line(one: Outcome) -> Image.Image:
             shift = 0 if view else 1
             out.paste(still, (LEFT + (column * views + view) * SIZE + shift, 0))
     pen = ImageDraw.Draw(out)
-    success = one.trial["eval/success_rate"]
+    success = one.evaluation["eval/success_rate"]
     for row, text in enumerate((one.task, f"success {success:.2f}")):
         font = ImageFont.load_default(15 if row == 0 else 13)
         pen.text((4, SIZE // 2 - 22 + 22 * row), text, INK, font)
@@ -275,7 +274,7 @@ def line(one: Outcome) -> Image.Image:
 
 
 def curves(outcomes: Iterable[Outcome], path: Path) -> None:
-    """Draw reward and success of training episodes against env steps."""
+    """Plot reward and success of training episodes against env steps."""
     runs: dict[str, list[tuple[list[dict], float]]] = {}
     for one in outcomes:
         strength = 0.4 if one.machine == "GPU" else 1.0
@@ -325,7 +324,7 @@ def main() -> None:
     shown = {
         task: max(
             (one for one in outcomes if one.task == task),
-            key=lambda one: (one.successes, one.trial["eval/reward_mean"]),
+            key=lambda one: (one.successes, one.evaluation["eval/reward_mean"]),
         )
         for task in GOALS
         if any(one.task == task for one in outcomes)

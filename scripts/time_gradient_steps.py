@@ -13,13 +13,13 @@ import time
 import numpy as np
 import torch
 
-from vlmrm_exp.cli import composed
-from vlmrm_exp.config import ConfigError
-from vlmrm_exp.envs import make_envs
+from vlmrm_exp import app
+from vlmrm_exp.config import ConfigError, to_config
+from vlmrm_exp.envs.humanoid import HumanoidEnvs
+from vlmrm_exp.reward import choose_device
 from vlmrm_exp.rl.cuda_graph import CudaGraph
-from vlmrm_exp.rl.replay import ReplayBuffer
+from vlmrm_exp.rl.experience import Replay
 from vlmrm_exp.rl.sac import SAC
-from vlmrm_exp.vlm.scorer import choose_device
 
 TURNS = 5
 ROLLOUTS = 20
@@ -35,29 +35,37 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(f"time_gradient_steps: {error}")
     torch.set_num_threads(1)
-    config = composed("task=kneeling")
+    config = to_config(app.compose("config", "task=kneeling").cfg)
     algo = config.algo
-    envs = make_envs(config.task, algo.num_envs)
+    envs = HumanoidEnvs(config.task, algo.num_envs)
     spaces = envs.observation_space, envs.action_space
+    steps, num_envs = envs.episode_length, envs.num_envs
     kinds = {}
-    for kind, cuda_graph in (("one by one", False), ("as a graph", True)):
+    for kind in ("one by one", "as a graph"):
         agent = SAC(algo, *spaces, 0, device)
-        size = ROLLOUTS, envs.episode_length, envs.num_envs
-        replay = ReplayBuffer(*size, *spaces, 0, device, algo.normalise_rewards)
+        replay = Replay(
+            ROLLOUTS * steps * num_envs, envs, 0, device, algo.normalise_rewards
+        )
         rng = np.random.default_rng(0)
-        steps, num_envs = size[1:]
         for _ in range(ROLLOUTS):
             replay.add(
                 rng.standard_normal((steps + 1, num_envs, spaces[0].shape[0]), "f4"),
                 rng.uniform(-1, 1, (steps, num_envs, spaces[1].shape[0])).astype("f4"),
                 rng.standard_normal((steps, num_envs), "f4"),
             )
-        kinds[kind] = GradientSteps(agent, replay, algo.batch_size, cuda_graph)
+        graph = None
+        if kind == "as a graph" and device.type == "cuda":
+            graph = CudaGraph(agent, replay, algo.batch_size)
+        kinds[kind] = agent, replay, graph
     taken: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(1 + TURNS):
-        for kind, gradient_steps in kinds.items():
+        for kind, (agent, replay, graph) in kinds.items():
             started = time.perf_counter()
-            metrics = gradient_steps(algo.gradient_steps)
+            places = replay.draw(algo.gradient_steps, algo.batch_size)
+            if graph is not None:
+                metrics = graph(places)
+            else:
+                metrics = [agent.update(replay.gather(place)) for place in places]
             float(metrics[-1]["loss/critic"])  # waits for the device
             duration = time.perf_counter() - started
             taken[kind].append(1e3 * duration / algo.gradient_steps)

@@ -53,7 +53,7 @@ def write_run(
         "prompt": prompt,
         "baseline": "a humanoid robot",
         "alpha": alpha,
-        "reward": {"name": "clip", "model": None, "every": 1, "options": {}},
+        "reward": {"name": "clip", "model": "clip", "every": 1, "options": {}},
         "seed": seed,
         "name": folder.name,
         "env_steps": ENV_STEPS,

@@ -166,7 +166,7 @@ def test_groups_are_told_apart_by_what_differs(tmp_path):
     write_run(tmp_path / "d", task="splits", prompt="a humanoid robot doing splits")
     # Model and camera play no part where the predicate is the reward.
     for folder, clip, camera in (("e", "nano", "fixed"), ("f", "tiny", "fixed+side")):
-        predicate = {"reward": {"name": "predicate", "every": 1}}
+        predicate = {"reward": {"name": "predicate", "model": "predicate"}}
         write_run(tmp_path / folder, clip=clip, camera=camera, settings=predicate)
     groups = group_runs(walk(tmp_path)[0])
     runs = {
@@ -382,10 +382,10 @@ def test_a_report_is_not_reported_on(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (ReportConfig([]), "Which runs? Give the folder of a sweep or of runs"),
+        (ReportConfig([]), "Which runs? Please give the folder of a sweep"),
         (ReportConfig(["nowhere"]), "There is no folder nowhere: give"),
         (ReportConfig(["run/config.yaml"]), "run/config.yaml is a file: give the"),
-        (ReportConfig(["run"], out="run/config.yaml"), "is a file: give a folder to"),
+        (ReportConfig(["run"], out="run/config.yaml"), "a file is where a folder"),
         (ReportConfig(["run"], out="run/config.yaml/x"), "cannot be used"),
         (ReportConfig(["empty"]), "empty holds no run"),
         (ReportConfig(["run"], max_mb=-1), "max_mb is -1"),

@@ -231,5 +231,6 @@ WORLD = World(
         humanoid_renderer.__file__,
         humanoid_states.__file__,
         poses.__file__,
+        str(poses.POSES_FILE),
     ),
 )

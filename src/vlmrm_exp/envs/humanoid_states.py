@@ -6,7 +6,7 @@ import numpy as np
 
 from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import VectorEnv
-from vlmrm_exp.envs.poses import Angles, Legs, PoseLibrary, quaternion
+from vlmrm_exp.envs.poses import GOAL_POSES, PoseLibrary, quaternion
 
 STEPS_KEPT = 25  # states of an episode, on average
 
@@ -16,7 +16,7 @@ def around_a_goal(library: PoseLibrary, i: int, rng: np.random.Generator) -> np.
 
     Those that miss it are kept: near misses are what a reward has to tell apart.
     """
-    poses = list(_goal_poses().values())[i % len(_goal_poses())]
+    poses = list(GOAL_POSES.values())[i % len(GOAL_POSES)]
     pose = poses[rng.integers(len(poses))]
     angles = library.angles(pose)
     angles += rng.normal(0, rng.choice([0.01, 0.03, 0.06, 0.15]), len(angles))
@@ -30,46 +30,6 @@ def around_a_goal(library: PoseLibrary, i: int, rng: np.random.Generator) -> np.
         torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
         state = library.settle(state, torque, int(rng.integers(1, 20)))
     return state
-
-
-def _goal_poses() -> dict[str, tuple[Legs, ...]]:
-    """Poses in degrees that meet the predicates, by task; set by hand."""
-    raised: Angles = {"shoulder1": -85, "shoulder2": 30, "elbow": -60}
-    on_hips: Angles = {"shoulder1": 50, "shoulder2": -80, "elbow": -15}
-    crossed: Angles = {
-        "shoulder1": 60,
-        "shoulder2": 0,
-        "right_elbow": -20,
-        "left_elbow": -50,
-    }
-    lotus: Angles = {
-        "hip_x": -10,
-        "hip_z": -47,
-        "hip_y": -50,
-        "knee": -158,
-        "abdomen_y": -8,
-    }
-    splits: Angles = {
-        "hip_x": -25,
-        "hip_z": -60,
-        "hip_y": -66,
-        "knee": -4,
-        "abdomen_y": -12,
-    }
-    apart: Angles = {"hip_x": -22}
-    return {
-        "kneeling": (Legs("", {"knee": -95}), Legs("", {"knee": -120, "hip_y": -25})),
-        "lotus": (Legs("", lotus, -5), Legs("", {**lotus, "shoulder1": 20}, -5)),
-        "standing_up": (Legs(""), Legs("", {"shoulder1": 30, "shoulder2": -60})),
-        "arms_raised": (Legs("", raised), Legs("", raised | apart)),
-        "splits": (Legs("", splits, -8), Legs("", splits | raised, -8)),
-        "hands_on_hips": (Legs("", on_hips), Legs("", on_hips | apart)),
-        "arms_crossed": (Legs("", crossed), Legs("", crossed | apart)),
-        "one_leg": (
-            Legs("", {"left_hip_y": -80, "left_knee": -100}, roll=5),
-            Legs("", {"right_hip_y": -80, "right_knee": -100}, roll=-5),
-        ),
-    }
 
 
 def episodes_for(task: TaskConfig, count: int) -> int:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import mujoco
 import numpy as np
+import yaml
 
 from vlmrm_exp.envs.humanoid_model import (
     NUM_QPOS,
@@ -32,7 +33,7 @@ Angles = dict[str, float]
 class Legs:
     """Trunk and legs: joint angles in degrees and how the torso is turned."""
 
-    name: str
+    name: str = ""
     angles: Angles = field(default_factory=dict)
     pitch: float = 0.0
     """Degrees; 90 is face down."""
@@ -48,119 +49,15 @@ class Arms:
     angles: Angles = field(default_factory=dict)
 
 
-_LOTUS: Angles = {
-    "hip_x": -10,
-    "hip_z": -47,
-    "hip_y": -50,
-    "knee": -158,
-    "abdomen_y": -8,
+POSES_FILE = Path(__file__).with_name("poses.yaml")
+_HELD = yaml.safe_load(POSES_FILE.read_text(encoding="utf-8"))
+LEGS = tuple(Legs(**pose) for pose in _HELD["legs"])
+ARMS = tuple(Arms(**pose) for pose in _HELD["arms"])
+GOAL_POSES = {
+    task: tuple(Legs(**pose) for pose in poses)
+    for task, poses in _HELD["goals"].items()
 }
-_SPLITS: Angles = {
-    "hip_x": -25,
-    "hip_z": -60,
-    "hip_y": -66,
-    "knee": -4,
-    "abdomen_y": -12,
-}
-# The left leg is the one ahead. Hips reach back so little that the trunk turns too.
-_FRONT: Angles = {
-    "hip_x": -25,
-    "right_hip_z": 35,
-    "right_hip_y": 20,
-    "knee": -2,
-    "abdomen_x": -35,
-    "abdomen_y": 30,
-    "abdomen_z": -45,
-}
-
-LEGS = (
-    Legs("standing"),
-    Legs("standing", {"knee": -10, "hip_y": -5}),
-    Legs("legs_apart", {"hip_x": -22}),
-    Legs("one_leg", {"right_hip_y": -80, "right_knee": -100}),
-    Legs("one_leg", {"left_hip_y": -80, "left_knee": -100}),
-    Legs("one_leg", {"right_hip_y": -60, "right_knee": -60}),
-    Legs("one_leg", {"left_hip_y": -60, "left_knee": -60}),
-    Legs("one_leg", {"right_hip_y": 5, "right_knee": -95}),
-    Legs("one_leg", {"left_hip_y": 5, "left_knee": -95}),
-    Legs("stepping", {"right_hip_y": -35, "right_knee": -20, "left_hip_y": 12}),
-    Legs("stepping", {"left_hip_y": -35, "left_knee": -20, "right_hip_y": 12}),
-    Legs("kneeling", {"knee": -95}),
-    Legs("kneeling", {"knee": -100, "hip_y": -15}, pitch=6),
-    Legs("kneeling", {"knee": -120, "hip_y": -25}, pitch=-4),
-    Legs("sitting_on_heels", {"knee": -150, "hip_y": -60}),
-    Legs("one_knee", {"right_knee": -95, "left_hip_y": -90, "left_knee": -92}),
-    Legs("one_knee", {"left_knee": -95, "right_hip_y": -90, "right_knee": -92}),
-    Legs("lotus", _LOTUS, pitch=-5),
-    Legs("lotus", _LOTUS | {"hip_z": -60, "hip_y": -64, "abdomen_y": 0}),
-    Legs("wide_squat", {"knee": -140, "hip_y": -95, "hip_z": -60, "hip_x": -25}),
-    Legs("splits", _SPLITS, pitch=-8),
-    Legs("splits", {"knee": -2, "hip_y": -75, "hip_z": -60, "hip_x": -25}, pitch=10),
-    Legs("straddle", _SPLITS | {"hip_z": -40, "knee": -25}, pitch=-8),
-    Legs("front_split", _FRONT | {"left_hip_z": -60, "left_hip_y": -110}, roll=-5),
-    Legs(
-        "front_split",
-        _FRONT
-        | {"abdomen_x": 35, "abdomen_z": 45}
-        | {"left_hip_z": 35, "left_hip_y": 20, "right_hip_z": -60, "right_hip_y": -110},
-        roll=5,
-    ),
-    Legs("sitting", {"hip_y": -90}),
-    Legs("sitting", {"hip_y": -100, "abdomen_y": -10}, pitch=-10),
-    Legs("sitting_knees_up", {"hip_y": -110, "knee": -110}, pitch=-10),
-    Legs("crouching", {"knee": -110, "hip_y": -90, "abdomen_y": -30}),
-    Legs("crouching", {"knee": -80, "hip_y": -60, "abdomen_y": -20}, pitch=15),
-    Legs("half_squat", {"knee": -60, "hip_y": -45}, pitch=10),
-    Legs("bending", {"abdomen_y": -60, "hip_y": -40}, pitch=75),
-    Legs("bending", {"abdomen_y": -40, "hip_y": -20}, pitch=50),
-    Legs("all_fours", {"hip_y": -90, "knee": -90}, pitch=80),
-    Legs("lying_back", {}, pitch=-90),
-    Legs("lying_back", {"hip_y": -60, "knee": -90}, pitch=-90),
-    Legs("lying_front", {}, pitch=90),
-    Legs("lying_front", {"knee": -50}, pitch=90),
-    Legs("lying_side", {}, roll=90),
-    Legs("lying_side", {}, roll=-90),
-    Legs("lying_side", {"hip_y": -50, "knee": -70}, roll=90),
-    Legs("lying_side", {"hip_y": -50, "knee": -70}, roll=-90),
-    Legs("falling_back", {"knee": -25, "hip_y": -15}, pitch=-42),
-    Legs("falling_front", {"knee": -25, "hip_y": -15}, pitch=42),
-    Legs("falling_side", {"knee": -20}, roll=42),
-    Legs("falling_side", {"knee": -20}, roll=-42),
-)
-
-_CROSSED: Angles = {"shoulder1": 60, "shoulder2": 0}
-
-ARMS = (
-    Arms("resting"),
-    Arms("resting", {"shoulder2": -20, "elbow": -20}),
-    Arms("hanging", {"shoulder1": 30, "shoulder2": -60, "elbow": -50}),
-    Arms("hanging", {"shoulder1": 30, "shoulder2": -30, "elbow": -60}),
-    Arms("raised", {"shoulder1": -85, "shoulder2": 30, "elbow": -60}),
-    Arms("raised", {"shoulder1": -85, "shoulder2": 0, "elbow": -60}),
-    Arms("raised", {"shoulder1": -60, "shoulder2": 30, "elbow": -50}),
-    Arms("raised", {"shoulder1": 60, "shoulder2": 60, "elbow": -20}),
-    Arms("out", {"shoulder1": -60, "shoulder2": -60, "elbow": -60}),
-    Arms("out", {"shoulder1": -30, "shoulder2": -30, "elbow": -60}),
-    Arms("bent_up", {"shoulder1": -60, "shoulder2": -60, "elbow": 0}),
-    Arms("bent_up", {"shoulder1": -85, "shoulder2": -60, "elbow": 0}),
-    Arms("hips", {"shoulder1": 60, "shoulder2": -85, "elbow": 0}),
-    Arms("hips", {"shoulder1": 50, "shoulder2": -85, "elbow": -10}),
-    Arms("crossed", _CROSSED | {"right_elbow": -20, "left_elbow": -50}),
-    Arms("crossed", _CROSSED | {"right_elbow": -50, "left_elbow": -20}),
-    Arms("together", {"shoulder1": 60, "shoulder2": -30, "elbow": 0}),
-    Arms("together", {"shoulder1": 50, "shoulder2": -20, "elbow": 0}),
-    Arms("face", {"shoulder1": -85, "shoulder2": 60, "elbow": 0}),
-    Arms("face", {"shoulder1": -85, "shoulder2": 30, "elbow": 0}),
-    Arms("face", {"shoulder1": 30, "shoulder2": 30, "elbow": 0}),
-    Arms("face", {"shoulder1": 60, "shoulder2": 30, "elbow": 0}),
-    Arms(
-        "one_raised",
-        {"right_shoulder1": -85, "right_shoulder2": 20, "right_elbow": -60},
-    ),
-    Arms(
-        "one_raised", {"left_shoulder1": -85, "left_shoulder2": 20, "left_elbow": -60}
-    ),
-)
+"""Poses that meet the predicates, by task; set by hand."""
 
 Pose = TypeVar("Pose", Legs, Arms)
 

@@ -27,14 +27,12 @@ IGNORED = (
 )
 """What does not change which policy is kept; of compute, all but the overlap. How often
 a run evaluates while it trains does change it."""
-WITHOUT_PICTURES = ("predicate", "environment")
-"""Rewards that need no model and no picture; `UNUSED` settings play no part then."""
 UNUSED = (
     *("clip.", "alpha", "prompt", "baseline", "renormalise", "reward.every"),
     *("task.textures", "task.camera", "task.frame_height"),
 )
-LABEL = 90
-"""Characters of one setting in a group's name; a long prompt is shortened to them."""
+"""What plays no part if the reward needs no picture."""
+LABEL = 90  # characters of one setting in a group's name; a prompt may be longer
 
 
 @dataclass
@@ -62,19 +60,19 @@ class Group:
         return sorted(counted, key=lambda run: natural(run.seed))
 
     @property
-    def measured(self) -> list[Run]:
-        """The finished runs that measured success."""
-        return [run for run in self.finished if run.success]
+    def measured(self) -> dict[Run, Success]:
+        """The success of each finished run that measured it."""
+        return {run: run.success for run in self.finished if run.success}
 
     @property
     def rates(self) -> list[float]:
-        """The success rate of each finished run that measured it."""
-        return [run.success.rate for run in self.finished if run.success]
+        """The success rate of each of these."""
+        return [success.rate for success in self.measured.values()]
 
     @property
     def success(self) -> Success | None:
         """Success over the pooled episodes of the finished runs."""
-        return pooled(run.success for run in self.finished)
+        return pooled(self.measured.values())
 
     @property
     def parameters(self) -> float | None:
@@ -113,8 +111,9 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
-    without_pictures = config.get("reward.name") in WITHOUT_PICTURES
-    left_out = IGNORED + UNUSED * without_pictures
+    left_out = IGNORED
+    if config.get("reward.model") in ("predicate", "environment"):
+        left_out += UNUSED
     relevant = {
         key: value
         for key, value in config.items()
@@ -156,15 +155,19 @@ def _mark_repeats(members: Sequence[Run]) -> None:
 def _other(own: dict[str, Any], every: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Settings not in `COLUMNS` in which some group of the same task differs.
 
-    A model's own settings are compared only between groups with this model. An older
-    run may lack a setting and differ in nothing else; then the setting itself counts.
+    Settings of a model or a reward are compared only between groups that have the same.
+    An older run may lack a setting and differ in nothing else; then the setting counts.
     """
     found: set[str] = set()
     for peer in every:
         if peer.get("task.name") != own.get("task.name"):
             continue
-        same_model = peer.get("clip.name") == own.get("clip.name")
-        keys = [key for key in own if same_model or not key.startswith("clip.")]
+        of_others = tuple(
+            kind
+            for kind in ("clip.", "reward.")
+            if own.get(f"{kind}name") != peer.get(f"{kind}name")
+        )
+        keys = [k for k in own if k in COLUMNS or not k.startswith(of_others)]
         differs = {key for key in keys if key in peer and peer[key] != own[key]}
         found |= differs or {key for key in keys if key not in peer}
     return {key: own[key] for key in own if key in found and key not in COLUMNS}

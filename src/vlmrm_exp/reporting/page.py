@@ -1,7 +1,4 @@
-"""The page of a report: what its sections show, and its files.
-
-The template escapes everything; texts here are plain.
-"""
+"""The page of a report: what its sections show, and its files."""
 
 import math
 import shlex
@@ -16,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from vlmrm_exp.files import natural, written_whole
-from vlmrm_exp.reporting import parts, plots
+from vlmrm_exp.reporting import parts, plots, statistics
 from vlmrm_exp.reporting.groups import (
     COLUMNS,
     Group,
@@ -36,21 +33,14 @@ from vlmrm_exp.reporting.run_folders import (
     success_of,
     value_text,
 )
-from vlmrm_exp.reporting.statistics import (
-    Success,
-    interquartile_mean,
-    pooled,
-    stratified_bootstrap,
-)
+from vlmrm_exp.reporting.statistics import Success
 
 CURVES = {
     "train/reward_mean": ("reward", "reward per step, training"),
     "eval/success_rate": ("success", "success, greedy episodes"),
 }
 """Metrics that are plotted over env steps: file name, and axis."""
-BUCKETS = "episodes in %, by % of their steps in the goal: 0 / 25 / 50 / 75 / 100"
-BASE64 = 4 / 3
-"""How much longer a file is inside the page."""
+BASE64 = 4 / 3  # how much longer a file is inside the page
 
 
 def write_page(
@@ -60,14 +50,10 @@ def write_page(
     results: Sequence[Path],
     max_mb: float | None,
 ) -> Path:
-    """Write report.html, its figures and its tables into an existing folder.
+    """Write report.html, its figures and its tables into the existing folder `out`.
 
-    Args:
-        out: the folder.
-        title: heads the page.
-        runs: of training.
-        results: files that studies wrote.
-        max_mb: of videos inside the page, in MB; None: no videos.
+    `results` are files that studies wrote. At most `max_mb` of videos are in the page;
+    None: no videos.
     """
     groups = group_runs(runs)
     sections = [
@@ -83,6 +69,10 @@ def write_page(
         section, models = result_section(path, f"{path.stem}-{index}", out)
         sections.append(section)
         embedded |= models
+    numbers = [_group_numbers(group) for group in groups]
+    if groups:
+        pd.DataFrame(numbers).to_csv(out / "groups.csv", index=False)
+    columns, same = _columns(groups)
     videos, left_out = ([], []) if max_mb is None else _videos(groups, max_mb)
     if runs:
         _run_numbers(runs, groups).to_csv(out / "runs.csv", index=False)
@@ -105,6 +95,11 @@ def write_page(
         left_out=left_out,
         max_mb=max_mb,
         embedded=sorted(embedded),
+        groups=list(zip(groups, numbers, strict=True)),
+        columns=columns,
+        same=same,
+        names=COLUMNS,
+        setting_text=setting_text,
         success_of=success_of,
         text=value_text,
     )
@@ -113,19 +108,11 @@ def write_page(
     return out / "report.html"
 
 
-# Results
-
-
 def _results_section(groups: Sequence[Group], out: Path) -> Section:
     section = Section("Results", "results")
-    if not groups:
-        return section
-    numbers = pd.DataFrame(_group_numbers(group) for group in groups)
-    numbers.to_csv(out / "groups.csv", index=False)
-    section.items.append(_group_table(groups))
     measured = [group for group in groups if group.success]
     if not measured:
-        section.note = "No finished run has measured success."
+        section.note = "No finished run has measured success." if groups else ""
         return section
     path = out / "success"
     plots.success(measured, path)
@@ -146,9 +133,14 @@ def _measured_runs(groups: Iterable[Group]) -> list[Run]:
 def _group_numbers(group: Group) -> dict[str, Any]:
     """A line of groups.csv."""
     counted = [run.status for run in group.runs if not run.repeats]
-    success = group.success
+    success, chance = (
+        group.success,
+        statistics.pooled(map(_random_success, group.finished)),
+    )
     low, high = success.interval if success else (None, None)
-    rewards = [run.reward for run in group.finished if run.reward is not None]
+    rewards = pd.Series([run.reward for run in group.finished], dtype=float)
+    seconds = [number(run.summary.get("wall_s")) for run in group.finished]
+    best = [run for run in group.measured if run.reward == rewards.max()]
     return {
         **{name: group.settings.get(key) for key, name in COLUMNS.items()},
         "other": "; ".join(f"{key}={value}" for key, value in group.other.items()),
@@ -161,99 +153,57 @@ def _group_numbers(group: Group) -> dict[str, Any]:
         "success_high": high,
         "successes": success.successes if success else None,
         "episodes": success.episodes if success else None,
-        "reward_mean": np.mean(rewards) if rewards else None,
-    }
-
-
-def _group_table(groups: Sequence[Group]) -> Item:
-    columns, same = [], []
-    for key in COLUMNS:
-        # A group without a setting, as a predicate's has no camera, differs in none.
-        values = {str(g.settings[key]) for g in groups if key in g.settings}
-        if key in ("task.name", "clip.name") or len(values) > 1:
-            columns.append(key)
-        elif groups[0].settings.get(key) is not None:
-            same.append(setting_text(key, groups[0].settings[key]))
-    rows = [
-        {
-            **{COLUMNS[key]: value_text(group.settings.get(key)) for key in columns},
-            "other settings": "\n".join(
-                map(setting_text, group.other, group.other.values())
-            ),
-            **_group_results(group),
-        }
-        for group in groups
-    ]
-    note = f"The same in all: {', '.join(same)}." if same else ""
-    runs = [run for group in groups for run in group.runs]
-    return Item("Groups of runs, seeds pooled", note, runs, parts.frame_of(rows))
-
-
-def _group_results(group: Group) -> dict[str, str]:
-    finished, repeated = group.finished, sum(bool(run.repeats) for run in group.runs)
-    once = len(group.runs) - repeated
-    counts = (
-        str(once) if len(finished) == once else f"{len(finished)} of {once} finished"
-    )
-    rewards = pd.Series([run.reward for run in finished], dtype=float).dropna()
-    reward = f"{rewards.mean():.4g}" if len(rewards) else "-"
-    if len(rewards) > 1:
-        reward += f" ± {rewards.std():.2g}"
-    rates = {
-        run.reward: rate
-        for run, rate in zip(group.measured, group.rates, strict=True)
-        if run.reward is not None
-    }
-    seconds = [number(run.summary.get("wall_s")) for run in finished]
-    return {
-        "runs": f"{counts}, and {repeated} not counted" if repeated else counts,
-        "success (95 %)": str(group.success or "-"),
-        "of each seed": _rates(group),
-        "random actions": str(pooled(map(_random_success, finished)) or ""),
-        "of the highest reward": f"{rates[max(rates)]:.2f}" if rates else "-",
-        BUCKETS: _buckets(group),
-        "reward a step": reward,
-        "seeds": group.seeds,
-        "env steps": _range([run.env_steps for run in finished], "{:,}"),
-        "minutes a run": _range([s / 60 for s in seconds if s is not None], "{:.3g}"),
+        "success_of_each": _rates(group),
+        "success_of_highest_reward": group.measured[best[0]].rate if best else None,
+        "success_of_random_actions": chance,
+        "buckets": _buckets(group),
+        "reward_mean": rewards.mean(),
+        "reward_deviation": rewards.std(),
+        "env_steps_of_each": _range([r.env_steps for r in group.finished], "{:,}"),
+        "minutes_of_each": _range([s / 60 for s in seconds if s is not None], "{:.3g}"),
         "warning": _mixed(group),
     }
+
+
+def _columns(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
+    """Keys of `COLUMNS` for the groups' table, and what is the same in all groups."""
+    shown, same = [], []
+    for key in COLUMNS:
+        # A group without a setting, as a predicate's has no camera, differs in none.
+        values = [g.settings[key] for g in groups if key in g.settings]
+        if key in ("task.name", "clip.name") or len(set(map(str, values))) > 1:
+            shown.append(key)
+        elif values and values[0] is not None:
+            same.append(setting_text(key, values[0]))
+    return shown, same
+
+
+def _random_success(run: Run) -> Success | None:
+    """Success of random actions in the longest evaluation of them, if there is one."""
+    played = {k: v for k, v in run.evaluations.items() if "evaluation-random" in k}
+    found = [success for v in played.values() if (success := success_of(v))]
+    return max(found, key=lambda success: success.episodes, default=None)
+
+
+def _buckets(group: Group) -> str:
+    """Pooled episodes in %, by how long they were in the goal state."""
+    total = np.zeros(5)
+    for run, success in group.measured.items():
+        shares = run.summary.get("eval/buckets")
+        shares = [number(share) for share in shares] if isinstance(shares, list) else []
+        if len(shares) == len(total) and None not in shares:
+            total += success.episodes * np.array(shares, float)
+    shares = 100 * total / (total.sum() or 1)
+    return " / ".join(f"{share:.0f}" for share in shares) if total.any() else ""
 
 
 def _rates(group: Group) -> str:
     return ", ".join(f"{rate:.2f}" for rate in group.rates)
 
 
-def _random_success(run: Run) -> Success | None:
-    """Success of random actions, if `evaluate` played them for this run.
-
-    Of several evaluations, which may share episodes, the longest counts.
-    """
-    played = [
-        success
-        for name, values in run.evaluations.items()
-        if name.startswith("evaluation-random") and (success := success_of(values))
-    ]
-    return max(played, key=lambda success: success.episodes, default=None)
-
-
-def _buckets(group: Group) -> str:
-    """Pooled episodes in %, by how long they were in the goal state."""
-    total = np.zeros(5)
-    for run in group.measured:
-        shares = run.summary.get("eval/buckets")
-        shares = [number(share) for share in shares] if isinstance(shares, list) else []
-        if len(shares) == len(total) and None not in shares and run.success:
-            total += run.success.episodes * np.array(shares, float)
-    shares = 100 * total / (total.sum() or 1)
-    return " / ".join(f"{share:.0f}" for share in shares) if total.any() else ""
-
-
-def _range(values: Sequence[float], form: str) -> str:
-    if not values:
-        return "-"
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low} to {high}"
+def _range(values: Iterable[float], form: str) -> str:
+    texts = [form.format(value) for value in sorted(values)]
+    return " to ".join(dict.fromkeys(texts[:1] + texts[-1:]))
 
 
 def _mixed(group: Group) -> str:
@@ -268,14 +218,10 @@ def _mixed(group: Group) -> str:
 
 
 def _over_tasks(groups: Sequence[Group]) -> tuple[list[Item], list[str]]:
-    """Success over tasks, for models, rewards, alphas and appearances.
-
-    Returns:
-        The table, if it has a row, and sentences on what was left out of it.
-    """
+    """A table of success over tasks, if it has a row, and what was left out of it."""
     keys = ("clip.name", "reward.name", "alpha", "task.textures", "task.camera")
     names = [COLUMNS[key] for key in keys]
-    frame = pd.DataFrame(
+    frame: Any = pd.DataFrame(
         [[*(value_text(g.settings.get(k)) for k in keys), g.task, g] for g in groups],
         columns=[*names, "task", "group"],
     )
@@ -296,14 +242,14 @@ def _over_tasks(groups: Sequence[Group]) -> tuple[list[Item], list[str]]:
         rates = np.concatenate(strata)
         interval = "needs three runs of each task"
         if min(map(len, strata)) >= plots.RUNS_FOR_BAND:
-            low, high = stratified_bootstrap(strata)
+            low, high = statistics.stratified_bootstrap(strata)
             interval = f"{low:.2f} to {high:.2f}"
         rows.append(
             {
                 **settings,
                 "tasks": len(strata),
                 "runs": len(rates),
-                "interquartile mean": f"{interquartile_mean(rates):.2f}",
+                "interquartile mean": f"{statistics.interquartile_mean(rates):.2f}",
                 "95 % interval": interval,
                 "mean of tasks": f"{np.mean([values.mean() for values in strata]):.2f}",
             }
@@ -315,9 +261,6 @@ def _over_tasks(groups: Sequence[Group]) -> tuple[list[Item], list[str]]:
     )
     table = Item("Success over tasks", note, runs, pd.DataFrame(rows))
     return [table] if rows else [], left_out
-
-
-# Curves and comparisons
 
 
 def _curves_section(groups: Sequence[Group], out: Path) -> Section:
@@ -374,9 +317,6 @@ def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
         title = f"Textures and camera: {name}"
         section.items.append(Item(title, "", _measured_runs(each), table))
     return section
-
-
-# Videos
 
 
 def _videos(

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,6 @@ class Section:
     anchor: str
     items: list[Item] = field(default_factory=list)
     note: str = ""
-
-
-def frame_of(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
-    """Rows of texts, without the columns that are empty in all of them."""
-    frame = pd.DataFrame(rows)
-    return frame.loc[:, frame.ne("").any()]
 
 
 def figure(title: str, path: Path, alt: str, note: str, sources: Sequence[Any]) -> Item:

@@ -20,19 +20,16 @@ from vlmrm_exp.reporting.statistics import (
 
 WIDTH = 4.6
 """Inches: a phone shows it at three quarters of its size, so letters stay readable."""
-FEW_POINTS = 12
-"""Curves with at most so many points show them."""
+FEW_POINTS = 12  # curves with no more points show them
 RUNS_FOR_BAND = 3
 RUNS_FOR_BOOTSTRAP = 5
 """With fewer runs a bootstrap's interval is about as wide as from the lowest to the
 highest run, and yet is no 95 % interval. So the band shows lowest and highest."""
-LOWEST_TO_HIGHEST = "lowest to highest run"
-BOOTSTRAP = "95 % stratified bootstrap"
 
 
 def success(groups: Sequence[Group], path: Path) -> None:
     """Plot each group's pooled success with its interval, and that of each run."""
-    names = [figures.wrap(name, 30) for name in labels(groups)]
+    names = [figures.wrap(name, 30, 6) for name in labels(groups)]
     lines = np.array([name.count("\n") + 1 for name in names])
     places = lines.cumsum() - lines / 2
     with figures.figure(WIDTH, 0.9 + 0.2 * lines.sum()) as figure:
@@ -68,7 +65,7 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
     groups = [group for group in groups if curves_of(group.runs, key)]
     names = labels(groups, known=("task.name",))
     notes = []
-    with figures.figure(WIDTH, 2.7 + 0.2 * len(groups)) as figure:
+    with figures.figure(WIDTH, 3) as figure:
         axes = figure.add_subplot()
         for group, name, color in zip(groups, names, _colors(groups), strict=True):
             finished = curves_of(group.finished, key)
@@ -79,10 +76,11 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
             if len(finished) >= RUNS_FOR_BAND:
                 common = align([curve for _, curve in finished])
             if len(common):
-                values, band = common.to_numpy().T, LOWEST_TO_HIGHEST
+                values, band = common.to_numpy().T, "lowest to highest run"
                 low, high = values.min(axis=0), values.max(axis=0)
                 if len(finished) >= RUNS_FOR_BOOTSTRAP:
-                    band, (low, high) = BOOTSTRAP, stratified_bootstrap([values])
+                    band = "95 % stratified bootstrap"
+                    low, high = stratified_bootstrap([values])
                 axes.fill_between(common.index, low, high, color=color, alpha=0.2, lw=0)
                 mean = pd.Series(interquartile_mean(values), common.index)
                 lines = [(mean, "-", 1.6)]
@@ -108,7 +106,7 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if "success" in key:
             axes.set_ylim(-0.03, 1.03)
-        figure.legend(loc="outside lower left", fontsize=8)
+        _legend_below(figure)
         figures.save(figure, path)
     return "".join(notes)
 
@@ -121,14 +119,10 @@ def success_over(
 ) -> None:
     """Plot success against alpha or the model's parameters, a line for each series.
 
-    Args:
-        series: as `series_over` collects them.
-        keys: how the settings begin that differ: ("alpha",) or ("clip.",).
-        x: where a group is on the horizontal axis.
-        path: without suffix.
+    `keys` and `x` are those that `series_over` was given.
     """
     names = labels([groups[0] for groups in series], known=keys)
-    with figures.figure(WIDTH, 2.8 + 0.2 * len(series)) as figure:
+    with figures.figure(WIDTH, 3) as figure:
         axes = figure.add_subplot()
         sizes: dict[str, float] = {}
         for i, (groups, color) in enumerate(
@@ -151,27 +145,27 @@ def success_over(
             figures.size_axis(axes, sizes)
         axes.set_ylim(-0.03, 1.03)
         axes.set_ylabel("share of successful episodes")
-        figure.legend(loc="outside lower left", fontsize=8)
+        _legend_below(figure)
         figures.save(figure, path)
 
 
-def epic_over_size(rows: pd.DataFrame, path: Path) -> dict[float, Any]:
-    """Plot EPIC distance against parameters with a log-linear fit for each alpha.
+def epic_over_size(rows: Any, path: Path) -> dict[float, Any]:
+    """Plot EPIC distance against parameters, and a log-linear fit for each alpha.
 
     Args:
-        rows: of one task, with clip, parameters (above 0), alpha, epic, epic_low and
-            epic_high, which may be NaN.
+        rows: DataFrame of one task with clip, parameters, alpha, epic, epic_low and
+            epic_high; the last two may be NaN.
         path: without suffix.
 
     Returns:
-        The fit of each alpha, in their order; none with fewer than three sizes.
+        The fits; an alpha with fewer than three sizes has none.
     """
     colors = figures.ladder(rows["alpha"].tolist())
     fits = {}
     with figures.figure(WIDTH, 3.0) as figure:
         axes = figure.add_subplot()
         for i, alpha in enumerate(colors):
-            chosen = rows[rows["alpha"] == alpha].sort_values("parameters")
+            chosen = rows[rows["alpha"] == alpha].sort_values(by="parameters")
             sizes, epic = chosen["parameters"].to_numpy(), chosen["epic"].to_numpy()
             ends = chosen[["epic_low", "epic_high"]].to_numpy().T
             bars = np.nan_to_num([epic - ends[0], ends[1] - epic]).clip(0)
@@ -192,13 +186,21 @@ def epic_over_size(rows: pd.DataFrame, path: Path) -> dict[float, Any]:
     return fits
 
 
+def _legend_below(figure: Any) -> None:
+    """Add a legend, and make the figure higher by its lines."""
+    legend = figure.legend(loc="outside lower left", fontsize=8)
+    lines = sum(text.get_text().count("\n") + 1 for text in legend.get_texts())
+    figure.set_size_inches(WIDTH, 2.6 + 0.17 * lines)
+
+
 def _colors(groups: Sequence[Group]) -> list[Any]:
     """A colour for each group; a ladder of them if alpha alone tells groups apart."""
     alphas = [number(group.settings.get("alpha")) for group in groups]
-    if None in alphas or len(groups) < 3 or len(set(alphas)) < len(groups):
+    known = [alpha for alpha in alphas if alpha is not None]
+    if len(groups) < 3 or len(set(known)) < len(groups):
         return figures.cycle(len(groups))
-    ladder = figures.ladder(alphas)
-    return [ladder[alpha] for alpha in alphas]
+    ladder = figures.ladder(known)
+    return [ladder[alpha] for alpha in known]
 
 
 def _rates(groups: Sequence[Group]) -> tuple[list[float], np.ndarray]:

@@ -3,13 +3,13 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from PIL import Image
 
+from vlmrm_exp.measures import mean_over_tasks
 from vlmrm_exp.reporting import parts, plots
 from vlmrm_exp.reporting.parts import Item, Section
 from vlmrm_exp.reporting.run_folders import (
@@ -19,41 +19,24 @@ from vlmrm_exp.reporting.run_folders import (
     read,
     value_text,
 )
-from vlmrm_exp.reporting.statistics import mean_over_tasks
 
-SHOWN_ROWS = 200
-"""Rows of a table that the page shows at most."""
-FOLDED_ROWS = 20
-"""A longer table is folded."""
-
-
-@dataclass
-class Study:
-    """How a result was made, in the terms of a run."""
-
-    name: str
-    command: str
-    environment: str
-    typed: str = ""
+SHOWN_ROWS = 200  # of a table; the page shows no more
+FOLDED_ROWS = 20  # a longer table is folded
 
 
 def result_section(path: Path, anchor: str, out: Path) -> tuple[Section, set[str]]:
     """A section for one file: the picture beside it, and what it holds as tables.
 
-    Args:
-        path: of the file.
-        anchor: of the section; its figures' names begin with it.
-        out: where figures are written.
-
-    Returns:
-        The section, and the names of this project's own small models in it.
+    Figures are written into `out`; their names begin with `anchor`. Also returned are
+    the names of this project's own small models in the file.
     """
     notes: list[str] = []
     data = read(path, json.loads, {}, notes)
     versions = mapping(data.get("versions"))
     models = {k: v for k, v in mapping(data.get("models")).items() if mapping(v)}
     command = str(versions.get("command") or "not recorded")
-    sources = [Study(str(path), command, environment_text(versions, models))]
+    made = environment_text(versions, models)
+    sources = [{"name": path, "command": command, "environment": made, "typed": ""}]
     kind = path.stem.upper() if path.stem == "epic" else path.stem.capitalize()
     section = Section(f"{kind}: {path.parent.name}", anchor)
     picture = path.with_suffix(".png")
@@ -112,11 +95,11 @@ def _cell(value: Any) -> str | None:
 
 
 def _epic_over_size(
-    rows: Sequence[Mapping[str, Any]], stem: Path, sources: Sequence[Study]
+    rows: Sequence[Mapping[str, Any]], stem: Path, sources: Sequence[Any]
 ) -> list[Item]:
     """EPIC against parameters for each task with at least two models, and the mean."""
     numbers = ["alpha", "parameters", "epic", "epic_low", "epic_high"]
-    frame = pd.DataFrame(rows).reindex(columns=["task", "clip", *numbers])
+    frame: Any = pd.DataFrame(rows).reindex(columns=["task", "clip", *numbers])
     frame[numbers] = frame[numbers].map(number).astype(float)
     frame = frame[frame["parameters"] > 0].dropna(subset=["clip", "alpha", "epic"])
     frame = frame.fillna({"task": ""}).sort_values("task", kind="stable")

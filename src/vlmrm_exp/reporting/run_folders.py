@@ -9,11 +9,10 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -31,34 +30,62 @@ CONFIGS = ("config.yaml", ".hydra/config.yaml")
 TRACES = ("error.txt", "metrics.jsonl", "summary.json")
 SKIPPED = {"wandb", "checkpoints", "videos", "node_modules", "__pycache__"}
 
-Content = TypeVar("Content")
 
-
-@dataclass
 class Run:
-    """One run's folder."""
+    """What one run's folder holds."""
 
-    folder: Path
-    name: str  # the folder, from the one on where the search began
-    config: dict[str, Any]  # {"task.name": "kneeling", ...}; empty: unreadable
-    seed: str
-    summary: dict[str, Any]
-    success: Success | None  # of the kept policy
-    reward: float | None  # per step of the kept policy
-    evaluations: dict[str, dict[str, Any]]  # by file name without .json
-    reports: pd.DataFrame  # the numbers of metrics.jsonl, a row for each report
-    versions: dict[str, Any]
-    encoder: dict[str, Any]  # what versions.json says of the model that gave the reward
-    typed: str  # the command as typed, which may be that of a sweep
-    command: str  # repeats this run alone
-    environment: str  # commit, versions and machine
-    error: str  # error.txt
-    videos: list[Path]
-    notes: list[str]  # what could not be read, or is unusual
-    status: str = UNFINISHED
-    reason: str = ""  # why it is not finished
-    written: float = 0.0  # when it finished, in seconds since 1970
-    repeats: str = ""  # a finished run with the same settings that counts in its place
+    def __init__(
+        self, folder: Path, name: str, config: dict[str, Any], notes: list[str]
+    ) -> None:
+        def content(file: str) -> dict[str, Any]:
+            return read(folder / file, json.loads, {}, notes)
+
+        self.folder = folder
+        self.name = name  # the folder, from the one on where the search began
+        self.notes = notes  # what could not be read, or is unusual
+        self.config = config  # {"task.name": "kneeling", ...}; empty: unreadable
+        self.seed = str(config.get("seed", "?"))
+        self.summary = content("summary.json")
+        self.success = success_of(self.summary)  # of the kept policy
+        self.reward = number(self.summary.get("eval/reward_mean"))  # a step
+        self.reports = _reports(folder / "metrics.jsonl", notes)
+        steps = [0, *self.curve("env_steps")]
+        self.env_steps = int(number(self.summary.get("env_steps")) or steps[-1])
+        evaluations = sorted(path.stem for path in folder.glob("evaluation*.json"))
+        self.evaluations = {stem: content(f"{stem}.json") for stem in evaluations}
+        self.versions = content("versions.json")
+        self.encoder = mapping(self.versions.get("encoder"))  # of the reward
+        self.environment = environment_text(
+            self.versions, {self.encoder.get("name"): self.encoder}
+        )
+        self.typed = str(self.versions.get("command") or "")  # it may be a sweep's
+        self.command = _command(folder, config, self.typed, notes)  # of this run alone
+        self.videos = sorted((folder / "videos").glob("[!.]*.mp4"))
+        self.error = read(folder / "error.txt", str, "", notes)
+        self.status, self.reason = self._state()
+        self.written = 0.0  # when it finished, in seconds since 1970
+        if self.status == FINISHED:
+            self.written = (folder / "summary.json").stat().st_mtime
+        self.repeats = ""  # a finished run of the same settings that counts instead
+        rate = number(self.summary.get("eval/success_rate"))
+        if rate is not None and not 0 <= rate <= 1:
+            notes.append(
+                f"its success rate is {rate:g}, which is no share: not counted"
+            )
+
+    def _state(self) -> tuple[str, str]:
+        """One of `STATUSES`, and why it is not finished."""
+        if self.summary.get("interrupted"):
+            return INTERRUPTED, f"interrupted after {self.env_steps:,} env steps"
+        if self.summary:
+            if self.error:  # for example, a later start in the same folder was refused
+                self.notes.append(f"error.txt says: {last_error(self.error)}")
+            return FINISHED, ""
+        if self.error:
+            return FAILED, last_error(self.error)
+        latest = max(path.lstat().st_mtime for path in self.folder.iterdir())
+        when = datetime.fromtimestamp(latest).isoformat(" ", "minutes")
+        return UNFINISHED, f"no summary: still running or killed; last written {when}"
 
     def curve(self, key: str) -> pd.Series:
         """A metric over env steps, in order and without missing values.
@@ -67,15 +94,9 @@ class Run:
         """
         if not {"env_steps", key} <= set(self.reports):
             return pd.Series(dtype=float)
-        points = self.reports.dropna(subset=["env_steps", key])
-        last = points.drop_duplicates("env_steps", keep="last")
-        return last.sort_values("env_steps").set_index("env_steps", drop=False)[key]
-
-    @property
-    def env_steps(self) -> int:
-        """Labelled env steps so far."""
-        steps = [0, *self.curve("env_steps")]
-        return int(number(self.summary.get("env_steps")) or steps[-1])
+        points: Any = self.reports.dropna(subset=["env_steps", key])
+        points = points.drop_duplicates("env_steps", keep="last")
+        return points.set_index("env_steps", drop=False)[key].sort_index()
 
 
 def walk(top: Path) -> tuple[list[Run], list[Path]]:
@@ -108,51 +129,8 @@ def read_run(folder: Path, top: Path) -> Run | None:
         return None  # pretraining, or something that is not ours
     if not config:
         notes.append("its settings are not known")
-    config = _flat(config)
-    summary = read(folder / "summary.json", json.loads, {}, notes)
-    versions = read(folder / "versions.json", json.loads, {}, notes)
-    encoder = mapping(versions.get("encoder"))
-    typed = str(versions.get("command") or "")
-    run = Run(
-        folder=folder,
-        name=str(Path(top.resolve().name, folder.relative_to(top))),
-        config=config,
-        seed=str(config.get("seed", "?")),
-        summary=summary,
-        success=success_of(summary),
-        reward=number(summary.get("eval/reward_mean")),
-        evaluations={
-            path.stem: read(path, json.loads, {}, notes)
-            for path in sorted(folder.glob("evaluation*.json"), key=lambda p: p.stem)
-        },
-        reports=_reports(folder / "metrics.jsonl", notes),
-        versions=versions,
-        encoder=encoder,
-        typed=typed,
-        command=_command(folder, config, typed, notes),
-        environment=environment_text(versions, {encoder.get("name"): encoder}),
-        error=read(folder / "error.txt", str, "", notes),
-        videos=sorted((folder / "videos").glob("[!.]*.mp4")),
-        notes=notes,
-    )
-    rate = number(summary.get("eval/success_rate"))
-    if rate is not None and not 0 <= rate <= 1:
-        notes.append(f"its success rate is {rate:g}, which is no share: not counted")
-    if summary and not summary.get("interrupted"):
-        run.status = FINISHED
-        run.written = (folder / "summary.json").stat().st_mtime
-        if run.error:  # for example, a later start in the same folder was refused
-            notes.append(f"error.txt says: {last_error(run.error)}")
-    elif summary:
-        run.status = INTERRUPTED
-        run.reason = f"interrupted after {run.env_steps:,} env steps"
-    elif run.error:
-        run.status, run.reason = FAILED, last_error(run.error)
-    else:
-        latest = max(path.lstat().st_mtime for path in folder.iterdir())
-        when = datetime.fromtimestamp(latest).isoformat(" ", "minutes")
-        run.reason = f"no summary: still running or killed; last written {when}"
-    return run
+    name = str(Path(top.resolve().name, folder.relative_to(top)))
+    return Run(folder, name, _flat(config), notes)
 
 
 def environment_text(versions: dict[str, Any], models: dict[Any, Any]) -> str:
@@ -195,10 +173,7 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 def success_of(values: Mapping[str, Any]) -> Success | None:
-    """The success that summary.json or evaluation.json holds; None if that is no share.
-
-    Nor is it one if it is of no episode.
-    """
+    """The success in summary.json or evaluation.json; None: no share of any episode."""
     rate = number(values.get("eval/success_rate"))
     episodes = number(values.get("eval/episodes"))
     if rate is None or episodes is None or not 0 <= rate <= 1 or episodes < 1:
@@ -210,18 +185,15 @@ def value_text(value: Any) -> str:
     """A value of a JSON or YAML file for people."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    return "-" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def read(
-    path: Path, load: Callable[[str], Any], empty: Content, notes: list[str]
-) -> Content:
-    """What a file holds; `empty` if there is no such file.
-
-    Also if it cannot be read or holds another type than `empty`; notes then say so.
-    """
+def read(path: Path, load: Callable[[str], Any], empty: Any, notes: list[str]) -> Any:
+    """What a file holds; `empty` if it is not there, or, with a note, is damaged."""
     if not path.is_file():
         return empty
     try:
@@ -257,9 +229,8 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 def _command(folder: Path, config: dict[str, Any], typed: str, notes: list[str]) -> str:
     """The command line of this run alone, from what Hydra recorded.
 
-    Hydra writes its record before a second start in the same folder is refused. If the
-    record is of such a start, its settings differ from the run's; then the command as
-    typed is all that is known.
+    If a second start in the same folder was refused, the record is of that start, and
+    its settings differ from the run's; then only the command as typed is known.
     """
     composed = _flat(read(folder / CONFIGS[1], yaml.safe_load, {}, []))
     fixed = {key: value for key, value in composed.items() if "${" not in str(value)}

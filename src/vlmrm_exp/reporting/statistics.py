@@ -4,17 +4,16 @@ Interquartile mean and stratified bootstrap are those of R. Agarwal and others, 
 reinforcement learning at the edge of the statistical precipice (NeurIPS 2021).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from vlmrm_exp.measures import wilson_interval
-
-MEAN = "mean over tasks"
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,8 @@ def stratified_bootstrap(
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile interval, low and high, of the interquartile mean over runs.
 
-    Args:
-        strata: each task's values, (runs, ...). Runs are resampled with replacement
-            within their task, as many as it has.
-        resamples: how many.
-        seed: of the resampling.
+    Each stratum holds the values of one task's runs, (runs, ...). They are resampled
+    with replacement, as many as there are, within their task.
     """
     rng = np.random.default_rng(seed)
     drawn = [v[rng.integers(len(v), size=(resamples, len(v)))] for v in strata]
@@ -76,27 +72,18 @@ def align(curves: Sequence[pd.Series], points: int = 200) -> pd.DataFrame:
     Values between two reports are interpolated linearly. Steps that a curve does not
     reach are left out. If there are more than `points` steps, neighbours are averaged.
     """
-    table = pd.concat(curves, axis=1, ignore_index=True).sort_index()
+    table: Any = pd.concat(curves, axis=1, ignore_index=True).sort_index()
     table = table.interpolate("index", limit_area="inside").dropna()
     bins = np.arange(len(table)) * points // max(len(table), points)
     steps = table.index.to_series().groupby(bins).mean()
     return table.groupby(bins).mean().set_axis(steps)
 
 
-def log_linear_fit(sizes: Sequence[float], values: Sequence[float]) -> Any:
+def log_linear_fit(sizes: ArrayLike, values: ArrayLike) -> Any:
     """A linear regression over log10(size), as SciPy returns it.
 
     None with fewer than three sizes: a line through two points fits whatever they are.
     """
-    if len(set(sizes)) < 3:
+    if len(np.unique(sizes)) < 3:
         return None
     return stats.linregress(np.log10(sizes), values)
-
-
-def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each model and alpha if there are several tasks; no intervals."""
-    if len({row["task"] for row in rows}) < 2:
-        return []
-    means = pd.DataFrame(rows).groupby(["clip", "alpha"], sort=False, as_index=False)
-    means = means.agg(parameters=("parameters", "first"), epic=("epic", "mean"))
-    return [{"task": MEAN, **row} for row in means.to_dict("records")]
