@@ -90,7 +90,7 @@ def write_run(
         },
     }
     (folder / "versions.json").write_text(json.dumps(versions))
-    told = {
+    values = {
         "task": task,
         "clip": clip,
         "seed": seed,
@@ -102,7 +102,7 @@ def write_run(
         "wall_s": 600.0,
         **(summary or {}),
     }
-    (folder / "summary.json").write_text(json.dumps(told))
+    (folder / "summary.json").write_text(json.dumps(values))
     if rewards is None:
         rewards = reward * (1 - np.exp(-np.arange(1, 13) / 4))
     lines = []

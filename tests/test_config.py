@@ -118,7 +118,7 @@ def test_list_and_quoted_prompts_keep_their_meaning(compose):
         (["compute.physics_threads=0"], "compute.physics_threads is 0"),
         (["compute.workers=-1"], "compute.workers is -1"),
         (["reward.every=0"], "reward.every is 0"),
-        (["evaluation.video_episodes=9"], "video_episodes is 9, but must lie between"),
+        (["evaluation.video_episodes=9"], "video_episodes is 9, but only 8"),
         (["task.goal=kneeling"], "mountain_car has no such predicate"),
         (["task=kneeling", "task.goal=knee"], "task.goal is 'knee'"),
         (["task.env=mars"], "module:NAME of a World of your own"),

@@ -2,8 +2,10 @@
 
 import math
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from gymnasium.envs.classic_control.continuous_mountain_car import (
 from PIL import Image
 
 from vlmrm_exp.config import TaskConfig
+from vlmrm_exp.envs import toy_renderers
 from vlmrm_exp.envs.cartpole import MAX_ANGLE, WALL, in_bounds, wrap_angle
 from worlds import make_envs, make_renderer
 
@@ -253,3 +256,10 @@ def test_drawing_needs_no_display_and_says_nothing():
         [sys.executable, "-c", program], env=env, capture_output=True, text=True
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_shipped_pictures_are_what_their_script_paints():
+    path = Path(__file__).parents[1] / "scripts" / "paint_mountain.py"
+    for name, pixels in runpy.run_path(str(path))["pictures"]().items():
+        shipped = np.asarray(Image.open(Path(toy_renderers.__file__).with_name(name)))
+        np.testing.assert_array_equal(shipped, pixels)

@@ -297,31 +297,79 @@ def check(config: Config) -> None:
     """
     _check_prompts("prompt", config.prompt)
     _check_prompts("baseline", config.baseline)
-    _between("alpha", config.alpha, 0, 1)
     check_name(config.name)
+    for group in ("", "task", "algo", "reward", "compute", "evaluation", "log"):
+        check_values(group, getattr(config, group) if group else config)
     if config.alpha > 0 and config.prompts == config.baselines:
         raise ConfigError(
             f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
             "they must differ."
         )
-    at_least("reward.every", config.reward.every, 1)
-    at_least("seed", config.seed, 0)
-    at_least("env_steps", config.env_steps, 1)
     _check_task(config.task)
     check_clip(config.clip)
     _check_algo(config.algo, config.task, config.env_steps)
-    one_of("compute.device", config.compute.device, ("auto", "cpu", "gpu"))
-    if config.compute.workers is not None:
-        at_least("compute.workers", config.compute.workers, 0)
-    at_least("compute.torch_threads", config.compute.torch_threads, 1)
-    if config.compute.physics_threads is not None:
-        at_least("compute.physics_threads", config.compute.physics_threads, 1)
-    one_of("log.mode", config.log.mode, ("offline", "online", "none"))
     evaluation = config.evaluation
-    for name in ("every", "episodes", "final_episodes", "reward_episodes"):
-        at_least(f"evaluation.{name}", getattr(evaluation, name), 1)
     most = min(evaluation.reward_episodes, evaluation.final_episodes)
-    _between("evaluation.video_episodes", evaluation.video_episodes, 0, most)
+    if evaluation.video_episodes > most:
+        raise ConfigError(
+            f"evaluation.video_episodes is {evaluation.video_episodes}, but only "
+            f"{most} are rendered (evaluation.reward_episodes): give that at most."
+        )
+
+
+OPTIONS = {
+    "task.version": ("v4", "v5"),
+    "task.observation": ("full", "joints"),
+    "clip.precision": ("auto", "fp32", "bf16", "fp16"),
+    "clip.preprocess": ("pad", "squash", "crop"),
+    "algo.name": ("sac", "dqn"),
+    "compute.device": ("auto", "cpu", "gpu"),
+    "log.mode": ("offline", "online", "none"),
+}
+AT_LEAST = {
+    key: low
+    for low, keys in {
+        0: "seed algo.learning_starts algo.random_steps algo.exploration_steps "
+        "compute.workers evaluation.video_episodes",
+        1: "env_steps task.frame_skip task.episode_length clip.batch_size reward.every "
+        "algo.num_envs algo.gradient_steps algo.batch_size algo.buffer_size "
+        "algo.random_action_repeat compute.torch_threads compute.physics_threads "
+        "evaluation.every evaluation.episodes evaluation.final_episodes "
+        "evaluation.reward_episodes",
+        16: "task.frame_height clip.frame_height",
+    }.items()
+    for key in keys.split()
+}
+SHARES = (
+    "alpha",
+    "algo.gamma",
+    "algo.tau",
+    "algo.exploration_start",
+    "algo.exploration_end",
+)
+"""Numbers between 0 and 1."""
+ABOVE_0 = ("algo.learning_rate", "algo.temperature")
+
+
+def check_values(group: str, settings: object) -> None:
+    """Refuse values that one setting alone cannot have; null is left alone.
+
+    Raises:
+        ConfigError: one sentence says which, and what to do.
+    """
+    for key in (*OPTIONS, *AT_LEAST, *SHARES, *ABOVE_0):
+        of_group, _, name = key.rpartition(".")
+        value = getattr(settings, name) if of_group == group else None
+        if value is None:
+            continue
+        if key in OPTIONS:
+            one_of(key, value, OPTIONS[key])
+        elif key in AT_LEAST:
+            at_least(key, value, AT_LEAST[key])
+        elif key in SHARES and not 0 <= value <= 1:
+            raise ConfigError(f"{key} is {value}, but must lie between 0 and 1.")
+        elif key in ABOVE_0 and not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{key} is {value}: give a number above 0.")
 
 
 def check_name(name: str) -> None:
@@ -339,10 +387,6 @@ def check_name(name: str) -> None:
 
 def _check_task(task: TaskConfig) -> None:
     """What needs no world; the rest is in `envs.check_world`."""
-    one_of("task.version", task.version, ("v4", "v5"))
-    one_of("task.observation", task.observation, ("full", "joints"))
-    at_least("task.frame_skip", task.frame_skip, 1)
-    at_least("task.frame_height", task.frame_height, 16)
     if len(set(task.views)) < len(task.views):
         raise ConfigError(
             f"task.camera is {task.camera!r}, which has one view twice: give each once."
@@ -352,9 +396,7 @@ def _check_task(task: TaskConfig) -> None:
             "task=gym needs the Gymnasium id of an environment: "
             "give it, as task.env_id=Pendulum-v1."
         )
-    if task.episode_length is not None:
-        at_least("task.episode_length", task.episode_length, 1)
-    elif task.env != "gym":
+    if task.episode_length is None and task.env != "gym":
         raise ConfigError(
             "task.episode_length is null, but only task=gym has a limit of its own: "
             "give a number of env steps."
@@ -367,11 +409,7 @@ def check_clip(clip: ClipConfig) -> None:
     Raises:
         ConfigError: one sentence says which, and what to do.
     """
-    one_of("clip.precision", clip.precision, ("auto", "fp32", "bf16", "fp16"))
-    one_of("clip.preprocess", clip.preprocess, ("pad", "squash", "crop"))
-    at_least("clip.batch_size", clip.batch_size, 1)
-    if clip.frame_height is not None:
-        at_least("clip.frame_height", clip.frame_height, 16)
+    check_values("clip", clip)
     for name in ("mean", "std"):
         values = getattr(clip, name)
         if values is not None and len(values) != 3:
@@ -382,23 +420,6 @@ def check_clip(clip: ClipConfig) -> None:
 
 
 def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
-    one_of("algo.name", algo.name, ("sac", "dqn"))
-    for name in (
-        "num_envs",
-        "gradient_steps",
-        "batch_size",
-        "buffer_size",
-        "random_action_repeat",
-    ):
-        at_least(f"algo.{name}", getattr(algo, name), 1)
-    for name in ("learning_starts", "random_steps", "exploration_steps"):
-        at_least(f"algo.{name}", getattr(algo, name), 0)
-    for name in ("gamma", "tau", "exploration_start", "exploration_end"):
-        _between(f"algo.{name}", getattr(algo, name), 0, 1)
-    for name in ("learning_rate", "temperature"):
-        value = getattr(algo, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"algo.{name} is {value}: give a number above 0.")
     if not algo.hidden or min(algo.hidden) < 1:
         raise ConfigError(
             f"algo.hidden is {list(algo.hidden)}: give the width of at least one "
@@ -481,8 +502,3 @@ def at_least(name: str, value: int, low: int) -> None:
     """Refuse a setting that is too low, with a ConfigError."""
     if value < low:
         raise ConfigError(f"{name} is {value}: give a whole number from {low} up.")
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} is {value}, but must lie between {low} and {high}.")

@@ -34,7 +34,7 @@ _STYLE: Any = {
 
 @contextlib.contextmanager
 def figure(width: float, height: float) -> Iterator["Figure"]:
-    """An empty figure in inches, laid out by itself; draw on it inside the block."""
+    """An empty figure in inches, laid out by itself; plot on it inside the block."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

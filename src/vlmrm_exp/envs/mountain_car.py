@@ -119,5 +119,5 @@ WORLD = World(
     sample_states=sample_states,
     grid=True,
     renders_with=lambda: DRAWN_BY,
-    sources=(__file__, toy_renderers.__file__),
+    sources=(__file__, *toy_renderers.SOURCES),
 )

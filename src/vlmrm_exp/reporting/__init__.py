@@ -1,1 +1,1 @@
-"""From folders of runs and studies to one page: read, group, draw, write."""
+"""From folders of runs and studies to one page: read, group, plot, write."""
