@@ -53,6 +53,11 @@ def test_words_that_are_pictures(tmp_path):
     assert list(cfg.files) == ["a, b.png", str(odd), "${seed}.png"]
 
 
+def test_hydras_options_may_stand_anywhere():
+    words = ["seed=0,1", "-m", "task=kneeling", "--cfg", "job"]
+    assert app.to_keys(words, {}) == ["-m", "--cfg", "job", "seed=0,1", "task=kneeling"]
+
+
 def test_a_word_that_is_nothing():
     with pytest.raises(ConfigError, match="kneeling is no setting: write task=kneel"):
         app.to_keys(["kneeling"], PLURAL)

@@ -170,18 +170,18 @@ def to_keys(
         plural: for keys that may hold several values, the key of the list.
         files: whether words without a key are files.
     """
-    keys, named = [], []
+    options, keys, named = [], [], []
     for before, word in zip(["", *words], words, strict=False):
         key, equals, value = word.partition("=")
         if word.startswith("-") or before in HYDRA_TAKES_VALUE:
-            keys.append(word)
+            options.append(word)
         elif files and (not equals or os.path.exists(os.path.expanduser(word))):
             named.append(word)
         elif not equals and word.endswith((".yaml", ".yml")):
             path = Path(word)
             if not path.is_file():
                 raise ConfigError(f"There is no settings file {word}.")
-            keys += ["--config-dir", str(path.parent), "--config-name", path.stem]
+            options += ["--config-dir", str(path.parent), "--config-name", path.stem]
         elif not equals:
             raise ConfigError(f"{word} is no setting: write task={word}?")
         elif key in plural:
@@ -195,7 +195,7 @@ def to_keys(
             keys.append(quote_sentence(word))
     if named:
         keys.append(f"files=[{','.join(quoted(name) for name in named)}]")
-    return keys
+    return options + keys  # which Hydra takes in this order alone
 
 
 def quote_sentence(word: str) -> str:

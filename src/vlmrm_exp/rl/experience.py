@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +24,7 @@ from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.files import written_whole
 from vlmrm_exp.reward import Episodes
+from vlmrm_exp.reward.pool import Pool, Wait
 
 Act = Callable[[np.ndarray], np.ndarray]
 """Observations (N, O) float32 -> actions (N, A) float32, or (N,) int64."""
@@ -353,13 +355,17 @@ class State:
     envs: VectorEnv
     agent: Agent
     replay: Replay
+    pool: Pool
+    """For what a reward model has learned."""
     env_steps: int = 0
     """Simulated."""
     learned_steps: int = 0
     """Rewarded and learned from; the x-axis of the metrics."""
     gradient_steps: int = 0
     in_flight: deque[Rollout] = field(default_factory=deque)
-    """Simulated, but their rewards are still being computed."""
+    """Simulated, but not yet learned from."""
+    rewards: deque[Wait] = field(default_factory=deque)
+    """Theirs, which are being computed."""
     next_evaluation: int = 0
     """Learned env steps at which the policy is evaluated next."""
     best: dict[str, Any] | None = None
@@ -385,8 +391,12 @@ class State:
     def state_dict(self) -> dict[str, Any]:
         """Tensors, arrays and primitives; what is large is not copied."""
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        others = {k: v for k, v in vars(self).items() if k not in parts}
-        return {**others, **parts, "in_flight": [vars(r) for r in self.in_flight]}
+        return {
+            **vars(self),
+            **parts,
+            "in_flight": [vars(rollout) for rollout in self.in_flight],
+            "rewards": [wait() for wait in self.rewards],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
@@ -396,9 +406,10 @@ class State:
             else:
                 setattr(self, name, value)
         self.in_flight = deque(Rollout(**rollout) for rollout in state["in_flight"])
+        self.rewards = deque(partial(np.asarray, each) for each in state["rewards"])
 
 
-_PARTS = ("envs", "agent", "replay")
+_PARTS = ("envs", "agent", "replay", "pool")
 
 
 def save_policy(path: Path, checkpoint: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ Both critics are one set of stacked weights, and losses stay tensors until the r
 import copy
 import itertools
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -378,13 +377,12 @@ def train(
         algo.normalise_rewards,
         keep_states=pool.remembers,
     )
-    state = State(envs, agent, replay, next_evaluation=evaluation.every)
+    state = State(envs, agent, replay, pool, next_evaluation=evaluation.every)
     if saved is not None:
         state.load_state_dict(saved)
     graph = None
     if config.compute.cuda_graph and device.type == "cuda":
         graph = CudaGraph(agent, replay, algo.batch_size)
-    rewards = deque(pool.submit(rollout, thin=True) for rollout in state.in_flight)
     # Rewards that cost nothing are there at once.
     overlap = config.compute.overlap and not pool.cheap
 
@@ -402,12 +400,12 @@ def train(
                 rollout = collect(envs, act, seed, pool.needs_states)
                 state.env_steps += rollout.env_steps
                 log.lap("perf/collect_s")
-                rewards.append(pool.submit(rollout, thin=True))
+                state.rewards.append(pool.submit(rollout, thin=True))
                 state.in_flight.append(rollout)
             # With overlap, learn from the rollout before while this one is rewarded.
-            if overlap and more and len(rewards) == 1:
+            if overlap and more and len(state.rewards) == 1:
                 continue
-            reward = rewards.popleft()()
+            reward = state.rewards.popleft()()
             rollout = state.in_flight.popleft()
             log.lap("perf/reward_wait_s")
 
@@ -434,7 +432,7 @@ def train(
             # Report, and evaluate when it is time.
             metrics |= rollout_metrics(rollout, reward, envs)
             metrics["train/gradient_steps"] = state.gradient_steps
-            ended = state.env_steps >= config.env_steps and not rewards
+            ended = state.env_steps >= config.env_steps and not state.rewards
             if state.learned_steps >= state.next_evaluation or ended:
                 played = play(
                     eval_envs,
