@@ -8,15 +8,22 @@ from typing import NoReturn
 
 import pytest
 
+from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
-from vlmrm_exp.landscape import APPEARANCES
-from vlmrm_exp.studies.settings import PLURAL, Study
+from vlmrm_exp.config import Config
+from vlmrm_exp.studies.settings import Study
 
 
 def asked(verb: ModuleType, *words: str) -> Study:
     """What `python -m vlmrm_exp.VERB WORDS` would do."""
-    keys = app.to_keys(list(words), PLURAL | APPEARANCES)
+    keys = app.to_keys(list(words), verb.PLURAL)
     return verb.check(app.compose(verb.__name__.rpartition(".")[2], *keys))
+
+
+def run_config(*words: str) -> Config:
+    """What `python -m vlmrm_exp WORDS` would do, as the fixture `compose` has it."""
+    keys = app.to_keys(list(words), {})
+    return training.check(app.compose("config", *keys, "name=test"))
 
 
 class Folders:

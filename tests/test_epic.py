@@ -4,16 +4,15 @@ import json
 import shutil
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import studies
 import torch
 from PIL import Image
 from scipy import stats
-from studies import Folders, forbid
 
+import studies
+from studies import Folders, forbid
 from vlmrm_exp import epic, landscape, peak, prompts
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import humanoid, humanoid_renderer, mountain_car, world_of
@@ -30,12 +29,19 @@ from vlmrm_exp.studies.state_sets import StateSet, sample, truth_of
 from vlmrm_exp.vlm.source import EMBEDDED
 
 CPU = torch.device("cpu")
-MOUNTAIN = ("task=mountaincar", "clip=nano", "states=100", "resamples=20")
+MOUNTAIN = ("task=mountaincar", "clip=nano", "states=100", "resamples=20", "alpha=0")
 
 
 @pytest.fixture
 def folders(tmp_path) -> Folders:
     return Folders(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request, monkeypatch):
+    """Figures take most of the time of a small study: one test looks at them."""
+    if "figure" not in request.node.name:
+        monkeypatch.setattr(epic, "plot", lambda *arguments: None)
 
 
 def asked(*words: str) -> Study:
@@ -47,7 +53,7 @@ def epic_of(folders: Folders, *words: str) -> dict:
     return measure(study, folders.out)
 
 
-def test_epic_measures_every_alpha_and_writes_all_of_it(folders, capsys):
+def test_epic_measures_every_alpha_and_writes_tables_and_a_figure(folders, capsys):
     words = ["task=mountaincar", "clip=tiny", "states=200", "alpha=0,1"]
     result = epic_of(folders, *words)
     out = folders.out
@@ -89,14 +95,14 @@ def test_rewards_are_those_that_a_run_would_give(compose, tmp_path):
 
 
 def test_a_second_look_renders_nothing_whatever_the_sentence(folders, monkeypatch):
-    (first,) = epic_of(folders, *MOUNTAIN, "alpha=0")["rows"]
+    (first,) = epic_of(folders, *MOUNTAIN)["rows"]
     forbid(monkeypatch, mountain_car, "make_renderer")
-    assert epic_of(folders, *MOUNTAIN, "alpha=0")["rows"] == [first]
+    assert epic_of(folders, *MOUNTAIN)["rows"] == [first]
     (other,) = epic_of(folders, *MOUNTAIN, "alpha=0.3", "prompt=a car")["rows"]
     assert other["epic"] != first["epic"]
     for changed in ("task.textures=plain", "states=101"):
         with pytest.raises(AssertionError, match="forbidden"):
-            epic_of(folders, *MOUNTAIN, "alpha=0", changed)
+            epic_of(folders, *MOUNTAIN, changed)
 
 
 def test_what_changes_an_embedding_changes_its_key(compose, tmp_path, monkeypatch):
@@ -149,8 +155,11 @@ def test_code_and_libraries_are_part_of_the_key(compose, tmp_path, monkeypatch):
     of_libraries = cache.libraries
     for changed in ("envs/toy_renderers.py", "vlm/encoder.py", "reward/clip.py"):
         with monkeypatch.context() as other:
-            found = lambda files, c=changed: str(any(f.endswith(c) for f in files))  # noqa: E731
-            other.setattr(cache, "sources", found)
+            other.setattr(
+                cache,
+                "sources",
+                lambda files, c=changed: str(any(f.endswith(c) for f in files)),
+            )
             with pytest.raises(AssertionError, match="forbidden"):
                 rewarder.rewards(states, [config])
     for changed in ("pygame-ce", "timm"):
@@ -198,9 +207,9 @@ def test_pictures_with_labels_measure_as_their_states_do(compose, tmp_path, fold
     frames.mkdir()
     renderer = world_of(config.task).make_renderer(config.task, 96, False)
     lines = ["file,label"]
-    for i, (frame, state) in enumerate(zip(renderer.render(states), states, strict=True)):
+    for i, frame in enumerate(renderer.render(states)):
         Image.fromarray(frame).save(frames / f"{i:03}.png")
-        lines.append(f"{i:03}.png,{int(state[0] >= 0.45)}")
+        lines.append(f"{i:03}.png,{int(states[i, 0] >= 0.45)}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     given = [f"frames={frames}", f"labels={tmp_path}/labels.csv", "alpha=0.5"]
     (of_pictures,) = epic_of(folders, *MOUNTAIN, *given)["rows"]
@@ -261,7 +270,7 @@ def test_one_model_is_in_memory_at_a_time(tmp_path, folders, monkeypatch):
 
     monkeypatch.setattr(rewards, "Clip", Watched)
     clips = f"clip=nano,local-dir:{tmp_path}/other"
-    epic_of(folders, *MOUNTAIN, "alpha=0", clips)
+    epic_of(folders, *MOUNTAIN, clips)
     assert alive == [0, 0]
 
 
@@ -281,18 +290,18 @@ def test_labels_by_people_replace_the_predicate_of_a_stored_set(
     labels = [f"{i},{int(goal)}" for i, goal in enumerate(left)]
     (tmp_path / "l.csv").write_text("\n".join(["index,label", *labels]))
     given = [f"state_set={tmp_path}/s.npz", f"labels={tmp_path}/l.csv"]
-    result = epic_of(folders, *MOUNTAIN, "alpha=0", *given)
+    result = epic_of(folders, *MOUNTAIN, *given)
     assert result["tasks"]["mountaincar"]["goal_states"] == left.sum()
     assert result["rows"][0]["auroc"] < 0.4  # people meant the other hill
     # And stay with the states that are kept with the results.
     kept = f"state_set={folders.out}/states-mountain_car.npz"
-    again = epic_of(folders, *MOUNTAIN, "alpha=0", kept)
+    again = epic_of(folders, *MOUNTAIN, kept)
     assert again["tasks"]["mountaincar"]["labelled_by"] == f"{tmp_path}/l.csv"
     assert again["rows"] == result["rows"]
 
 
 def test_kneeling_is_told_from_other_poses(compose, folders, tmp_path, monkeypatch):
-    words = ["task=kneeling,standing_up", "clip=nano", "states=200", "resamples=20"]
+    words = ["task=kneeling,standing_up", "clip=nano", "states=120", "resamples=20"]
     words += ["alpha=0", "task.camera=fixed"]
     result = epic_of(folders, *words)
     kneeling, standing = result["rows"]
@@ -311,7 +320,7 @@ def test_kneeling_is_told_from_other_poses(compose, folders, tmp_path, monkeypat
     assert measured == pytest.approx(together)
     assert measured != pytest.approx(alone)
     assert min(kneeling["auroc"], standing["auroc"]) > 0.8
-    assert result["tasks"]["kneeling"]["sources"]["tasks"] == 80
+    assert result["tasks"]["kneeling"]["sources"]["tasks"] == 48
     assert result["versions"]["drawn_by"].startswith("MuJoCo")
     # Neither simulated nor rendered again: the driver's name is part of the key.
     forbid(monkeypatch, humanoid, "make_renderer", "sample_states")
@@ -344,7 +353,7 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
     for name in ("one", "two"):
         shutil.copytree(EMBEDDED / "nano", tmp_path / name)
     clips = f"clip=nano,local-dir:{tmp_path}/one,local-dir:{tmp_path}/two"
-    result = epic_of(folders, *MOUNTAIN, "alpha=0", clips)
+    result = epic_of(folders, *MOUNTAIN, clips)
     assert list(result["models"]) == ["nano", "one", "two"]
     assert "models of one size together" in capsys.readouterr().out
     assert len({row["epic"] for row in result["rows"]}) == 1
@@ -367,9 +376,6 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
         (["alpha=[]"], "alpha is an empty list"),
         (["alpha=0,0"], "names 0.0 twice"),
         (["task.camera=above"], "camera is 'above', but must be one of fixed for"),
-        (["task.camera=fixed,side"], r"joined with \+, as fixed\+side"),
-        (["task.camera=[fixed,side]"], r"joined with \+, as fixed\+side"),
-        (["state=3"], "no setting state"),
         (["resamples=-1"], "resamples is -1"),
         (["resamples=1"], "20 at least"),
         (["states=99"], "states is 99"),
@@ -381,11 +387,6 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
         (["state_set=/b.npz"], "no stored state set"),
         (["state_set=/b.npz", "runs=[/c]"], "leave one of them out"),
         (["task=kneeling", "runs=[/nowhere]"], "no folder /nowhere"),
-        (["compute=tpu"], "compute=tpu does not exist"),
-        (["seed=-1"], "seed is -1"),
-        (["prompt="], "prompt is empty"),
-        (["prompt=[]"], "prompt is an empty list"),
-        (["baseline="], "baseline is empty"),
         (["frames="], "frames is empty"),
         (["out="], "out is empty"),
         (["reward=environment"], "looks at an environment's steps"),
@@ -448,17 +449,22 @@ def test_a_sentence_too_long_and_a_baseline_that_says_the_same_are_refused(folde
 
 
 def test_what_is_typed_wins_over_a_settings_file(tmp_path, start):
-    file = tmp_path / "s.yaml"
+    file = tmp_path / "settings" / "s.yaml"
+    file.parent.mkdir()
     file.write_text(
         "defaults: [epic, _self_]\ntasks: [cartpole, mountaincar]\nalphas: [0, 1]\n"
         'prompt: ["a, b", c]\nseed: 4\ntask:\n  frame_height: 90\n'
     )
-    got = []
+    checked = []
     words = [str(file), "alpha=0.5", "task=cartpole", "clip=nano,tiny"]
     words.append(f"out={tmp_path}/out")
-    ended = start(words, lambda c: got.append(epic.check(c)), "epic", epic.check, PLURAL)
+
+    def check(composed) -> None:
+        checked.append(epic.check(composed))
+
+    ended = start(words, str, "epic", check, PLURAL)
     assert ended.code == 0, ended.err
-    (study,) = got
+    (study,) = checked
     assert study.settings()["alphas"] == [0.5]
     assert [model.name for model in study.models] == ["nano", "tiny"]
     (task,) = study.tasks
@@ -479,18 +485,21 @@ def test_constant_rewards_are_refused(tmp_path, folders):
         epic_of(folders, *MOUNTAIN, *given)
 
 
-def test_a_command_writes_into_its_folder_and_a_refused_one_makes_none(
-    tmp_path, folders, start
-):
+def test_a_command_writes_into_its_folder_and_a_refused_one_makes_none(folders, start):
     def program(*words: str):
-        act = lambda composed: measure(epic.check(composed), composed.folder)  # noqa: E731
-        return start(words, act, "epic", epic.check, PLURAL)
+        return start(
+            words,
+            lambda composed: measure(epic.check(composed), composed.folder),
+            "epic",
+            epic.check,
+            PLURAL,
+        )
 
     refused = program(*MOUNTAIN, "alpha=9", *folders)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "alpha is 9.0" in refused.err
     assert not folders.out.exists()
-    done = program(*MOUNTAIN, "alpha=0", *folders)
+    done = program(*MOUNTAIN, *folders)
     assert done.code == 0, done.err
     assert "mountaincar: a car at the peak" in done.out
     assert (folders.out / "epic.json").is_file()
@@ -501,20 +510,22 @@ def test_a_command_writes_into_its_folder_and_a_refused_one_makes_none(
 
 @pytest.mark.parametrize("verb", [epic, prompts, landscape, peak])
 def test_a_study_is_told_what_a_run_is_told_by_the_same_words(verb, folders, compose):
-    task = "mountaincar" if verb is landscape else "splits"
-    words = [f"task={task}", "experiment=paper", "clip.preprocess=crop", "seed=5"]
-    words += ["clip.pretrained=FILE", "reward.every=3", "prompt=a, b", "baseline=c"]
-    study = studies.asked(verb, *words, "clip=rn50,nano", "alpha=0,0.5", *folders)
-    run = compose(*words, "clip=rn50", "alpha=0.5")
+    words = ["task=splits" if verb is peak else "task=mountaincar", "clip=rn50"]
+    words += ["experiment=paper", "clip.preprocess=crop", "clip.pretrained=FILE"]
+    words += ["seed=5", "reward.every=3", "prompt=a, b", "baseline=c"]
+    study = studies.asked(verb, *words, "alpha=0,0.5", *folders)
+    run = compose(*words, "alpha=0.5")
     assert not run.renormalise  # as the paper's code had it
-    run = replace(run, name="")
-    assert [replace(one, name="") for one in study.jobs(study.tasks[0], run.clip)] == [
-        replace(run, alpha=0.0), run
-    ]  # fmt: skip
-    assert study.models[0] == run.clip
-    assert study.models[1].pretrained == "FILE"
-    of_task = studies.asked(verb, f"task={task}", *folders)
-    assert of_task.models == [compose(f"task={task}").clip]
+    assert study.models == [run.clip]
+    wanted = vars(run) | {"name": None}  # a study has no folder of runs
+    found = [vars(job) | {"name": None} for job in study.jobs(study.tasks[0], run.clip)]
+    assert found[0].items() >= (wanted | {"alpha": 0.0}).items()
+    assert found[1].items() >= wanted.items()
+
+
+def test_without_a_model_each_task_brings_its_own(folders, compose):
+    study = asked("task=cartpole,kneeling", *folders)
+    assert study.models == [compose(f"task={t}").clip for t in ("cartpole", "kneeling")]
 
 
 def test_a_reward_without_a_model_is_measured(folders):

@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.measures import (
     agreement,
     auroc,
@@ -14,8 +16,6 @@ from vlmrm_exp.measures import (
     interval,
     pearson,
 )
-
-from vlmrm_exp.config import ConfigError
 
 RNG = np.random.default_rng(0)
 

@@ -5,99 +5,80 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from vlmrm_exp.study import state_sets
-from vlmrm_exp.study.state_files import (
+
+from studies import forbid
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.envs import humanoid, world_of
+from vlmrm_exp.envs.goals import GOALS
+from vlmrm_exp.rl.experience import collect, save_policy
+from vlmrm_exp.rl.sac import SAC
+from vlmrm_exp.studies import state_sets
+from vlmrm_exp.studies.state_files import (
     labels_of,
     picture_states,
     save_states,
     stored_states,
 )
-from vlmrm_exp.study.state_sets import StateSet, Truth, draw_states, truth_of
-
-from vlmrm_exp.config import GOALS, ConfigError
+from vlmrm_exp.studies.state_sets import StateSet, Truth, sample, truth_of
 
 
 def test_cart_pole_grid_is_uniform_over_angle_and_position(compose):
     config = compose("task=cartpole")
-    states = draw_states(config.task, 3600)
-    rows = states.rows
-    assert len(states) == len(rows) == 3600
-    assert len({tuple(row) for row in rows}) == 3600
+    sampled = sample(config.task, 3600)
+    states = sampled.states
+    assert len(sampled) == len(states) == 3600
+    assert len({tuple(state) for state in states}) == 3600
     for column, reach, bins in ((0, 2.4, 3), (2, np.pi, 4)):
-        counts, _ = np.histogram(rows[:, column], bins, (-reach, reach))
+        counts, _ = np.histogram(states[:, column], bins, (-reach, reach))
         assert set(counts) == {3600 // bins}
-    truth = truth_of(config, states)
+    truth = truth_of(config, sampled)
     # 24 of 360 degrees, whatever the position: all carts are inside the walls.
     assert truth.goal.mean() == pytest.approx(24 / 360, abs=0.01)
-    np.testing.assert_array_equal(truth.goal, np.abs(rows[:, 2]) <= np.deg2rad(12))
-    np.testing.assert_allclose(truth.graded, -np.abs(rows[:, 2]))
+    np.testing.assert_array_equal(truth.goal, np.abs(states[:, 2]) <= np.deg2rad(12))
+    np.testing.assert_allclose(truth.graded, -np.abs(states[:, 2]))
 
 
 def test_mountain_car_grid_runs_over_the_track(compose):
     config = compose("task=mountaincar")
-    states = draw_states(config.task, 1801)
-    np.testing.assert_allclose(np.diff(states.rows[:, 0]), 0.001)
-    assert (states.rows[0, 0], states.rows[-1, 0]) == (-1.2, 0.6)
+    states = sample(config.task, 1801)
+    np.testing.assert_allclose(np.diff(states.states[:, 0]), 0.001)
+    assert (states.states[0, 0], states.states[-1, 0]) == (-1.2, 0.6)
     truth = truth_of(config, states)
-    np.testing.assert_array_equal(truth.goal, states.rows[:, 0] >= 0.45)
-    np.testing.assert_array_equal(truth.graded, states.rows[:, 0])
+    np.testing.assert_array_equal(truth.goal, states.states[:, 0] >= 0.45)
+    np.testing.assert_array_equal(truth.graded, states.states[:, 0])
 
 
-@pytest.fixture(scope="module")
-def humanoid_task():
-    from vlmrm_exp.cli import composed
-
-    return composed("task=kneeling").task
-
-
-@pytest.fixture(scope="module")
-def humanoid(humanoid_task, tmp_path_factory):
-    kept = tmp_path_factory.mktemp("kept")
-    return draw_states(humanoid_task, 400, seed=3, kept=kept), kept
-
-
-@pytest.mark.slow
-def test_humanoid_states_have_goals_and_others_of_every_task(humanoid, compose):
-    states, _ = humanoid
-    counts = {s: int((states.source == s).sum()) for s in set(states.source)}
-    assert counts == {"tasks": 160, "poses": 120, "falls": 40, "random": 80}
-    assert states.rows.shape == (400, 47)
-    assert np.isfinite(states.rows).all()
-    np.testing.assert_allclose(np.linalg.norm(states.rows[:, 3:7], axis=1), 1, 1e-6)
-    for task in GOALS:
-        truth = truth_of(compose(f"task={task}"), states)  # refuses one class
-        assert 3 <= truth.goal.sum() <= 200, task
-        assert truth.graded is None
-
-
-@pytest.mark.slow
 def test_humanoid_states_are_those_of_the_seed_and_are_kept(
-    humanoid, humanoid_task, monkeypatch
+    compose, tmp_path, monkeypatch
 ):
-    states, kept = humanoid
-    again = draw_states(humanoid_task, 400, seed=3)
-    np.testing.assert_array_equal(again.rows, states.rows)
-    few = draw_states(humanoid_task, 100, seed=3), draw_states(humanoid_task, 100)
-    assert not np.isin(few[0].rows[:, 2], few[1].rows[:, 2]).any()
-    monkeypatch.setattr(state_sets, "_drawn_states", None)  # to call it would fail
-    again = draw_states(humanoid_task, 400, seed=3, kept=kept)
-    np.testing.assert_array_equal(again.rows, states.rows)
+    task = compose("task=kneeling").task
+    states = sample(task, 300, seed=3, kept=tmp_path)
+    counts = {s: int((states.source == s).sum()) for s in set(states.source)}
+    assert counts == {"tasks": 120, "poses": 90, "falls": 30, "random": 60}
+    assert states.states.shape == (300, 47)
+    assert np.isfinite(states.states).all()
+    np.testing.assert_allclose(np.linalg.norm(states.states[:, 3:7], axis=1), 1, 1e-6)
+    for name in GOALS:  # goals and others of every task
+        truth = truth_of(compose(f"task={name}"), states)  # refuses one class
+        assert 3 <= truth.goal.sum() <= 150, name
+        assert truth.graded is None
+    again, other = sample(task, 100, seed=3), sample(task, 100)
+    assert not np.isin(again.states[:, 2], other.states[:, 2]).any()
+    np.testing.assert_array_equal(sample(task, 100, seed=3).states, again.states)
+    forbid(monkeypatch, humanoid, "sample_states")
+    again = sample(task, 300, seed=3, kept=tmp_path)
+    np.testing.assert_array_equal(again.states, states.states)
     np.testing.assert_array_equal(again.source, states.source)
-    with pytest.raises(TypeError):
-        draw_states(humanoid_task, 400, seed=4, kept=kept)
+    with pytest.raises(AssertionError, match="forbidden"):
+        sample(task, 300, seed=4, kept=tmp_path)
 
 
 def make_run(folder: Path, config, names: tuple[str, ...], seed: int = 0) -> Path:
     """A run's folder with untrained policies."""
-    import torch
-
-    from vlmrm_exp.envs import make_envs
-    from vlmrm_exp.rl.policy import save_policy
-    from vlmrm_exp.rl.sac import SAC
-
-    envs = make_envs(config.task, 1)
+    envs = world_of(config.task).make_envs(config.task, 1, 1)
     folder.mkdir()
     OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
     for i, name in enumerate(names):
@@ -113,15 +94,14 @@ def make_run(folder: Path, config, names: tuple[str, ...], seed: int = 0) -> Pat
     return folder
 
 
-@pytest.mark.slow
 def test_half_of_the_states_are_those_of_the_policies_of_runs(tmp_path, compose):
     config = compose("task=kneeling", "algo.hidden=[8]")
     run = make_run(tmp_path / "run", config, ("best", "last"))
     arguments = dict(runs=[run], kept=tmp_path / "kept")
-    states = draw_states(config.task, 120, **arguments)
+    states = sample(config.task, 120, **arguments)
     assert len(states) == 120
     visited = states.source == "policies"
-    policies = states.rows[visited]
+    policies = states.states[visited]
     assert len(policies) == 60
     assert len(np.unique(policies, axis=0)) == 60
     # Two episodes of each policy; a pose has a group of its own.
@@ -129,38 +109,35 @@ def test_half_of_the_states_are_those_of_the_policies_of_runs(tmp_path, compose)
     assert len(set(groups[:30])) == len(set(groups[30:])) == 2
     assert not set(groups[:30]) & set(groups[30:])
     assert len(set(states.group[states.source == "poses"])) == 18
-    again = draw_states(config.task, 120, **arguments)
+    again = sample(config.task, 120, **arguments)
     np.testing.assert_array_equal(again.group, states.group)
     # Other checkpoints in the same folder are another set of states.
     make_run(tmp_path / "other", config, ("best",), seed=9)
     (tmp_path / "other" / "checkpoints" / "best.pt").replace(
         run / "checkpoints" / "best.pt"
     )
-    changed = draw_states(config.task, 120, **arguments)
-    assert not np.array_equal(changed.rows, states.rows)
+    changed = sample(config.task, 120, **arguments)
+    assert not np.array_equal(changed.states, states.states)
 
 
-@pytest.mark.slow
 def test_as_many_episodes_are_played_as_states_are_asked(tmp_path, compose):
     config = compose("task=kneeling", "algo.hidden=[8]", "task.episode_length=12")
     run = make_run(tmp_path / "run", config, ("best", "last"))
     played = [(config.task, policy) for policy in state_sets._policies(run)]
-    rows, group = state_sets._policy_states(played, 161, seed=0)
-    assert len(np.unique(rows, axis=0)) == 161
+    states, group = state_sets._policy_states(played, 161, seed=0)
+    assert len(np.unique(states, axis=0)) == 161
     assert len(set(group)) == 14  # 7 episodes of 12 steps for 81 states, and for 80
-    # Each row is one that its policy visits, in the episode of its group.
-    from vlmrm_exp.rl.rollout import collect
-
-    from vlmrm_exp.envs import make_envs
-
+    # Each state is one that its policy visits, in the episode of its group.
     rng = np.random.default_rng([0, 1])
     for i, size in enumerate((81, 80)):
-        envs = make_envs(config.task, 7)
+        envs = world_of(config.task).make_envs(config.task, 7, 1)
         seed = int(rng.integers(2**31))
-        visited = collect(envs, played[i][1].act, seed=seed).rows
+        visited = collect(envs, played[i][1].act, seed=seed).states
         rng.choice(84, size, replace=False)
-        for row, episode in zip(rows[81 * i :][:size], group[81 * i :], strict=False):
-            assert (visited[:, episode - 7 * i] == row).all(axis=1).any()
+        for state, episode in zip(
+            states[81 * i :][:size], group[81 * i :], strict=False
+        ):
+            assert (visited[:, episode - 7 * i] == state).all(axis=1).any()
 
 
 def test_a_run_that_ended_at_its_best_has_one_policy(tmp_path, compose):
@@ -172,29 +149,31 @@ def test_a_run_that_ended_at_its_best_has_one_policy(tmp_path, compose):
     assert len(state_sets._policies(run)) == 1
 
 
-def test_a_damaged_checkpoint_is_refused_before_anything_is_drawn(
+def test_a_damaged_checkpoint_is_refused_before_anything_is_sampled(
     tmp_path, compose, monkeypatch
 ):
     config = compose("task=kneeling", "algo.hidden=[8]")
     run = make_run(tmp_path / "run", config, ("best",))
     (run / "checkpoints" / "best.pt").write_bytes(b"nothing")
-    monkeypatch.setattr(state_sets, "_drawn_states", None)
+    forbid(monkeypatch, humanoid, "sample_states")
     with pytest.raises(ConfigError, match="is not a policy"):
-        draw_states(config.task, 100, runs=[run])
+        sample(config.task, 100, runs=[run])
 
 
 def test_runs_that_cannot_be_played_are_refused(tmp_path, compose):
     task = compose("task=kneeling").task
     with pytest.raises(ConfigError, match="no folder"):
-        draw_states(task, 100, runs=[tmp_path / "nowhere"])
+        sample(task, 100, runs=[tmp_path / "nowhere"])
     empty = make_run(tmp_path / "empty", compose("task=kneeling"), ())
     with pytest.raises(ConfigError, match="no checkpoint in"):
-        draw_states(task, 100, runs=[empty])
+        sample(task, 100, runs=[empty])
     other = make_run(tmp_path / "other", compose("task=mountaincar"), ("best",))
-    with pytest.raises(ConfigError, match="is of mountaincar, which is no humanoid"):
-        draw_states(task, 100, runs=[other])
+    with pytest.raises(
+        ConfigError, match="is of mountaincar, which is of another world"
+    ):
+        sample(task, 100, runs=[other])
     with pytest.raises(ConfigError, match="leave runs out"):
-        draw_states(compose("task=cartpole").task, 100, runs=[tmp_path])
+        sample(compose("task=cartpole").task, 100, runs=[tmp_path])
 
 
 def test_a_task_without_predicate_is_refused(compose):
@@ -204,7 +183,7 @@ def test_a_task_without_predicate_is_refused(compose):
     with pytest.raises(ConfigError, match="no predicate"):
         truth_of(config, states)
     with pytest.raises(ConfigError, match="at least 100"):
-        draw_states(compose("task=cartpole").task, 12)
+        sample(compose("task=cartpole").task, 12)
 
 
 def test_a_set_of_one_class_is_refused(compose):
@@ -216,13 +195,13 @@ def test_a_set_of_one_class_is_refused(compose):
 
 def test_stored_states_come_back(tmp_path, compose):
     task = compose("task=mountaincar").task
-    states = draw_states(task, 100)
+    states = sample(task, 100)
     goal = np.arange(100) > 50
     save_states(tmp_path / "s.npz", states, {"mountaincar": Truth(goal, "people")})
     again, truth = stored_states(tmp_path / "s.npz", task)
     np.testing.assert_array_equal(truth.goal, goal)
     assert truth.labelled_by == "people"
-    np.testing.assert_array_equal(again.rows, states.rows)
+    np.testing.assert_array_equal(again.states, states.states)
     np.testing.assert_array_equal(again.source, states.source)
     assert again.world == "mountain_car"
     assert again.group is None

@@ -1,4 +1,4 @@
-"""Try the policy of a finished run again: python -m vlmrm_exp.evaluate run=FOLDER ...
+"""Judge the policy of a run again: python -m vlmrm_exp.evaluate run=FOLDER ...
 
 Reads the run's own configuration and a checkpoint, plays episodes without exploration
 from start states that neither training nor the run's own evaluation saw, and writes
@@ -6,163 +6,136 @@ evaluation.json and videos/evaluation.mp4 into the run's folder.
 """
 
 import contextlib
-import dataclasses
 import json
 import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
 
-from vlmrm_exp import cli
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp import app
+from vlmrm_exp.config import (
+    ComputeConfig,
+    Config,
+    ConfigError,
+    at_least,
+    check_values,
+    one_of,
+)
 
-if TYPE_CHECKING:
-    from vlmrm_exp.rl.trial import Trial
-
-CHECKPOINTS = ("best", "last", "random")
-COMPUTE = ("auto", "cpu", "gpu")
 SEED_OFFSET = 1_000_000
 """Added to the run's seed where none is given: start states not seen before."""
-
-HELP = f"""\
-Plays episodes with the policy of a finished run, without exploration, and scores them.
-
-  python -m vlmrm_exp.evaluate run=outputs/mountaincar/NAME
-  python -m vlmrm_exp.evaluate run=outputs/kneeling/NAME checkpoint=last episodes=20
-  python -m vlmrm_exp.evaluate run=outputs/cartpole/NAME seed=7 video=false
-
-Settings:
-  run=FOLDER        of the run, with config.yaml and checkpoints/
-  checkpoint=best   best (highest reward in training), last, or random: actions drawn
-                    uniformly, to compare with
-  episodes=100
-  seed=null         of the start states; null: the run's seed + {SEED_OFFSET:,}
-  video=true        write videos/evaluation.mp4
-  compute=auto      auto, cpu or gpu, whatever the run was trained on
-
-Writes evaluation.json and videos/evaluation.mp4 into the run's folder; with another
-checkpoint than best, evaluation-last.json and so on. Earlier ones stay: the next is
-evaluation-2.json.
-"""
 
 
 @dataclass
 class EvaluateConfig:
-    """What to evaluate; see HELP."""
+    """See conf/evaluate.yaml."""
 
-    run: str = ""
-    checkpoint: str = "best"
-    episodes: int = 100
+    run: str = MISSING
+    checkpoint: str = MISSING
+    episodes: int = MISSING
+    reward_episodes: int = MISSING
     seed: int | None = None
-    video: bool = True
-    compute: str = "auto"
+    video: bool = MISSING
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
-def parse(arguments: Sequence[str]) -> EvaluateConfig:
-    """Turn key=value arguments into checked values.
+ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
+    """What is asked, and the configuration of the run.
 
     Raises:
         ConfigError: one sentence says what is wrong.
     """
-    asked = cli.parse(EvaluateConfig, arguments, text=("run",))
-    if not asked.run:
+    if not OmegaConf.is_missing(composed.cfg, "run") and composed.cfg.run:
+        asked: Any = OmegaConf.to_object(composed.cfg)
+    else:
         raise ConfigError(
             "Which run? Give its folder, as run=outputs/mountaincar/NAME."
         )
-    for name, options in (("checkpoint", CHECKPOINTS), ("compute", COMPUTE)):
-        if (value := getattr(asked, name)) not in options:
-            raise ConfigError(
-                f"{name} is {value!r}, but must be one of {', '.join(options)}."
-            )
-    if asked.episodes < 1:
-        raise ConfigError(f"episodes is {asked.episodes}: give at least 1.")
-    if asked.seed is not None and asked.seed < 0:
-        raise ConfigError(f"seed is {asked.seed}: give a whole number from 0 up.")
-    return asked
-
-
-def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
-    """Play, score, write and return what evaluation.json holds.
-
-    Raises:
-        ConfigError: the run, its checkpoint or what it needs cannot be had.
-    """
+    one_of("checkpoint", asked.checkpoint, ("best", "last", "random"))
+    for name in ("episodes", "reward_episodes"):
+        at_least(name, getattr(asked, name), 1)
+    if asked.seed is not None:
+        at_least("seed", asked.seed, 0)
+    check_values("compute", asked.compute)
     folder = Path(asked.run).expanduser()
-    config = cli.load_run_config(folder)
-    compute = dataclasses.replace(config.compute, device=asked.compute)
-    config = dataclasses.replace(config, compute=compute)
+    config = app.load_run_config(folder)
     checkpoint = folder / "checkpoints" / f"{asked.checkpoint}.pt"
     if asked.checkpoint != "random" and not checkpoint.is_file():
         raise ConfigError(
             f"There is no {checkpoint}: the run ended before its first evaluation, or "
             "this is not its folder."
         )
-    seed = config.seed + SEED_OFFSET if asked.seed is None else asked.seed
-    before = _recorded_versions(folder)
+    return asked, replace(config, compute=asked.compute)
 
-    # Imported here so that --help and refusals are immediate.
+
+def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
+    """Play, judge, write and return what evaluation.json holds.
+
+    Raises:
+        ConfigError: the checkpoint or what the run needs cannot be had.
+    """
+    # Imported here so that refusals are immediate.
     import torch
 
-    from vlmrm_exp.envs import make_envs
-    from vlmrm_exp.log import versions, write_json
-    from vlmrm_exp.rl.labels import make_labeller
+    from vlmrm_exp.envs import world_of
+    from vlmrm_exp.files import write_json
+    from vlmrm_exp.log import versions
+    from vlmrm_exp.reward import Episodes, choose_device
+    from vlmrm_exp.reward.pool import make_pool
+    from vlmrm_exp.rl.evaluation import judge, play, write_video
     from vlmrm_exp.rl.policy import load_policy
-    from vlmrm_exp.rl.progress import Progress
-    from vlmrm_exp.rl.trial import judge, try_policy, write_video
-    from vlmrm_exp.vlm.scorer import choose_device
 
-    device = choose_device(asked.compute)
+    folder = Path(asked.run).expanduser()
+    seed = config.seed + SEED_OFFSET if asked.seed is None else asked.seed
+    before = _recorded_versions(folder)
+    device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
-    policy = None if asked.checkpoint == "random" else load_policy(checkpoint, device)
+    policy = None
+    if asked.checkpoint != "random":
+        path = folder / "checkpoints" / f"{asked.checkpoint}.pt"
+        policy = load_policy(path, device)
     with contextlib.ExitStack() as opened:
-        envs = make_envs(
+        envs = world_of(config.task).make_envs(
             config.task,
             min(config.algo.num_envs, asked.episodes),
-            config.compute.resolved_physics_threads,
+            config.compute.num_physics_threads,
         )
         opened.callback(envs.close)
         envs.reset(seed)
         envs.action_space.seed(seed)
-        scorer = make_labeller(config, envs)
-        if scorer is not None:
-            opened.callback(scorer.close)
-        rollouts = math.ceil(asked.episodes / envs.num_envs)
-        progress = Progress(rollouts * envs.episode_length * envs.num_envs)
-        opened.callback(progress.close)
-        env_steps = 0
+        own = np.zeros((1, envs.num_envs), np.float32)
+        pool = make_pool(config, Episodes(states=envs.states()[None], env_reward=own))
+        opened.callback(pool.close)
 
         def act(observation: np.ndarray) -> np.ndarray:
-            nonlocal env_steps
-            env_steps += len(observation)
-            progress.update(env_steps, {"episodes": env_steps // envs.episode_length})
             if policy is None:
                 return np.stack([envs.action_space.sample() for _ in observation])
             return policy.act(observation)
 
-        started = time.perf_counter()
-        shown = min(max(config.evaluation.video_episodes, 1), asked.episodes)
-        trial = try_policy(
-            envs,
-            act,
-            scorer,
-            asked.episodes,
-            seed,
-            keep_rows=shown if asked.video else 0,
-        )
-        wall_s = time.perf_counter() - started
-        facts = {"device": str(device), **(scorer.facts() if scorer else {})}
-    _tell_of_other_weights(before, facts)
+        shown = max(config.evaluation.video_episodes, 1) if asked.video else 0
+        shown = min(shown, asked.episodes, asked.reward_episodes)
+        rewarded = asked.reward_episodes
+        played = play(envs, act, asked.episodes, seed, pool, rewarded, shown)
+        about = {"device": str(device), **pool.about()}
+    _tell_of_other_weights(before, about)
+    reward, own_return = (
+        played.reward.mean(0, dtype=np.float64),
+        played.env_reward.sum(0, dtype=np.float64),
+    )
     result = {
         "task": config.task.name,
         "prompt": config.prompts,
         "baseline": config.baselines,
         "alpha": config.alpha,
         "clip": config.clip.name,
-        "reward": config.reward,
+        "reward": config.reward.name,
         "textures": config.task.textures,
         "camera": config.task.camera,
         "checkpoint": asked.checkpoint,
@@ -170,29 +143,39 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         "seed": seed,
         "num_envs": envs.num_envs,
         "episode_length": envs.episode_length,
-        **judge(trial),
-        **standard_errors(trial),
-        "per_episode": per_episode(trial),
-        "wall_s": wall_s,
-        "versions": versions(facts),
+        **judge(played),
+        "eval/reward_standard_error": standard_error(reward),
+        "eval/return_standard_error": standard_error(own_return),
+        "per_episode": {
+            "reward_mean": reward.tolist(),
+            "return": own_return.tolist(),
+            "success": None if played.success is None else played.success.tolist(),
+            "goal_share": None
+            if played.goal_share is None
+            else played.goal_share.tolist(),
+        },
+        "versions": versions(about),
     }
-    name = "evaluation"
-    if asked.checkpoint != "best":
-        name += f"-{asked.checkpoint}"
-    name = _free_name(folder, name)
+    name = _free_name(folder, asked.checkpoint)
     write_json(folder / f"{name}.json", result)
-    print(table(result))
+    print(report(result))
     print(f"  saved    {folder / name}.json")
-    if asked.video:
-        video = folder / "videos" / f"{name}.mp4"
-        title = " / ".join(config.prompts)
-        write_video(video, config.task, config.clip, trial, title)
-        print(f"  video    {video}")
+    if played.states and asked.video:
+        write_video(folder / "videos" / f"{name}.mp4", config, played)
+        print(f"  video    {folder / 'videos' / name}.mp4")
     return result
 
 
-def _free_name(folder: Path, name: str) -> str:
+def standard_error(values: np.ndarray) -> float | None:
+    """Of the mean over episodes (N,); steps of one are no independent samples."""
+    if len(values) < 2:
+        return None
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _free_name(folder: Path, checkpoint: str) -> str:
     """A name that no earlier evaluation has: with a number if it is taken."""
+    name = "evaluation" if checkpoint == "best" else f"evaluation-{checkpoint}"
     number, free = 1, name
     while (folder / f"{free}.json").exists():
         number += 1
@@ -205,12 +188,10 @@ def _recorded_versions(folder: Path) -> dict[str, Any] | None:
     path = folder / "versions.json"
     if not path.is_file():
         return None
-    try:
+    with contextlib.suppress(OSError, ValueError):
         recorded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        recorded = None
-    if isinstance(recorded, dict):
-        return recorded
+        if isinstance(recorded, dict):
+            return recorded
     print(
         f"{path} cannot be read: whether the model's weights are those that the run "
         "was trained with is not known."
@@ -219,12 +200,12 @@ def _recorded_versions(folder: Path) -> dict[str, Any] | None:
 
 
 def _tell_of_other_weights(
-    recorded: dict[str, Any] | None, facts: dict[str, Any]
+    recorded: dict[str, Any] | None, about: dict[str, Any]
 ) -> None:
     """Rewards of other weights than the run's are not comparable with its own."""
     if recorded is None:
         return
-    encoders = [x.get("encoder") for x in (recorded, facts)]
+    encoders = [x.get("encoder") for x in (recorded, about)]
     before, now = (
         x.get("weights_sha256") if isinstance(x, dict) else None for x in encoders
     )
@@ -235,50 +216,19 @@ def _tell_of_other_weights(
         )
 
 
-def per_episode(trial: "Trial") -> dict[str, list[Any] | None]:
-    """Each episode's mean reward, own return and success."""
-    return {
-        "reward_mean": trial.reward.mean(0, dtype=np.float64).tolist(),
-        "return": trial.env_reward.sum(0, dtype=np.float64).tolist(),
-        "success": None if trial.success is None else trial.success.tolist(),
-        "goal_share": None if trial.goal_share is None else trial.goal_share.tolist(),
-    }
-
-
-def standard_errors(trial: "Trial") -> dict[str, float | None]:
-    """Standard errors of the means over episodes; None where there is but one.
-
-    Steps of one episode are no independent samples, so episodes are what counts.
-    """
-    each = {
-        "eval/reward_standard_error": trial.reward.mean(0, dtype=np.float64),
-        "eval/return_standard_error": trial.env_reward.sum(0, dtype=np.float64),
-    }
-    return {
-        key: float(values.std(ddof=1) / math.sqrt(len(values)))
-        if len(values) > 1
-        else None
-        for key, values in each.items()
-    }
-
-
-def table(result: dict[str, Any]) -> str:
-    """Say in a few lines what came of it."""
-    from vlmrm_exp.rl.trial import BUCKETS
-
-    length, seed = result["episode_length"], result["seed"]
+def report(result: dict[str, Any]) -> str:
+    """A few lines for people."""
+    from vlmrm_exp.rl.evaluation import BUCKETS
 
     def mean(name: str) -> str:
-        value, error = (
-            result[f"eval/{name}_mean"],
-            result[f"eval/{name}_standard_error"],
-        )
-        return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
+        error = result[f"eval/{name}_standard_error"]
+        told = "" if error is None else f" ± {error:.2g}"
+        return f"{result[f'eval/{name}_mean']:.4g}{told}"
 
-    rate, success = result["eval/success_rate"], "this task has no predicate for it"
+    count, rate = result["eval/episodes"], result["eval/success_rate"]
+    success = "this task has no predicate for it"
     if rate is not None:
         low, high = result["eval/success_low"], result["eval/success_high"]
-        count = result["eval/episodes"]
         success = (
             f"{rate:.2f} (95 % interval {low:.2f} to {high:.2f}), "
             f"{round(rate * count)}/{count}"
@@ -292,18 +242,14 @@ def table(result: dict[str, Any]) -> str:
         f"{result['task']}: {' / '.join(result['prompt'])}\n"
         f"  policy   {result['checkpoint']}, after "
         f"{result['policy_env_steps']:,} env steps of training\n"
-        f"  episodes {result['eval/episodes']} of {length} env steps, "
-        f"start states of seed {seed}\n"
+        f"  episodes {count} of {result['episode_length']} env steps, "
+        f"start states of seed {result['seed']}\n"
         f"  success  {success}\n"
-        f"  reward   {mean('reward')} per step (± standard error)\n"
+        f"  reward   {mean('reward')} per step (± standard error), of "
+        f"{result['eval/reward_episodes']} episodes\n"
         f"  return   {mean('return')} per episode, the environment's own"
     )
 
 
-def main() -> None:
-    """Evaluate as the command line says; bad input ends in one sentence."""
-    cli.run_verb("evaluate", HELP, lambda arguments: evaluate(parse(arguments)))
-
-
 if __name__ == "__main__":
-    main()
+    app.start(lambda composed: evaluate(*check(composed)), "evaluate", check)

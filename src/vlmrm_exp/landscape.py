@@ -20,17 +20,12 @@ from vlmrm_exp.envs.toy_renderers import LEFT, RIGHT
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.log import versions
 from vlmrm_exp.measures import check_reward, pearson
+from vlmrm_exp.studies import settings
 from vlmrm_exp.studies.rewards import Rewarder, rewarders
-from vlmrm_exp.studies.settings import (
-    PLURAL,
-    Study,
-    StudyConfig,
-    check_list,
-    resolve,
-)
+from vlmrm_exp.studies.settings import Study, StudyConfig, check_list, resolve
 from vlmrm_exp.studies.state_sets import StateSet
 
-APPEARANCES = {"task.textures": "textures", "textures": "textures"}
+PLURAL = settings.PLURAL | {"task.textures": "textures"}
 PICTURES = 5  # under each panel
 PICTURE_HEIGHT = 120  # px
 ANGLE = "pole angle (rad), cart in the middle"
@@ -271,5 +266,5 @@ if __name__ == "__main__":
         lambda composed: measure(check(composed), composed.folder or Path()),
         "landscape",
         check,
-        PLURAL | APPEARANCES,
+        PLURAL,
     )

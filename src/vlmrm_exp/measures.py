@@ -19,13 +19,7 @@ def pearson(
     second: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Correlation of two arrays; NaN where one of them is constant.
-
-    Args:
-        first: (B,).
-        second: (B,).
-        weights: (..., B), not negative, of the states; None: all alike.
-    """
+    """Correlation of two (B,), each state weighted by (..., B); NaN of a constant."""
     w = np.ones(len(first)) if weights is None else weights
     x, y = (
         values - (w * values).sum(-1, keepdims=True) / w.sum(-1, keepdims=True)
@@ -53,11 +47,7 @@ def auroc(
     """Share of pairs of a goal and another state that the reward ranks rightly.
 
     A tie counts half (the Mann-Whitney statistic, scaled). NaN without such a pair.
-
-    Args:
-        reward: (B,).
-        goal: (B,) bool.
-        weights: (..., B), not negative, of the states; None: all alike.
+    Of rewards (B,) and goals (B,) bool, each state weighted by (..., B).
     """
     reward, goal = np.asarray(reward), np.asarray(goal, bool)
     order = np.argsort(reward)
@@ -88,7 +78,7 @@ def interval(
     because they hold no goal state, are left out.
 
     Args:
-        statistic: `pearson` or `auroc`.
+        statistic: `pearson` or `auroc`, of reward (B,) and truth (B,).
         reward: (B,).
         truth: (B,).
         resamples: how many.

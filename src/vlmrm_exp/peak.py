@@ -76,18 +76,12 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
             rendered.
     """
     renders_with = world_of(study.tasks[0].task).renders_with()
-    rewarders(
-        study, study.tasks
-    )  # refuses models and sentences before the first search
+    rewarders(study, study.tasks)  # refuses models and sentences before any search
     goals = {task.task.name: _goal_states(study, task) for task in study.tasks}
     by_model = study.tasks[0].reward.model == "clip"
     models = study.models if by_model else [study.tasks[0].clip]
-    jobs = [
-        job
-        for model in models
-        for task in study.tasks
-        for job in study.jobs(task, model)
-    ]
+    pairs = [(task, model) for model in models for task in study.tasks]
+    jobs = [job for pair in pairs for job in study.jobs(*pair)]
     rows, pictures, facts = [], [], {}
     total = len(jobs) * study.asked.searches
     with progress_bar(total, "search", "searching poses") as progress:
@@ -96,13 +90,12 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
             model = reward_class(job)(job)
             try:
                 facts[name] = model.about().get("encoder", {})
-                reward = partial(reward_of, model)
-                row = _search(study, job, reward, goals[job.task.name], progress.update)
+                of_goals = goals[job.task.name]
+                row, shown = _search(study, job, model, of_goals, progress.update)
             finally:
                 model.close()
-            states = [*row["states"][:SHOWN], *row.pop("best_goal_states")]
-            pictures.append(_render(job, np.array(states)))
             rows.append({"task": job.task.name, "clip": name, **row})
+            pictures.append(_render(job, shown))
     result = {
         "settings": study.settings(),
         "models": facts,
@@ -183,23 +176,23 @@ def search(
 def _search(
     study: Study,
     job: Config,
-    reward: Callable[[np.ndarray], np.ndarray],
+    model: RewardModel,
     goal_states: np.ndarray,
     done: Callable[[], object],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], np.ndarray]:
     """Search several times, and compare the best search with goal states.
 
     Args:
         study: how to search.
         job: what a run would be.
-        reward: its reward.
+        model: its reward model.
         goal_states: states that meet the task, (G, 47).
         done: called after each search.
 
     Returns:
-        A row of the table, and the goal states of highest reward.
+        A row of the table, and states to show: SHOWN found ones, then goal states.
     """
-    found = []
+    reward, found = partial(reward_of, model), []
     for number in range(study.asked.searches):
         rng = np.random.default_rng([job.seed, number])
         found.append(search(reward, study.asked.rounds, rng, number == 0))
@@ -208,7 +201,8 @@ def _search(
     states, rewards = max(found, key=lambda one: one[1][0])
     meets = world_of(job.task).predicate(job.task)
     assert meets is not None
-    return {
+    best_goals = goal_states[np.argsort(-of_goals)[:SHOWN]]
+    row = {
         "alpha": job.alpha,
         "textures": job.task.textures,
         "camera": job.task.camera,
@@ -223,8 +217,8 @@ def _search(
         "goal_states": len(goal_states),
         "rewards": rewards.tolist(),
         "states": states.tolist(),
-        "best_goal_states": goal_states[np.argsort(-of_goals)[:SHOWN]],
     }
+    return row, np.concatenate((states[:SHOWN], best_goals))
 
 
 def _render(job: Config, states: np.ndarray) -> np.ndarray:

@@ -24,11 +24,7 @@ OmegaConf.register_new_resolver(
 
 
 def check(composed: app.Composed) -> PretrainConfig:
-    """Typed values that fit each other.
-
-    Raises:
-        ConfigError: one sentence says what does not.
-    """
+    """Typed values that fit each other, or a ConfigError."""
     config = OmegaConf.to_object(composed.cfg)
     assert isinstance(config, PretrainConfig)
     settings.check(config)
@@ -56,15 +52,11 @@ def pretrain(composed: app.Composed) -> None:
     OmegaConf.save(composed.cfg, folder / "config.yaml", resolve=True)
     write_json(folder / "versions.json", versions({"device": config.device}))
     assert clip.frame_height is not None
+    # Not of the other worlds, so that theirs are drawn once for every share.
+    visited = {"humanoid": recipe.visited}
+    sizes = clip.frame_height, recipe.image_size
     drawings = [
-        Drawing(
-            world,
-            recipe.states[world],
-            clip.frame_height,
-            recipe.image_size,
-            # Not of the other worlds, so that theirs are drawn once for every share.
-            recipe.visited if world == "humanoid" else 0.0,
-        )
+        Drawing(world, recipe.states[world], *sizes, visited.get(world, 0.0))
         for world in WORLDS
     ]
     processes = config.processes or cores()

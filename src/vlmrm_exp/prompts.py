@@ -80,12 +80,10 @@ def sentences(task: str) -> dict[str, list[str]]:
 
 def variants(task: Config) -> list[tuple[str, Config]]:
     """The task with its own prompts, then with each other sentence, and their kinds."""
-    others = sentences(task.task.name).items()
-    said = [(kind, text) for kind, texts in others for text in texts]
-    return [
-        (PROMPT, task),
-        *((kind, replace(task, prompt=text)) for kind, text in said),
-    ]
+    found = [(PROMPT, task)]
+    for kind, texts in sentences(task.task.name).items():
+        found += [(kind, replace(task, prompt=text)) for text in texts]
+    return found
 
 
 def measure(study: Study, folder: Path) -> dict[str, Any]:
@@ -96,9 +94,8 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
     """
     if study.asked.frames:
         app.tell_embedded(study.models)
-    loading = rewarders(
-        study, [job for task in study.tasks for _, job in variants(task)]
-    )
+    jobs = [job for task in study.tasks for _, job in variants(task)]
+    loading = rewarders(study, jobs)
     examined = examine(study)
     rows, models, drawn_by = [], {}, set()
     for rewarder in loading:
@@ -107,15 +104,17 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
             rows += _of_model(study, rewarder, one)
         drawn_by |= rewarder.drawn_by
         del rewarder
-    groups: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["task"], row["clip"], row["alpha"]), []).append(row)
+    tasks = {one.config.task.name: one.about() for one in examined}
+    wanted = [(task, *model) for task in tasks for model in names_of(rows)]
     result = {
         "settings": study.settings(),
-        "tasks": {one.config.task.name: one.about() for one in examined},
+        "tasks": tasks,
         "models": models,
         "rows": rows,
-        "spread": [spread(groups[key]) for key in groups],
+        "spread": [
+            spread([r for r in rows if (r["task"], r["clip"], r["alpha"]) == one])
+            for one in wanted
+        ],
         "versions": versions({"drawn_by": "; ".join(sorted(drawn_by))}),
     }
     print(report(result))
@@ -224,9 +223,8 @@ def report(result: dict[str, Any]) -> str:
 
 def _range(summed: dict[str, Any], key: str) -> str:
     """Smallest, median and largest value, with half an interval if there is one."""
-    text = " ".join(
-        f"{summed[f'{key}_{name}']:.3f}" for name in ("min", "median", "max")
-    )
+    values = [summed[f"{key}_{name}"] for name in ("min", "median", "max")]
+    text = " ".join(f"{value:.3f}" for value in values)
     half = summed.get(f"{key}_half_interval")
     return text if half is None else f"{text} ± {half:.3f}"
 

@@ -3,7 +3,12 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from vlmrm_exp import app
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.files import unusable
 from vlmrm_exp.reporting.groups import count_statuses
@@ -64,3 +69,16 @@ def report(asked: ReportConfig) -> Path:
     print(f"{len(runs)} runs ({counts}), {len(results)} results of studies")
     print(f"  page  {page}")
     return page
+
+
+ConfigStore.instance().store(name="report_schema", node=ReportConfig)
+
+
+def check(composed: app.Composed) -> ReportConfig:
+    """What is asked."""
+    asked: Any = OmegaConf.to_object(composed.cfg)
+    return asked
+
+
+if __name__ == "__main__":
+    app.start(lambda composed: report(check(composed)), "report", check, files=True)

@@ -6,7 +6,7 @@ Rewards images, videos and folders of them as a training run would, and writes a
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,8 @@ from vlmrm_exp.studies.pictures import PictureFile, find_files, read_pictures
 from vlmrm_exp.studies.strip import Column, Scores, plot_curves, plot_strip
 from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
 
-PLURAL = {
-    "clip": "clips",
-    "alpha": "alphas",
-    "prompts": "prompts",
-    "baselines": "baselines",
-}
-"""Keys whose values are lists, with or without brackets."""
+PLURAL = {"clip": "clips", "alpha": "alphas"}
+"""As in the studies, but a single model."""
 BATCH_BYTES = 256e6
 """Of pictures that wait to be embedded: photographs are large."""
 LISTED = 5
@@ -141,11 +136,13 @@ def jobs_of(composed: app.Composed) -> list[Config]:
         if len(cfg.clips) != 1:
             raise ConfigError(f"clip names {len(cfg.clips)} models: give one.")
         clip = settings._model(composed, cfg.clips[0])
+    # Config alone, as its own `prompts` are the list of what is averaged.
+    run = OmegaConf.masked_copy(cfg, [field.name for field in fields(Config)])
     jobs = []
     for prompt, baseline in zip(prompts, baselines, strict=True):
         for alpha in alphas:
-            job = cfg.copy()
-            job.prompt, job.baseline, job.alpha = prompt, baseline, alpha
+            said = {"prompt": prompt, "baseline": baseline, "alpha": alpha}
+            job: Any = OmegaConf.merge(OmegaConf.structured(Config), run, said)
             jobs.append(replace(to_config(job), clip=clip))
     return jobs
 

@@ -39,17 +39,13 @@ class GymEnvs:
         first = _make(task.env_id)
         self.num_envs = num_envs
         self.episode_length = _episode_length(task, first)
-        self.observation_space = _observation_space(first)
+        self.observation_space = _float32(first.observation_space)
         self._gym_action_space = first.action_space
         self.action_space = _action_space(task.env_id, first)
         self._gives_goal = _try_out(task.env_id, first)
         self._envs = [first, *(_make(task.env_id) for _ in range(num_envs - 1))]
-        self._observation = np.zeros(
-            (num_envs, *self.observation_space.shape), np.float32
-        )
-        self._goal = np.zeros(num_envs, bool)
-        self._ended = np.zeros(num_envs, bool)
-        self._frames: list[np.ndarray | None] = [None] * num_envs
+        shape = num_envs, *self.observation_space.shape
+        self._observation = np.zeros(shape, np.float32)
         self.reset(seed=0)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
@@ -60,9 +56,9 @@ class GymEnvs:
             seeds = [int(stream.generate_state(1)[0]) for stream in streams]
         for i, env in enumerate(self._envs):
             self._observation[i], _ = env.reset(seed=seeds[i])
-        self._goal[:] = False
-        self._ended[:] = False
-        self._frames = [None] * self.num_envs
+        self._goal = np.zeros(self.num_envs, bool)
+        self._ended = np.zeros(self.num_envs, bool)
+        self._frames: list[np.ndarray | None] = [None] * self.num_envs
         return self._observation.copy()
 
     def step(self, action: np.ndarray) -> Step:
@@ -95,22 +91,14 @@ class GymEnvs:
         return np.asarray(goal.any(axis=0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Refuse: Gymnasium has no way to save an arbitrary simulator.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Refuse: Gymnasium has no way to save an arbitrary simulator."""
         raise ConfigError(
             f"{self._env_id}'s simulators cannot be saved, as Gymnasium has no call "
             "for it: a task=gym run can only go on from an episode's start."
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Refuse, as `state_dict` does.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Refuse, as `state_dict` does."""
         self.state_dict()
 
     def close(self) -> None:
@@ -141,7 +129,7 @@ class FrameRenderer:
 
     def render(self, states: np.ndarray) -> np.ndarray:
         """Frames (B, H, W, 3) uint8, checked and otherwise as they came."""
-        if states.dtype != np.uint8 or states.ndim != 4 or states.shape[3] != 3:
+        if states.dtype != np.uint8 or states.shape[3:] != (3,):
             raise ValueError(
                 f"expected frames (B, H, W, 3) uint8, not {states.shape} {states.dtype}"
             )
@@ -163,24 +151,8 @@ def _make(env_id: str) -> gym.Env:
                 max_episode_steps=-1,  # no TimeLimit
                 disable_env_checker=True,
             )
-    except gym.error.UnregisteredEnv as error:
-        close = _close_ids(env_id)
-        hint = (
-            f"did you mean {' or '.join(close)}?"
-            if close
-            else "`gymnasium.pprint_registry()` lists those there are."
-        )
-        raise ConfigError(
-            f"task.env_id is {env_id!r}, which no installed package registers: {hint}"
-        ) from error
-    except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise _missing_dependency(env_id, error) from error
-    except TypeError as error:
-        if "render_mode" in str(error):
-            raise _draws_nothing(env_id) from error
-        raise ConfigError(f"{env_id} cannot be made: {reason(error)}") from error
-    except gym.error.Error as error:
-        raise ConfigError(f"{env_id} cannot be made: {reason(error)}") from error
+    except (gym.error.Error, ImportError, TypeError) as error:
+        raise _refusal(env_id, error) from error
     if "rgb_array" not in env.metadata.get("render_modes", []):
         env.close()
         raise _draws_nothing(env_id)
@@ -206,8 +178,7 @@ def _episode_length(task: TaskConfig, env: gym.Env) -> int:
     return limit
 
 
-def _observation_space(env: gym.Env) -> gym.spaces.Box:
-    space = env.observation_space
+def _float32(space: gym.Space) -> gym.spaces.Box:
     assert isinstance(space, gym.spaces.Box)
     with np.errstate(over="ignore"):  # float64's greatest number becomes infinity
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
@@ -221,8 +192,7 @@ def _action_space(env_id: str, env: gym.Env) -> gym.spaces.Box | gym.spaces.Disc
         case gym.spaces.Box(shape=[_], dtype=dtype) as box if (
             np.issubdtype(dtype, np.floating) and box.is_bounded()
         ):
-            low, high = box.low.astype(np.float32), box.high.astype(np.float32)
-            return gym.spaces.Box(low, high, dtype=np.float32)
+            return _float32(box)
     raise ConfigError(
         f"{env_id}'s actions are {env.action_space}, but must be Discrete or a bounded "
         "one-dimensional Box of floats: choose another environment."
@@ -236,24 +206,16 @@ def _try_out(env_id: str, env: gym.Env) -> bool:
         env.reset(seed=0)
         frame = env.render()
     except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise _missing_dependency(env_id, error) from error
-    is_frame = (
-        isinstance(frame, np.ndarray)
-        and frame.dtype == np.uint8
-        and frame.ndim == 3
-        and frame.shape[2] == 3
-    )
-    if not is_frame:
+        raise _refusal(env_id, error) from error
+    is_uint8 = isinstance(frame, np.ndarray) and frame.dtype == np.uint8
+    if not is_uint8 or frame.shape[2:] != (3,):
         raise _draws_nothing(env_id)
     *_, info = env.step(env.action_space.sample())
     return _goal(info) is not None
 
 
 def _goal(info: Mapping[str, Any]) -> bool | None:
-    for key in SUCCESS_KEYS:
-        if key in info:
-            return bool(info[key])
-    return None
+    return next((bool(info[key]) for key in SUCCESS_KEYS if key in info), None)
 
 
 def _close_ids(env_id: str) -> list[str]:
@@ -270,11 +232,24 @@ def _close_ids(env_id: str) -> list[str]:
     return [by_lower_name[name] for name in close]
 
 
-def _missing_dependency(env_id: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{env_id} needs a package that is not installed ({reason(error)}): "
-        "install it, or choose another task.env_id."
-    )
+def _refusal(env_id: str, error: Exception) -> ConfigError:
+    """What an environment that Gymnasium cannot make is told as."""
+    match error:
+        case gym.error.UnregisteredEnv():
+            hint = "`gymnasium.pprint_registry()` lists those there are."
+            if close := _close_ids(env_id):
+                hint = f"did you mean {' or '.join(close)}?"
+            return ConfigError(
+                f"task.env_id is {env_id!r}, which no package here registers: {hint}"
+            )
+        case gym.error.DependencyNotInstalled() | ImportError():
+            return ConfigError(
+                f"{env_id} needs a package that is not installed ({reason(error)}): "
+                "install it, or choose another task.env_id."
+            )
+        case TypeError() if "render_mode" in str(error):
+            return _draws_nothing(env_id)
+    return ConfigError(f"{env_id} cannot be made: {reason(error)}")
 
 
 def _draws_nothing(env_id: str) -> ConfigError:

@@ -109,16 +109,12 @@ class Bodies:
     knees: np.ndarray
     feet: np.ndarray
     hands: np.ndarray
-    crown: np.ndarray
-    """Height of the head's top."""
-    seat_low: np.ndarray
-    """Height of the pelvis's lowest point."""
+    crown: np.ndarray  # height of the head's top
+    seat_low: np.ndarray  # of the pelvis's lowest point
     knees_low: np.ndarray
     feet_low: np.ndarray
-    upper_low: np.ndarray
-    """Height of the lowest point of trunk, head and arms."""
-    flexion: np.ndarray
-    """Of the knees, in degrees, (B, 2)."""
+    upper_low: np.ndarray  # of the lowest point of trunk, head and arms
+    flexion: np.ndarray  # of the knees, in degrees, (B, 2)
     hips_at_pelvis: np.ndarray
     knees_at_pelvis: np.ndarray
     feet_at_pelvis: np.ndarray
@@ -129,30 +125,20 @@ class Bodies:
 
 def kneeling(b: Bodies) -> np.ndarray:
     """On both knees, thighs and trunk up, not falling over, hands off the floor."""
-    knees_down = (b.knees_low <= ON_FLOOR).all(axis=1)
-    thighs_up = _upright(b.hips - b.knees, KNEELING_THIGH).all(axis=1)
+    knees_down = b.knees_low <= ON_FLOOR
+    thighs_up = _upright(b.hips - b.knees, KNEELING_THIGH)
     # Knees and feet carry, whether the toes are down or not.
     offset = _offset(b.mass_center, b.knees.mean(axis=1), b.feet.mean(axis=1))
-    return (
-        knees_down
-        & thighs_up
-        & _trunk_up(b, LOW_LEAN)
-        & (offset <= FALLING)
-        & (b.upper_low > ON_FLOOR)
-    )
+    above = _trunk_up(b, LOW_LEAN) & (b.upper_low > ON_FLOOR) & (offset <= FALLING)
+    return (knees_down & thighs_up).all(axis=1) & above
 
 
 def lotus(b: Bodies) -> np.ndarray:
     """Seated upright on folded legs: knees down and outwards, feet inwards."""
-    knees_out = (b.knees_at_pelvis[..., 1] >= KNEE_OUT).all(axis=1)
-    feet_in = (np.abs(b.feet_at_pelvis[..., 1]) <= FOOT_IN).all(axis=1)
-    return (
-        (b.seat_low <= SEAT_ON_FEET)
-        & (b.knees_low <= FOLDED_KNEE).all(axis=1)
-        & knees_out
-        & feet_in
-        & _trunk_up(b, LOW_LEAN)
-    )
+    knees = (b.knees_low <= FOLDED_KNEE) & (b.knees_at_pelvis[..., 1] >= KNEE_OUT)
+    feet_in = np.abs(b.feet_at_pelvis[..., 1]) <= FOOT_IN
+    seated = (b.seat_low <= SEAT_ON_FEET) & _trunk_up(b, LOW_LEAN)
+    return seated & (knees & feet_in).all(axis=1)
 
 
 def standing_up(b: Bodies) -> np.ndarray:
@@ -172,21 +158,14 @@ def arms_raised(b: Bodies) -> np.ndarray:
 def splits(b: Bodies) -> np.ndarray:
     """Seated on the floor, legs straight, on the floor, and far out to the sides."""
     # Out of places that point outwards on both sides, directions in one frame.
-    right, left = (
-        np.moveaxis(b.feet_at_pelvis - b.hips_at_pelvis, 1, 0) * _OUTWARD[:, None]
-    )
-    right, left = (leg / _length(leg)[:, None] for leg in (right, left))
+    legs = np.moveaxis(b.feet_at_pelvis - b.hips_at_pelvis, 1, 0) * _OUTWARD[:, None]
+    right, left = legs / _length(legs)[..., None]
     apart = (right * left).sum(axis=1) <= np.cos(np.deg2rad(LEGS_APART))
     line = left - right
     sideways = line[:, 1] >= np.cos(np.deg2rad(FEET_LINE)) * _length(line)
-    return (
-        (b.seat_low <= SEAT_ON_FLOOR)
-        & (b.feet_low <= STRETCHED_LEG).all(axis=1)
-        & (b.flexion <= STRAIGHT_KNEE).all(axis=1)
-        & apart
-        & sideways
-        & _trunk_up(b, LOW_LEAN)
-    )
+    stretched = (b.feet_low <= STRETCHED_LEG) & (b.flexion <= STRAIGHT_KNEE)
+    seated = (b.seat_low <= SEAT_ON_FLOOR) & _trunk_up(b, LOW_LEAN)
+    return seated & stretched.all(axis=1) & apart & sideways
 
 
 def hands_on_hips(b: Bodies) -> np.ndarray:
@@ -235,14 +214,7 @@ GOALS: tuple[str, ...] = tuple(_PREDICATES)
 
 
 class HumanoidGoal:
-    """Judges humanoid states; not to be shared by threads.
-
-    Args:
-        name: one of GOALS.
-
-    Raises:
-        ConfigError: there is no predicate of that name.
-    """
+    """Judges humanoid states by one of GOALS; not to be shared by threads."""
 
     def __init__(self, name: str) -> None:
         if name not in _PREDICATES:
@@ -258,18 +230,19 @@ class HumanoidGoal:
         # Half the length of a capsule's axis; spheres have none.
         capsule = model.geom_type == mujoco.mjtGeom.mjGEOM_CAPSULE
         self._half = model.geom_size[:, 1] * capsule
-        body, geom = lambda name: model.body(name).id, lambda name: model.geom(name).id
-        self._torso, self._pelvis = body("torso"), body("pelvis")
-        self._hips = [body(f"{side}_thigh") for side in _SIDES]
-        self._shins = [body(f"{side}_shin") for side in _SIDES]
-        self._elbows = [body(f"{side}_lower_arm") for side in _SIDES]
-        self._head, self._butt = geom("head"), geom("butt")
-        self._feet = [geom(f"{side}_foot") for side in _SIDES]
-        self._hands = [geom(f"{side}_hand") for side in _SIDES]
-        self._shin_radius = self._radius[geom("right_shin1")]
-        legs = [*self._hips, *self._shins, *(body(f"{side}_foot") for side in _SIDES)]
-        above = ~np.isin(model.geom_bodyid, [0, *legs])
-        self._upper = np.flatnonzero(above)
+        self._torso, self._pelvis = model.body("torso").id, model.body("pelvis").id
+        self._head, self._butt = model.geom("head").id, model.geom("butt").id
+        self._hips, self._shins, self._elbows, feet = (
+            [model.body(f"{side}_{part}").id for side in _SIDES]
+            for part in ("thigh", "shin", "lower_arm", "foot")
+        )
+        self._feet, self._hands = (
+            [model.geom(f"{side}_{part}").id for side in _SIDES]
+            for part in ("foot", "hand")
+        )
+        self._shin_radius = self._radius[model.geom("right_shin1").id]
+        legs = [*self._hips, *self._shins, *feet]
+        self._upper = np.flatnonzero(~np.isin(model.geom_bodyid, [0, *legs]))
         self._knees = [model.joint(f"{side}_knee").qposadr[0] for side in _SIDES]
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
@@ -278,24 +251,22 @@ class HumanoidGoal:
 
     def bodies(self, states: np.ndarray) -> Bodies:
         """Place the parts of each state (B, 47)."""
-        model, data, count = self._model, self._data, len(states)
-        places = np.empty((count, model.nbody, 3))
-        mass_places = np.empty((count, model.nbody, 3))
-        turns = np.empty((count, model.nbody, 9))
-        geoms = np.empty((count, model.ngeom, 3))
-        geom_turns = np.empty((count, model.ngeom, 9))
-        for i in range(count):
-            data.qpos[:] = states[i, :NUM_QPOS]
-            mujoco.mj_kinematics(model, data)
-            places[i], mass_places[i], turns[i] = data.xpos, data.xipos, data.xmat
-            geoms[i], geom_turns[i] = data.geom_xpos, data.geom_xmat
+        data, names = self._data, ("xpos", "xipos", "xmat", "geom_xpos", "geom_xmat")
+        places, mass_places, turns, geoms, geom_turns = found = [
+            np.empty((len(states), *getattr(data, name).shape)) for name in names
+        ]
+        for i, state in enumerate(states):
+            data.qpos[:] = state[:NUM_QPOS]
+            mujoco.mj_kinematics(self._model, data)
+            for values, name in zip(found, names, strict=True):
+                values[i] = getattr(data, name)
         # Entry 8 is the height of the turned z axis, along which capsules lie.
         reach = self._radius + self._half * np.abs(geom_turns[..., 8])
         lowest = geoms[..., 2] - reach
 
         def within(part: int, points: np.ndarray) -> np.ndarray:
             """Points (B, 2, 3) in a body part's frame, y outwards."""
-            turn = turns[:, part].reshape(count, 3, 3)
+            turn = turns[:, part].reshape(-1, 3, 3)
             return ((points - places[:, None, part]) @ turn) * _OUTWARD
 
         hips, knees = places[:, self._hips], places[:, self._shins]
@@ -334,10 +305,7 @@ def _upright(vectors: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def _feet_offset(b: Bodies) -> np.ndarray:
-    """How far the centre of mass is beside the feet that are on the floor, (B,).
-
-    Infinite where no foot is.
-    """
+    """How far the mass is beside the feet on the floor, (B,); inf: none is."""
     down = b.feet_low <= ON_FLOOR
     right, left = b.feet[:, 0], b.feet[:, 1]
     start = np.where(down[:, :1], right, left)

@@ -5,7 +5,7 @@ joint limits and looked at in the picture. The embedded models learn from states
 around these poses, and captions say how near a state is to each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,51 +15,36 @@ import mujoco
 import numpy as np
 import yaml
 
-from vlmrm_exp.envs.humanoid_model import (
-    NUM_QPOS,
-    STATE_SIZE,
-    humanoid_spec,
-)
+from vlmrm_exp.envs.humanoid_model import NUM_QPOS, STATE_SIZE, humanoid_spec
 
 MOMENT = 5  # physics steps of 3 ms
 VISITED = Path(__file__).with_name("visited.npz")
 """Positions (B, 24) that agents passed through, by scripts/visited_states.py."""
 
-# Degrees. A plain name means both sides alike; left and right mirror each other.
-Angles = dict[str, float]
-
 
 @dataclass(frozen=True)
-class Legs:
-    """Trunk and legs: joint angles in degrees and how the torso is turned."""
+class Pose:
+    """Joint angles in degrees; a plain joint means both sides, mirrored."""
 
     name: str = ""
-    angles: Angles = field(default_factory=dict)
-    pitch: float = 0.0
-    """Degrees; 90 is face down."""
-    roll: float = 0.0
-    """Degrees; 90 is on the right side."""
+    angles: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Arms:
-    """Both arms: joint angles in degrees."""
+class Legs(Pose):
+    """Trunk and legs, and how the torso is turned, in degrees."""
 
-    name: str
-    angles: Angles = field(default_factory=dict)
+    pitch: float = 0.0  # 90 is face down
+    roll: float = 0.0  # 90 is on the right side
 
 
+P = TypeVar("P", bound=Pose)
 POSES_FILE = Path(__file__).with_name("poses.yaml")
 _HELD = yaml.safe_load(POSES_FILE.read_text(encoding="utf-8"))
 LEGS = tuple(Legs(**pose) for pose in _HELD["legs"])
-ARMS = tuple(Arms(**pose) for pose in _HELD["arms"])
-GOAL_POSES = {
-    task: tuple(Legs(**pose) for pose in poses)
-    for task, poses in _HELD["goals"].items()
-}
+ARMS = tuple(Pose(**pose) for pose in _HELD["arms"])
+GOAL_POSES = {k: tuple(Legs(**p) for p in v) for k, v in _HELD["goals"].items()}
 """Poses that meet the predicates, by task; set by hand."""
-
-Pose = TypeVar("Pose", Legs, Arms)
 
 LEG_NAMES = tuple(dict.fromkeys(legs.name for legs in LEGS))
 ARM_NAMES = tuple(dict.fromkeys(arms.name for arms in ARMS))
@@ -70,6 +55,9 @@ TASK_LEGS = ("standing", "one_leg", "kneeling", "lotus", "splits")
 # feature is a difference that a person would remark on: 0.2 m, a third of a right
 # angle's sine, 40 degrees.
 _HEIGHT, _SLOPE, _ANGLE, _HAND = 0.2, 0.35, 0.7, 0.2
+_SIDES = ("right", "left")
+_LEG_PARTS = ["torso", "pelvis", "right_shin", "left_shin", "right_foot", "left_foot"]
+_LEG_JOINTS = [f"{s}_{j}" for s in _SIDES for j in ("hip_x", "hip_z", "hip_y", "knee")]
 
 
 class PoseLibrary:
@@ -81,10 +69,10 @@ class PoseLibrary:
         names = [self.model.joint(i).name for i in range(1, self.model.njnt)]
         self._right = np.array([name.startswith("right_") for name in names])
         self._mirror = _mirror(names)
-        self._leg_features = self._prototypes(LEGS)
-        self._arm_features = self._prototypes(ARMS)
+        self._legs = self._leg_features([self.state(legs, ARMS[0]) for legs in LEGS])
+        self._arms = self._arm_features([self.state(LEGS[0], arms) for arms in ARMS])
 
-    def angles(self, pose: Legs | Arms) -> np.ndarray:
+    def angles(self, pose: Pose) -> np.ndarray:
         """Joint angles (17,) in radians, in the order of qpos[7:]."""
         out = np.zeros(NUM_QPOS - 7)
         for key, degrees in pose.angles.items():
@@ -97,11 +85,10 @@ class PoseLibrary:
                 out[address] = sign * np.deg2rad(degrees)
         return out
 
-    def state(self, legs: Legs, arms: Arms) -> np.ndarray:
+    def state(self, legs: Legs, arms: Pose) -> np.ndarray:
         """The state (47,) of a pose at rest on the floor, facing forward."""
-        return self.place(
-            self.angles(legs) + self.angles(arms), quaternion(0, legs.pitch, legs.roll)
-        )
+        angles = self.angles(legs) + self.angles(arms)
+        return self.place(angles, quaternion(0, legs.pitch, legs.roll))
 
     def place(self, angles: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
         """A state with the body's lowest point on the floor; angles are clipped."""
@@ -109,9 +96,12 @@ class PoseLibrary:
         state = np.zeros(STATE_SIZE)
         state[3:7] = quaternion
         state[7:NUM_QPOS] = np.clip(angles, low, high)
-        self._data.qpos[:] = state[:NUM_QPOS]
-        mujoco.mj_kinematics(self.model, self._data)
-        state[2] = -self._lowest()
+        data = self._forward(state)
+        # Every part is a sphere or a capsule, which lies along its z axis.
+        radius, half, _ = self.model.geom_size[1:].T
+        capsule = self.model.geom_type[1:] == mujoco.mjtGeom.mjGEOM_CAPSULE
+        reach = radius + half * np.abs(data.geom_xmat[1:, 8]) * capsule
+        state[2] = -(data.geom_xpos[1:, 2] - reach).min()
         return state
 
     def settle(self, state: np.ndarray, torque: np.ndarray, moments: int) -> np.ndarray:
@@ -153,15 +143,9 @@ class PoseLibrary:
             pitch += share * (other.pitch - pitch)
             roll += share * (other.roll - roll)
         angles += rng.normal(0, rng.choice([0.03, 0.1, 0.2, 0.35]), len(angles))
-        yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
-        tilt = rng.normal(0, 6, 2)
-        state = self.place(angles, quaternion(yaw, pitch + tilt[0], roll + tilt[1]))
-        state[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
+        state = self._put(rng, angles, pitch, roll, 6)
         state[2] += rng.uniform(0, 0.06)
-        if rng.random() < 0.5:
-            torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
-            state = self.settle(state, torque, int(rng.integers(1, 40)))
-        return state
+        return self._settled(rng, state, 40) if rng.random() < 0.5 else state
 
     def still(self, rng: np.random.Generator) -> np.ndarray:
         """A pose as a person would set it, on the floor and nearly exact.
@@ -175,16 +159,8 @@ class PoseLibrary:
         arms = _of_name(ARMS, str(rng.choice(ARM_NAMES)), rng)
         angles = self.angles(legs) + self.angles(arms)
         angles += rng.normal(0, rng.choice([0.01, 0.03, 0.06]), len(angles))
-        yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
-        tilt = rng.normal(0, 1.5, 2)
-        state = self.place(
-            angles, quaternion(yaw, legs.pitch + tilt[0], legs.roll + tilt[1])
-        )
-        state[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
-        if rng.random() < 0.3:
-            torque = rng.normal(0, 0.1, len(angles)).clip(-0.4, 0.4)
-            state = self.settle(state, torque, int(rng.integers(1, 10)))
-        return state
+        state = self._put(rng, angles, legs.pitch, legs.roll, 1.5)
+        return self._settled(rng, state, 10) if rng.random() < 0.3 else state
 
     def visited(self, rng: np.random.Generator) -> np.ndarray:
         """A state that an agent passed through, or its mirror image, varied a little.
@@ -196,13 +172,33 @@ class PoseLibrary:
         if rng.random() < 0.5:
             qpos = self._mirrored(qpos)
         angles = qpos[7:] + rng.normal(0, rng.choice([0.0, 0.05, 0.15]), len(qpos) - 7)
-        yaw = rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
         turned = np.empty(4)
-        mujoco.mju_mulQuat(turned, quaternion(yaw, 0, 0), qpos[3:7])
+        mujoco.mju_mulQuat(turned, quaternion(_yaw(rng), 0, 0), qpos[3:7])
         mujoco.mju_normalize4(turned)  # half precision
         state = self.place(angles, turned)
-        state[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
+        state[:2] += _shift(rng)
         return state
+
+    def _put(
+        self,
+        rng: np.random.Generator,
+        angles: np.ndarray,
+        pitch: float,
+        roll: float,
+        tilt: float,
+    ) -> np.ndarray:
+        """A state on the floor, mostly facing forward, tilted by so many degrees."""
+        yaw, more = _yaw(rng), rng.normal(0, tilt, 2)
+        state = self.place(angles, quaternion(yaw, pitch + more[0], roll + more[1]))
+        state[:2] += _shift(rng)
+        return state
+
+    def _settled(
+        self, rng: np.random.Generator, state: np.ndarray, moments: int
+    ) -> np.ndarray:
+        """The state after fewer than so many moments under weak torque."""
+        torque = rng.normal(0, 0.1, NUM_QPOS - 7).clip(-0.4, 0.4)
+        return self.settle(state, torque, int(rng.integers(1, moments)))
 
     def _mirrored(self, qpos: np.ndarray) -> np.ndarray:
         """The mirror image of a position (24,), left for right."""
@@ -226,75 +222,50 @@ class PoseLibrary:
 
     def leg_distances(self, states: np.ndarray) -> np.ndarray:
         """Squared distance of states (B, 47) to each of LEG_NAMES: (B, L)."""
-        features = np.stack([self._leg_feature(state) for state in states])
-        return _nearest(features, self._leg_features, [p.name for p in LEGS], LEG_NAMES)
+        return _nearest(self._leg_features(states), self._legs, LEGS)
 
     def arm_distances(self, states: np.ndarray) -> np.ndarray:
         """Squared distance of states (B, 47) to each of ARM_NAMES: (B, A)."""
-        features = np.stack([self._arm_feature(state) for state in states])
-        return _nearest(features, self._arm_features, [p.name for p in ARMS], ARM_NAMES)
+        return _nearest(self._arm_features(states), self._arms, ARMS)
 
-    def _prototypes(self, poses: Sequence[Legs] | Sequence[Arms]) -> np.ndarray:
-        states = [
-            self.state(p, ARMS[0]) if isinstance(p, Legs) else self.state(LEGS[0], p)
-            for p in poses
-        ]
-        feature = self._leg_feature if isinstance(poses[0], Legs) else self._arm_feature
-        return np.stack([feature(state) for state in states])
-
-    def _leg_feature(self, state: np.ndarray) -> np.ndarray:
+    def _leg_features(self, states: Iterable[np.ndarray]) -> np.ndarray:
         """Heights, the direction of gravity in the torso, and the legs' angles."""
-        data = self._forward(state)
-        angle = {j: state[self.model.joint(j).qposadr[0]] for j in _LEG_JOINTS}
-        heights = [data.body(b).xpos[2] for b in ("torso", "pelvis")]
-        heights += [
-            data.body(f"{side}_{part}").xpos[2]
-            for part in ("shin", "foot")
-            for side in ("right", "left")
-        ]
-        gravity = data.body("torso").xmat.reshape(3, 3)[2]
-        return np.concatenate(
-            (
-                np.array(heights) / _HEIGHT,
-                gravity / _SLOPE,
-                np.array([angle[j] for j in _LEG_JOINTS]) / _ANGLE,
-            )
-        )
+        features = []
+        for state in states:
+            data = self._forward(state)
+            heights = np.array([data.body(part).xpos[2] for part in _LEG_PARTS])
+            gravity = data.body("torso").xmat[6:]
+            angles = np.array([data.joint(joint).qpos[0] for joint in _LEG_JOINTS])
+            parts = heights / _HEIGHT, gravity / _SLOPE, angles / _ANGLE
+            features.append(np.concatenate(parts))
+        return np.stack(features)
 
-    def _arm_feature(self, state: np.ndarray) -> np.ndarray:
+    def _arm_features(self, states: Iterable[np.ndarray]) -> np.ndarray:
         """Hands and elbows in the torso's frame."""
-        data = self._forward(state)
-        torso, turn = data.body("torso").xpos, data.body("torso").xmat.reshape(3, 3)
-        points = [
-            data.geom(f"{side}_hand").xpos
-            if part == "hand"
-            else data.body(f"{side}_lower_arm").xpos
-            for part in ("hand", "elbow")
-            for side in ("right", "left")
-        ]
-        return ((np.array(points) - torso) @ turn / _HAND).ravel()
+        features = []
+        for state in states:
+            data = self._forward(state)
+            torso = data.body("torso")
+            points = [data.geom(f"{side}_hand").xpos for side in _SIDES]
+            points += [data.body(f"{side}_lower_arm").xpos for side in _SIDES]
+            placed = (np.array(points) - torso.xpos) @ torso.xmat.reshape(3, 3)
+            features.append((placed / _HAND).ravel())
+        return np.stack(features)
 
     def _forward(self, state: np.ndarray) -> mujoco.MjData:
         self._data.qpos[:] = state[:NUM_QPOS]
         mujoco.mj_kinematics(self.model, self._data)
         return self._data
 
-    def _lowest(self) -> float:
-        """Height of the body's lowest point; every part is a sphere or a capsule."""
-        lowest = np.inf
-        for g in range(1, self.model.ngeom):
-            radius, half = self.model.geom_size[g, :2]
-            capsule = self.model.geom_type[g] == mujoco.mjtGeom.mjGEOM_CAPSULE
-            reach = radius + half * abs(self._data.geom_xmat[g, 8]) * capsule
-            lowest = min(lowest, self._data.geom_xpos[g, 2] - reach)
-        return lowest
+
+def _yaw(rng: np.random.Generator) -> float:
+    """Degrees: mostly forward."""
+    return rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
 
 
-_LEG_JOINTS = tuple(
-    f"{side}_{joint}"
-    for side in ("right", "left")
-    for joint in ("hip_x", "hip_z", "hip_y", "knee")
-)
+def _shift(rng: np.random.Generator) -> np.ndarray:
+    """Metres from the middle, (2,)."""
+    return rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
 
 
 def _mirror(names: Sequence[str]) -> np.ndarray:
@@ -310,23 +281,20 @@ def _mirror(names: Sequence[str]) -> np.ndarray:
     return matrix
 
 
-def _of_name(poses: Sequence[Pose], name: str, rng: np.random.Generator) -> Pose:
+def _of_name(poses: Sequence[P], name: str, rng: np.random.Generator) -> P:
     """One of the poses of that name."""
     same = [pose for pose in poses if pose.name == name]
     return same[rng.integers(len(same))]
 
 
 def _nearest(
-    features: np.ndarray,
-    prototypes: np.ndarray,
-    owners: Sequence[str],
-    names: Sequence[str],
+    features: np.ndarray, of_poses: np.ndarray, poses: Sequence[Pose]
 ) -> np.ndarray:
-    squared = ((features[:, None] - prototypes[None]) ** 2).sum(axis=-1)
-    columns = [
-        squared[:, [i for i, o in enumerate(owners) if o == n]].min(1) for n in names
-    ]
-    return np.stack(columns, axis=1)
+    """Squared distance of features (B, F) to the nearest pose of each name, (B, K)."""
+    squared = ((features[:, None] - of_poses[None]) ** 2).sum(axis=-1)
+    names = [pose.name for pose in poses]
+    same = [np.array(names) == name for name in dict.fromkeys(names)]
+    return np.stack([squared[:, each].min(axis=1) for each in same], axis=1)
 
 
 def quaternion(yaw: float, pitch: float, roll: float) -> np.ndarray:

@@ -27,18 +27,13 @@ HELD_OUT_SEED = 1_000_000  # of states that training never saw
 
 
 def examine(folder: Path, clip: ClipConfig, count: int) -> list[dict[str, Any]]:
-    """Examine the finished model in a folder.
+    """Examine the finished model in a folder on `count` states of each world.
 
     For each task, appearance and alpha: Pearson correlation and EPIC distance (paper
     Lemma 1) between reward and truth, and the share of pairs of a goal and a non-goal
     state that the reward ranks rightly (AUROC), for the paper's prompt and on average
     over all held-out sentences. The truth is graded where the world knows how (the
     toys), else the task's predicate (1 or 0).
-
-    Args:
-        folder: of the model.
-        clip: the model's picture.
-        count: states of each world.
     """
     clip = replace(clip, model=f"local-dir:{folder}")
     encoder = load_encoder(clip, torch.device("cpu"))
@@ -51,8 +46,7 @@ def examine(folder: Path, clip: ClipConfig, count: int) -> list[dict[str, Any]]:
             embeddings = _embed(encoder, Config(task=task, clip=clip), seen)
             for goal in GOALS if world == "humanoid" else ("",):
                 aim = replace(task, name=goal or task.name, goal=goal)
-                judged = _judge(encoder, aim, BASELINES[world], seen, embeddings)
-                found += judged
+                found += _judge(encoder, aim, BASELINES[world], seen, embeddings)
     return found
 
 

@@ -54,16 +54,11 @@ Part = tuple[int, np.random.SeedSequence]
 class Drawing:
     """Which states of a world to draw, and how."""
 
-    world: str
-    """One of WORLDS."""
+    world: str  # one of WORLDS
     count: int
-    """States."""
-    frame_height: int
-    """Px of the picture as a run would draw it."""
-    image_size: int
-    """Px of the square that the model is shown."""
-    visited: float = 0.0
-    """Share of the humanoid's states that agents visited."""
+    frame_height: int  # px of the picture as a run would draw it
+    image_size: int  # px of the square that the model is shown
+    visited: float = 0.0  # share of the humanoid's states that agents visited
 
 
 def draw_states(
@@ -72,15 +67,10 @@ def draw_states(
     """Varied states (count, S) of a world, a share of them visited by agents."""
     if world == "humanoid":
         library = PoseLibrary()
-        return np.stack(
-            [
-                library.visited(rng) if rng.random() < visited else library.sample(rng)
-                for _ in range(count)
-            ]
-        )
+        draw = lambda: library.visited if rng.random() < visited else library.sample
+        return np.stack([draw()(rng) for _ in range(count)])
     if world == "cartpole":
-        small = rng.uniform(-0.35, 0.35, count)
-        large = rng.uniform(-3.14, 3.14, count)
+        small, large = (rng.uniform(-most, most, count) for most in (0.35, 3.14))
         states = np.zeros((count, 4))
         states[:, 0] = rng.uniform(-2.4, 2.4, count)
         states[:, 2] = np.where(rng.random(count) < 0.5, small, large)
@@ -112,17 +102,11 @@ def parts_of(world: str, count: int, seed: int) -> list[Part]:
 def drawn_before(
     folder: Path, drawings: Sequence[Drawing], processes: int
 ) -> dict[str, np.ndarray]:
-    """Draw and render states, or find them drawn by an earlier pretraining.
+    """Draw and render states, or find them in `folder`, drawn by an earlier pretraining.
 
-    Args:
-        folder: of such files, about 28 kB a state.
-        drawings: which.
-        processes: how many draw at the same time what has to be drawn; has no
-            influence on the result.
-
-    Returns:
-        By world an array (B,) with the fields states (S,), appearance () and frames
-        (H, H, 3) uint8, mapped from the file.
+    By world an array (B,) with the fields states (S,), appearance () and frames (H, H,
+    3) uint8, mapped from a file of about 28 kB a state. It does not depend on
+    `processes`, which draw at the same time.
     """
     paths = {drawing.world: folder / _name(drawing) for drawing in drawings}
     todo = [drawing for drawing in drawings if not paths[drawing.world].exists()]
@@ -163,15 +147,9 @@ def _draw(
 def _fields(drawing: Drawing) -> np.dtype:
     """Of one state in an array of them."""
     size = world_of(APPEARANCES[drawing.world][0][0]).state_size
-    side = drawing.image_size
-    return np.dtype(
-        [
-            ("states", np.float64, (size,)),
-            ("appearance", np.int64),
-            ("frames", np.uint8, (side, side, 3)),
-        ],
-        align=True,
-    )
+    picture = (drawing.image_size, drawing.image_size, 3)
+    fields = [("states", np.float64, (size,)), ("appearance", np.int64)]
+    return np.dtype([*fields, ("frames", np.uint8, picture)], align=True)
 
 
 def _draw_part(drawing: Drawing, part: Part) -> np.ndarray:

@@ -16,15 +16,11 @@ as in torch.optim.Muon."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps whose singular values are all near 1, whatever the gradient's are.
+    """Steps whose singular values are all near `lr`, whatever the gradient's are.
 
-    For weights of hidden layers: `training.make_optimizers` says which.
-
-    Args:
-        params: matrices, or convolutions (O, I, H, W) that are taken as (O, I H W).
-        lr: scale of a step's singular values, times sqrt(rows / columns) where a matrix
-            has more rows than columns.
-        momentum: of the gradients' average, of Nesterov's kind.
+    For matrices, and convolutions (O, I, H, W) that are taken as (O, I H W). Where one
+    has more rows than columns, steps are sqrt(rows / columns) times longer. Momentum is
+    of Nesterov's kind.
     """
 
     def __init__(
@@ -52,8 +48,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     """Replace the singular values of a matrix (R, C) by ones, more or less.
 
-    Newton and Schulz's iteration, with coefficients that lift small values
-    fast and end between 0.7 and 1.2 instead of at 1.
+    Newton and Schulz's iteration, with coefficients that lift small values fast and end
+    between 0.7 and 1.2 instead of at 1.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]

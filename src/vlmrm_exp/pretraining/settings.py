@@ -1,5 +1,6 @@
 """What a pretraining can be told, and which of it is impossible."""
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -10,12 +11,9 @@ from omegaconf import MISSING
 
 from vlmrm_exp.config import ClipConfig, ConfigError, at_least, check_clip, one_of
 
-# A model's files; open_clip asks for the last two names.
-TOKENIZER, WEIGHTS, DESCRIPTION = (
-    "bpe.txt.gz",
-    "open_clip_model.safetensors",
-    "open_clip_config.json",
-)
+# A model's files; open_clip asks for the names of the last two.
+TOKENIZER, WEIGHTS = "bpe.txt.gz", "open_clip_model.safetensors"
+DESCRIPTION = "open_clip_config.json"
 
 
 @dataclass
@@ -104,22 +102,17 @@ def vocabulary_of(folder: Path) -> int:
 
 
 def check(config: PretrainConfig) -> None:
-    """Refuse impossible values before anything is drawn.
-
-    Raises:
-        ConfigError: one sentence says which, and what to do.
-    """
+    """Refuse impossible values, with a ConfigError, before anything is drawn."""
     at_least("seed", config.seed, 0)
-    if config.processes is not None:
-        at_least("processes", config.processes, 1)
-    at_least("threads", config.threads, 1)
-    at_least("held_out_states", config.held_out_states, 1)
+    for name in ("processes", "threads", "held_out_states"):
+        value = getattr(config, name)
+        at_least(name, 1 if value is None else value, 1)
     one_of("device", config.device, ("auto", "cpu", "gpu"))
     check_clip(config.clip)
     if config.clip.frame_height is None:
         raise ConfigError(
-            "clip.frame_height is null, but the states have to be drawn at some "
-            "height: give the pixels, as clip.frame_height=96."
+            "clip.frame_height is null, but states are drawn at some height: give the "
+            "pixels, as clip.frame_height=96."
         )
     _check_recipe(config.recipe)
     if config.init is not None:
@@ -134,18 +127,14 @@ def check(config: PretrainConfig) -> None:
 def _check_recipe(recipe: RecipeConfig) -> None:
     for name in ("steps", "batch_size", "text_heads"):
         at_least(f"recipe.{name}", getattr(recipe, name), 1)
-    for name in ("learning_rate", "matrix_learning_rate"):
-        rate = getattr(recipe, name)
-        if not 0 < rate < math.inf:
-            raise ConfigError(f"recipe.{name} is {rate:g}: give a number above 0.")
-    if not recipe.weight_decay >= 0:
-        raise ConfigError(
-            f"recipe.weight_decay is {recipe.weight_decay:g}: give a number from 0 up."
-        )
-    if not 0 <= recipe.visited <= 1:
-        raise ConfigError(
-            f"recipe.visited is {recipe.visited:g}, but a share lies between 0 and 1."
-        )
+    for name, fits, wanted in (
+        ("learning_rate", lambda rate: 0 < rate < math.inf, "above 0"),
+        ("matrix_learning_rate", lambda rate: 0 < rate < math.inf, "above 0"),
+        ("weight_decay", lambda decay: decay >= 0, "from 0 up"),
+        ("visited", lambda share: 0 <= share <= 1, "from 0 to 1"),
+    ):
+        if not fits(value := getattr(recipe, name)):
+            raise ConfigError(f"recipe.{name} is {value:g}: give a number {wanted}.")
     for world, count in recipe.states.items():
         at_least(f"recipe.states.{world}", count, 1)
     for world, share in recipe.share.items():
@@ -172,16 +161,13 @@ def _check_init(folder: Path, recipe: RecipeConfig) -> None:
     for name in (WEIGHTS, TOKENIZER, DESCRIPTION):
         if not (folder / name).is_file():
             raise ConfigError(
-                f"init={folder} is not the folder of a pretrained model: it has no "
-                f"{name}."
+                f"init={folder} is no folder of a pretrained model: it has no {name}."
             )
-    try:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
         held = json.loads((folder / DESCRIPTION).read_text())
-        same = held == model_config(recipe, vocabulary_of(folder))
-    except (ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise ConfigError(
-            f"init={folder} holds no model of the recipe's sizes: give one that was "
-            "made with the same clip=."
-        )
+        if held == model_config(recipe, vocabulary_of(folder)):
+            return
+    raise ConfigError(
+        f"init={folder} holds no model of the recipe's sizes: give one that was made "
+        "with the same clip=."
+    )

@@ -14,8 +14,8 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,20 +45,22 @@ REPORT_EVERY = 100  # steps; a GPU has to finish before it can tell a number
 def train(
     config: PretrainConfig, worlds: Mapping[str, np.ndarray], folder: Path
 ) -> None:
-    """Train a model and write it into a folder, with metrics.jsonl.
+    """Train a model on what `drawing.drawn_before` returns, and write it into a folder.
 
-    Args:
-        config: of the pretraining.
-        worlds: drawn states of each world, as `drawing.drawn_before` returns them.
-        folder: of the model.
-
-    Raises:
-        ConfigError: the loss stops being a number.
+    metrics.jsonl lies beside it. A loss that is no number is a ConfigError.
     """
     recipe, device = config.recipe, choose_device(config.device, "device")
     captioners = [Captioner(name, w["states"]) for name, w in worlds.items()]
     if config.init is None:
-        corpus = _corpus(captioners, np.random.default_rng([config.seed, 1]))
+        rng = np.random.default_rng([config.seed, 1])
+        corpus = [
+            caption
+            for captioner in captioners
+            for _ in range(80)
+            for caption in captioner.draw(rng.integers(len(captioner), size=256), rng)[
+                0
+            ]
+        ]
         vocabulary = write_tokenizer(folder / TOKENIZER, corpus, recipe.merges)
     else:
         shutil.copyfile(Path(config.init) / TOKENIZER, folder / TOKENIZER)
@@ -114,8 +116,7 @@ def train(
             # telling a cart from a robot teaches nothing.
             drawn = zip(frames, indices, strict=True)
             pixels = torch.cat([look_up(index) for look_up, index in drawn])
-            # Stays channels_last.
-            images = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+            images = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std  # channels last
             with torch.autocast(device.type, torch.bfloat16, enabled=fast):
                 image, text, scale = model(images, tokens.to(device, non_blocking=True))
             parts = zip(
@@ -138,7 +139,14 @@ def train(
             bar.update()
             if step % REPORT_EVERY == 0 or step == recipe.steps:
                 divergences = dict(zip(worlds, running.tolist(), strict=True))
-                _report(step, divergences, metrics, bar)
+                if not running.isfinite().all():
+                    raise ConfigError(
+                        f"The loss is {running.sum().item()} by step {step}: lower "
+                        "recipe.learning_rate or recipe.matrix_learning_rate."
+                    )
+                metrics.write(json.dumps({"step": step, **divergences}) + "\n")
+                metrics.flush()
+                bar.set_postfix({k: f"{value:.4f}" for k, value in divergences.items()})
     half = {
         name: value.half().contiguous() if value.is_floating_point() else value
         for name, value in model.cpu().state_dict().items()
@@ -148,57 +156,39 @@ def train(
     weights.chmod(0o644)  # safetensors writes for the owner alone; wheels are for all
 
 
-def _report(step: int, divergences: dict[str, float], metrics: Any, bar: Any) -> None:
-    """Write the divergences, and show them beside the bar."""
-    if not all(map(math.isfinite, divergences.values())):
-        raise ConfigError(
-            f"The loss is {sum(divergences.values())} by step {step}: lower "
-            "recipe.learning_rate or recipe.matrix_learning_rate."
-        )
-    metrics.write(json.dumps({"step": step, **divergences}) + "\n")
-    metrics.flush()
-    bar.set_postfix({name: f"{value:.4f}" for name, value in divergences.items()})
-
-
+@dataclass
 class Batches(Dataset):
     """What each step sees: states, captions drawn for them, and how well they fit.
 
     Item i is the same whoever draws it: a batch has a random generator of its own.
     """
 
-    def __init__(
-        self,
-        captioners: Sequence[Captioner],
-        sizes: Sequence[int],
-        tokenizer: Callable[[list[str]], torch.Tensor],
-        seed: int,
-        steps: int,
-    ) -> None:
-        self._captioners, self._sizes = captioners, sizes
-        self._tokenizer, self._seed, self._steps = tokenizer, seed, steps
+    captioners: Sequence[Captioner]
+    sizes: Sequence[int]
+    tokenizer: Callable[[list[str]], torch.Tensor]
+    seed: int
+    steps: int
 
     def __len__(self) -> int:
-        """Steps of training."""
-        return self._steps
+        return self.steps
 
     def __getitem__(
         self, step: int
     ) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
-        """Draw one batch.
+        """Draw one batch of all worlds.
 
-        Returns:
-            Per world the states' indices (B,); the captions' tokens, of all worlds
-            (sum of B, T); per world the likelihood ratios (B, B).
+        Per world the states' indices (B,); the captions' tokens (sum of B, T); per
+        world the likelihood ratios (B, B).
         """
-        rng = np.random.default_rng([self._seed, 1, step])
+        rng = np.random.default_rng([self.seed, 1, step])
         indices, sentences, ratios = [], [], []
-        for captioner, size in zip(self._captioners, self._sizes, strict=True):
+        for captioner, size in zip(self.captioners, self.sizes, strict=True):
             index = rng.integers(len(captioner), size=size)
             drawn, ratio = captioner.draw(index, rng)
             indices.append(torch.from_numpy(index))
             sentences += drawn
             ratios.append(torch.from_numpy(ratio).float())
-        return indices, self._tokenizer(sentences), ratios
+        return indices, self.tokenizer(sentences), ratios
 
 
 def _frames(
@@ -219,44 +209,30 @@ def make_optimizers(
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices of hidden layers, AdamW for all other parameters."""
     matrices, others = [], []
+    outer = ("embedding", "visual.conv1", "text_projection")
     for name, parameter in model.named_parameters():
-        outer = ("embedding", "visual.conv1", "text_projection")
         hidden = parameter.ndim >= 2 and not any(part in name for part in outer)
         (matrices if hidden else others).append(parameter)
     rate, decay = recipe.learning_rate, recipe.weight_decay
-    return (
-        Muon(matrices, recipe.matrix_learning_rate),
-        torch.optim.AdamW(others, rate, weight_decay=decay),
-    )
+    muon = Muon(matrices, recipe.matrix_learning_rate)
+    return muon, torch.optim.AdamW(others, rate, weight_decay=decay)
 
 
 def divergence(logits: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
     """How far the softmax over a batch is from the known posterior, both ways.
 
-    Args:
-        logits: (B, C) scaled similarity of picture and caption.
-        ratios: (B, C) likelihood ratio of state and caption.
-
-    Returns:
-        () the mean Kullback-Leibler divergence: the cross-entropy of contrastive
-        training, less the targets' own entropy. 0 is perfect.
+    Of scaled similarities and likelihood ratios (B, C) the mean Kullback-Leibler
+    divergence (): contrastive cross-entropy, less the targets' own. 0 is perfect.
     """
-    both = []
-    for similarity, target in ((logits, ratios), (logits.T, ratios.T)):
-        posterior = functional.normalize(target, p=1, dim=1)
-        predicted = similarity.log_softmax(dim=1)
-        both.append(functional.kl_div(predicted, posterior, reduction="batchmean"))
-    return (both[0] + both[1]) / 2
-
-
-def _corpus(captioners: Sequence[Captioner], rng: np.random.Generator) -> list[str]:
-    """Captions that a tokenizer can be learned from."""
-    return [
-        caption
-        for captioner in captioners
-        for _ in range(80)
-        for caption in captioner.draw(rng.integers(len(captioner), size=256), rng)[0]
-    ]
+    one, other = (
+        functional.kl_div(
+            similarity.log_softmax(dim=1),
+            functional.normalize(target, p=1, dim=1),
+            reduction="batchmean",
+        )
+        for similarity, target in ((logits, ratios), (logits.T, ratios.T))
+    )
+    return (one + other) / 2
 
 
 def write_tokenizer(path: Path, sentences: Sequence[str], merges: int) -> int:

@@ -83,6 +83,11 @@ def resolve(composed: Composed) -> Study:
     Raises:
         ConfigError: there is no such task, model or setting, or it cannot be studied.
     """
+    # First, as these lack values that a study needs.
+    for name in composed.cfg.tasks:
+        _check_task_name(name)
+    for name in composed.cfg.clips or []:
+        _check_clip_name(name)
     asked: Any = OmegaConf.to_object(composed.cfg)
     for name in ("cache", "out"):
         if not getattr(asked, name):
@@ -133,8 +138,7 @@ def check_list(name: str, values: Sequence[Any]) -> None:
             raise ConfigError(f"{name} names {value} twice: give each once.")
 
 
-def _task(composed: Composed, name: str, alpha: float) -> Config:
-    """A task as a training run would have it."""
+def _check_task_name(name: str) -> None:
     if name == "gym":
         raise ConfigError(
             "task=gym has no states to render: for pictures of another environment use "
@@ -142,6 +146,15 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
         )
     if name.startswith("_"):
         raise ConfigError(f"task={name} is no task, but what some share.")
+
+
+def _check_clip_name(name: str) -> None:
+    if name.startswith("_"):
+        raise ConfigError(f"clip={name} is no model, but what some share.")
+
+
+def _task(composed: Composed, name: str, alpha: float) -> Config:
+    """A task as a training run would have it."""
     # With the greatest alpha, so that two sentences that are the same are refused.
     task = to_config(composed.again(f"task={name}", f"alpha={alpha}").cfg)
     check_world(task)
@@ -164,8 +177,7 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
 
 def _model(composed: Composed, entry: str) -> ClipConfig:
     """A model as a training run would have it; a local folder as `base` is fed."""
-    if entry.startswith("_"):
-        raise ConfigError(f"clip={entry} is no model, but what some share.")
+    _check_clip_name(entry)
     if not entry.startswith(LOCAL):
         clip = composed.again(f"clip={entry}").cfg.clip
         return OmegaConf.to_object(clip)  # pyright: ignore[reportReturnType]

@@ -7,7 +7,6 @@ weights_only), never unpickled.
 """
 
 import contextlib
-import hashlib
 import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, shorten
-from vlmrm_exp.vlm.hub import blob, hub_file
+from vlmrm_exp.vlm.hub import blob, hub_file, sha256
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import (
     Source,
@@ -46,10 +45,8 @@ class Encoder:
     def __init__(
         self, clip: ClipConfig, source: Source, tokenizer: Any, device: torch.device
     ):
-        self._clip = clip
-        self._source = source
-        self._device = device
-        self._tokenizer = tokenizer
+        self._clip, self._source = clip, source
+        self._tokenizer, self._device = tokenizer, device
         precision = clip.precision
         if precision == "auto":
             precision = "bf16" if device.type == "cuda" else "fp32"
@@ -57,7 +54,8 @@ class Encoder:
         self._model = _build(clip, source, precision, device)
         size = self._model.visual.image_size
         self._size = (size, size) if isinstance(size, int) else (size[0], size[1])
-        self._dim = _model_config(source)["embed_dim"]
+        config = _model_config(source)
+        self._dim = config["embed_dim"]
         image = sum(p.numel() for p in self._model.visual.parameters())
         everything = sum(p.numel() for p in self._model.parameters())
         self.facts: dict[str, object] = {
@@ -69,7 +67,7 @@ class Encoder:
             "parameters_image": image,
             "parameters_text": everything - image,
             "embed_dim": self._dim,
-            "quick_gelu": bool(_model_config(source).get("quick_gelu")),
+            "quick_gelu": bool(config.get("quick_gelu")),
             "image_size": list(self._size),
             "context_length": self._tokenizer.context_length,
             "mean": list(source.mean),
@@ -127,16 +125,12 @@ def load_encoder(clip: ClipConfig, device: torch.device) -> Encoder:
     Raises:
         ConfigError: unknown model or weights, no network, a damaged or unfitting file.
     """
-    tokenizer = load_tokenizer(clip)  # before gigabytes, for it may be missing
+    tokenizer = _load_tokenizer(clip)  # before gigabytes, for it may be missing
     return Encoder(clip, fetch(clip, find(clip)), tokenizer, device)
 
 
 def fetch_weights(clip: ClipConfig) -> None:
-    """Download what `load_encoder` will read, if it is not here; loads nothing.
-
-    Raises:
-        ConfigError: as `load_encoder`, but for what only reading the file shows.
-    """
+    """Download what `load_encoder` will read, if it is not here; loads nothing."""
     fetch(clip, find(clip))
 
 
@@ -146,23 +140,20 @@ def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
     Raises:
         ConfigError: as `find`, or a prompt is cut; it shows what would be lost.
     """
-    tokenizer: Any = load_tokenizer(clip)
+    tokenizer: Any = _load_tokenizer(clip)
     for prompt in prompts:
         if isinstance(tokenizer, open_clip.SimpleTokenizer):
+            inner, special = tokenizer, 2  # start and end
             tokens = tokenizer.encode(prompt)
-            special = 2  # start and end
-            decode = tokenizer.decode
         else:  # a Hugging Face one, wrapped by open_clip
             inner = tokenizer.tokenizer
+            clips = tokenizer.tokenizer_mode == "clips"
+            special = 3 if clips else inner.num_special_tokens_to_add()
             text = tokenizer.clean_fn(prompt)
             tokens = inner(text, add_special_tokens=False)["input_ids"]
-            special = inner.num_special_tokens_to_add()
-            if tokenizer.tokenizer_mode == "clips":
-                special = 3
-            decode = inner.decode
         room = int(tokenizer.context_length or 0) - special
         if len(tokens) > room:
-            lost = decode(tokens[room:]).strip()
+            lost = inner.decode(tokens[room:]).strip()
             raise ConfigError(
                 f'The prompt "{shorten(prompt, 200)}" has {len(tokens)} tokens, but '
                 f"clip={clip.name} reads {room} and would not see its end, "
@@ -172,20 +163,14 @@ def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
 
 def _digest(file: Path) -> str | None:
     """SHA-256 of a weights file; of a large one, what the hub names it by."""
-    if file.stat().st_size > 1e9:
-        name = file.resolve().name
-        return name if len(name) == 64 else None  # hashing 10 GB would take a minute
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    if file.stat().st_size <= 1e9:
+        return sha256(file)
+    name = file.resolve().name
+    return name if len(name) == 64 else None  # hashing 10 GB would take a minute
 
 
-def load_tokenizer(clip: ClipConfig) -> Any:
-    """open_clip's tokenizer of the model: a SimpleTokenizer or an HFTokenizer.
-
-    Raises:
-        ConfigError: as `find`, or it needs a package that is not installed, or cannot
-            be had.
-    """
+def _load_tokenizer(clip: ClipConfig) -> Any:
+    """open_clip's tokenizer of the model: a SimpleTokenizer or an HFTokenizer."""
     source = find(clip)
     name = source.model
     if name.startswith("hf-hub:"):
@@ -194,34 +179,32 @@ def load_tokenizer(clip: ClipConfig) -> Any:
     wanted = text.get("hf_tokenizer_name")
     if not wanted:
         return _simple_tokenizer(source, text["vocab_size"])
+    what = f"The tokenizer of clip={clip.name} ({wanted})"
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError(
-            f"clip={clip.name} reads its prompts with a tokenizer of the package "
-            "transformers, which is not installed: run pip install 'vlmrm_exp[hf]' (in "
-            "a checkout: make setup EXTRAS=dev,hf), or choose another clip."
+            f"{what} needs the package transformers, which is not installed: run pip "
+            "install 'vlmrm_exp[hf]' (in a checkout: make setup EXTRAS=dev,hf), or "
+            "choose another clip."
         )
     if not name.startswith("local-dir:"):
-        what = f"The tokenizer of clip={clip.name} ({wanted})"
         hub_file(wanted, ("tokenizer_config.json",), what, "choose another clip")
     try:
         with _quiet():
             return open_clip.get_tokenizer(name)
     except Exception as error:  # of several packages, each with its own kinds
         raise ConfigError(
-            f"The tokenizer of clip={clip.name} ({wanted}) cannot be loaded "
-            f"({reason(error, named=True)}): delete it from the cache, or choose another clip."
+            f"{what} cannot be loaded ({reason(error, named=True)}): delete it from "
+            "the cache, or choose another clip."
         ) from error
 
 
 def _simple_tokenizer(source: Source, vocab_size: int) -> Any:
     """CLIP's own tokenizer, with the merges in the model's folder where it has any."""
-    merges = source.folder / "bpe.txt.gz" if source.folder else None
-    if merges is None or not merges.is_file():
-        with _quiet():
-            return open_clip.get_tokenizer(source.model)
+    merges = (source.folder or Path()) / "bpe.txt.gz"
+    own: Any = {"bpe_path": str(merges)} if source.folder and merges.is_file() else {}
     with _quiet():
-        tokenizer: Any = open_clip.get_tokenizer(source.model, bpe_path=str(merges))
-    if tokenizer.vocab_size != vocab_size:
+        tokenizer: Any = open_clip.get_tokenizer(source.model, **own)
+    if own and tokenizer.vocab_size != vocab_size:
         raise ConfigError(
             f"{merges} makes {tokenizer.vocab_size} tokens, but the model knows "
             f"{vocab_size}: put the merges it was trained with beside its weights."
@@ -277,12 +260,10 @@ def _fold_batch_norms(visual: torch.nn.Module) -> None:
         if isinstance(module, torch.nn.Sequential) and "-1" in layers:
             pairs = [("0", "1")]  # a shortcut: pooling, convolution, normalisation
         for conv, norm in pairs:
-            first, second = layers.get(conv), layers.get(norm)
-            if isinstance(first, torch.nn.Conv2d) and isinstance(
-                second, torch.nn.BatchNorm2d
-            ):
-                layers[conv] = fuse_conv_bn_eval(first, second)
-                layers[norm] = torch.nn.Identity()
+            match layers.get(conv), layers.get(norm):
+                case torch.nn.Conv2d() as first, torch.nn.BatchNorm2d() as second:
+                    layers[conv] = fuse_conv_bn_eval(first, second)
+                    layers[norm] = torch.nn.Identity()
     visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

@@ -27,16 +27,8 @@ from vlmrm_exp.files import reason
 def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
     """The first of `names` that the repository has, from the cache or downloaded.
 
-    Args:
-        repo: `organisation/repository`.
-        names: file names, the preferred one first.
-        what: what is being fetched, with its size where known, for the error.
-        instead: the other way to get it, for the error: "give ...".
-
-    Raises:
-        ConfigError: no network and not in the cache (told after one attempt, 10 s at
-            most unless HF_HUB_ETAG_TIMEOUT says otherwise), no such file, a connection
-            that broke off for good, or contents that are not what the hub has.
+    A refusal says `what` is wanted, and how to get it `instead`. Without a network it
+    comes after one attempt: 10 s, unless HF_HUB_ETAG_TIMEOUT says otherwise.
     """
     for name in names:
         cached = try_to_load_from_cache(repo, name)
@@ -50,19 +42,27 @@ def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
         except Exception as error:  # the HTTP library's, or the hub's own
             raise ConfigError(
                 f"{what} is not in the cache ({constants.HF_HUB_CACHE}) and cannot be "
-                f"had from {constants.ENDPOINT} ({reason(error, named=True)}): either run the same "
-                "command where there is a network, copy that cache folder here and set "
-                f"HF_HUB_OFFLINE=1, or {instead}."
+                f"had from {constants.ENDPOINT} ({reason(error, named=True)}): run the "
+                "same command where there is a network, copy that cache folder here "
+                f"and set HF_HUB_OFFLINE=1, or {instead}."
             ) from error
         try:
             path = Path(hf_hub_download(repo, name))
         except Exception as error:
             raise ConfigError(
                 f"The download of {what} from {constants.ENDPOINT} broke off "
-                f"({reason(error, named=True)}): run the same command again, which starts this file "
-                f"anew, or {instead}."
+                f"({reason(error, named=True)}): run the same command again, or "
+                f"{instead}."
             ) from error
-        _check(path, etag, what)
+        if etag is not None and len(etag) == 64:  # a large file's is its SHA-256
+            digest = sha256(path)
+            if digest != etag:
+                path.resolve().unlink()
+                raise ConfigError(
+                    f"The download of {what} arrived damaged (its SHA-256 is "
+                    f"{digest[:12]}..., not {etag[:12]}...) and was deleted: run the "
+                    "same command again."
+                )
         return path
     raise ConfigError(
         f"The repository {repo} at {constants.ENDPOINT} has no {' or '.join(names)}, "
@@ -76,18 +76,7 @@ def blob(path: Path) -> Path | None:
     return path.resolve() if path.is_relative_to(cache) else None
 
 
-def _check(path: Path, etag: str | None, what: str) -> None:
-    """Refuse and delete a large file that is not the one the hub announced.
-
-    The hub's tag of a large (LFS) file is its SHA-256; a small one's is another hash.
-    """
-    if etag is None or len(etag) != 64:
-        return
+def sha256(path: Path) -> str:
+    """The digest of a file's contents, in hexadecimal digits."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != etag:
-        path.resolve().unlink()
-        raise ConfigError(
-            f"The download of {what} arrived damaged (its SHA-256 is {digest[:12]}..., "
-            f"not {etag[:12]}...) and was deleted: run the same command again."
-        )
+        return hashlib.file_digest(file, "sha256").hexdigest()

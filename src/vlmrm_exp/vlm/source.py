@@ -9,7 +9,7 @@ take it from here, because the import needs the lines below.
 import dataclasses
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,39 +74,33 @@ def find(clip: ClipConfig) -> Source:
     """
     if not clip.name:
         raise ConfigError("clip.name is empty: give the model a name.")
-    if clip.model == "embedded":
-        if clip.pretrained is not None:
-            raise ConfigError(
-                f"clip.pretrained is {clip.pretrained!r}, but clip={clip.name} is an "
-                "embedded model with weights of its own: leave it out, or choose "
-                "another clip."
-            )
-        folder = EMBEDDED / clip.name
-        if not folder.is_dir():
-            made = sorted(p.name for p in EMBEDDED.glob("*") if p.is_dir())
-            raise ConfigError(
-                f"There is no embedded model {clip.name!r} (there is: "
-                f"{', '.join(made) or 'none'}): choose another clip, or make it with "
-                f"python -m vlmrm_exp.pretrain clip={clip.name}."
-            )
-        return _find_in_folder(clip, folder)
     schema, _, rest = clip.model.partition(":")
-    if schema != "local-dir" and (EMBEDDED / clip.name).is_dir():
+    folder = EMBEDDED / clip.name
+    if schema not in ("embedded", "local-dir") and folder.is_dir():
         raise ConfigError(
             f"clip={clip.name} has the small pictures of an embedded model, which do "
             f"not suit clip.model={clip.model}: copy conf/clip/vitb32.yaml, write that "
             "model's name, model and pretrained there, and choose it."
         )
-    if schema in ("local-dir", "hf-hub") and clip.pretrained is not None:
+    if schema not in ("embedded", "local-dir", "hf-hub"):
+        return _find_architecture(clip)
+    if clip.pretrained is not None:
         raise ConfigError(
-            f"clip.model={clip.model} names its own weights, but clip.pretrained is "
+            f"clip.model={clip.model} has weights of its own, but clip.pretrained is "
             f"{clip.pretrained!r}: set clip.pretrained=null."
         )
-    if schema == "local-dir":
-        return _find_in_folder(clip, Path(rest).expanduser())
     if schema == "hf-hub":
         return Source(clip.model, repo=rest, names=WEIGHTS_FILES)
-    return _find_architecture(clip)
+    if schema == "local-dir":
+        folder = Path(rest).expanduser()
+    elif not folder.is_dir():
+        made = sorted(p.name for p in EMBEDDED.glob("*") if p.is_dir())
+        raise ConfigError(
+            f"There is no embedded model {clip.name!r} (there is: "
+            f"{', '.join(made) or 'none'}): choose another clip, or make it with "
+            f"python -m vlmrm_exp.pretrain clip={clip.name}."
+        )
+    return _find_in_folder(clip, folder)
 
 
 def fetch(clip: ClipConfig, source: Source) -> Source:
@@ -139,11 +133,7 @@ def fetch_description(clip: ClipConfig) -> Path:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """open_clip's description of the model in a folder.
-
-    Raises:
-        ConfigError: there is none, or it is not one.
-    """
+    """open_clip's description of the model in a folder, or a ConfigError."""
     file = folder / CONFIG_FILE
     try:
         description = json.loads(file.read_text())
@@ -182,80 +172,76 @@ def _find_architecture(clip: ClipConfig) -> Source:
         repo, _, name = tag["hf_hub"].rpartition("/")
         safetensors = f"{name.rpartition('.')[0]}.safetensors"
         names = (safetensors, name) if name else WEIGHTS_FILES
-        mean, std = (_colour(clip, part, tag[part]) for part in ("mean", "std"))
+        mean, std = _colours(clip, tag)
         way = tag["interpolation"]
         return Source(clip.model, None, repo, names, mean, std, way)
     file = None
     if clip.pretrained != "random":
         file = Path(clip.pretrained).expanduser()
-        if not file.is_file() and (file.suffix or len(file.parts) > 1):
-            raise ConfigError(
-                f"The weights file clip.pretrained={clip.pretrained} does not exist: "
-                "give the path of a file."
-            )
         if not file.is_file():
+            close = _close(clip.pretrained, list(known))
+            what = f"is no tag that open_clip lists for {clip.model}{close}"
+            if file.suffix or len(file.parts) > 1:
+                what = "does not exist"
             raise ConfigError(
-                f"clip.pretrained={clip.pretrained} is no tag that open_clip lists for "
-                f"{clip.model}{_close(clip.pretrained, list(known))}: give one of "
-                f"{tags}, or the path of a weights file."
+                f"clip.pretrained={clip.pretrained} {what}: give one of {tags}, or the "
+                "path of a weights file."
             )
         _check_quick_gelu(clip, config, list(known.values()))
-    mean, std = (
-        _guess(clip, part, {tuple(c[part]) for c in known.values()})
-        for part in ("mean", "std")
-    )
     ways = {c["interpolation"] for c in known.values()}
     way = ways.pop() if len(ways) == 1 else "bicubic"
+    mean, std = _colours(clip, {}, known.values())
     return Source(clip.model, file, None, (), mean, std, way)
 
 
 def _find_in_folder(clip: ClipConfig, folder: Path) -> Source:
     """A folder with open_clip's description and weights."""
     asked = read_description(folder).get("preprocess_cfg", {})
-    files = [folder / name for name in WEIGHTS_FILES]
-    for pattern in ("*.safetensors", "*.bin", "*.pth"):
-        files += sorted(folder.glob(pattern))
-    file = next((f for f in files if f.is_file()), None)
+    patterns = (*WEIGHTS_FILES, "*.safetensors", "*.bin", "*.pth")
+    files = (file for pattern in patterns for file in sorted(folder.glob(pattern)))
+    file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise ConfigError(
             f"The folder {folder} has no weights: put them there as "
             f"{WEIGHTS_FILES[0]}, or give another clip.model."
         )
-    mean, std = (
-        _colour(clip, part, asked[part]) if part in asked else _guess(clip, part, set())
-        for part in ("mean", "std")
-    )
     way = "bilinear" if asked.get("interpolation") == "bilinear" else "bicubic"
+    mean, std = _colours(clip, asked)
     return Source(f"local-dir:{folder}", file, None, (), mean, std, way)
 
 
-def _colour(clip: ClipConfig, part: str, trained: Sequence[float]) -> tuple[float, ...]:
-    """Mean or std that these very weights were trained with; `clip` must agree."""
+def _colours(
+    clip: ClipConfig, own: dict[str, Any], alike: Iterable[dict[str, Any]] = ()
+) -> Iterator[tuple[float, ...]]:
+    """Mean and std, from the weights' own description or that of models alike."""
+    for part in ("mean", "std"):
+        yield _colour(clip, part, own.get(part), {tuple(a[part]) for a in alike})
+
+
+def _colour(
+    clip: ClipConfig,
+    part: str,
+    trained: Sequence[float] | None,
+    others: set[tuple[float, ...]],
+) -> tuple[float, ...]:
+    """What these weights were trained with; else `clip`'s, or what all others have."""
     given = getattr(clip, part)
-    if given is not None and not np.allclose(given, trained, atol=1e-3):
+    if given and trained and not np.allclose(given, trained, atol=1e-3):
         raise ConfigError(
             f"clip.{part}={list(given)}, but the weights of clip={clip.name} were "
             f"trained with {list(trained)}: set clip.{part}=null."
         )
-    return tuple(trained)
-
-
-def _guess(
-    clip: ClipConfig, part: str, others: set[tuple[float, ...]]
-) -> tuple[float, ...]:
-    """Mean or std of weights that do not say: `clip`'s, else what all others have."""
-    given = getattr(clip, part)
-    if given is not None:
-        return tuple(given)
+    if known := trained or given:
+        return tuple(known)
     if len(others) == 1:
         return next(iter(others))
     if clip.pretrained == "random":
         return getattr(open_clip, f"OPENAI_DATASET_{part.upper()}")
-    trained = " or ".join(str(list(o)) for o in sorted(others))
+    kinds = " or ".join(str(list(o)) for o in sorted(others)) or "not known"
     raise ConfigError(
         f"The weights of clip={clip.name} do not say which {part} their pictures are "
-        f"normalised with (models of this kind: {trained or 'not known'}): give it, "
-        f"as clip.{part}=[0.5,0.5,0.5]."
+        f"normalised with (models of this kind: {kinds}): give it, as "
+        f"clip.{part}=[0.5,0.5,0.5]."
     )
 
 
@@ -269,16 +255,12 @@ def _check_quick_gelu(
         return
     plain = clip.model.removesuffix("-quickgelu")
     other = plain if has else f"{plain}-quickgelu"
-    way_out = (
-        f"set clip.model={other}"
-        if other != clip.model and other in open_clip.list_models()
-        else "choose another model, for open_clip has no such variant"
-    )
+    exists = other != clip.model and other in open_clip.list_models()
     needs, does = ("without", "with") if has else ("with", "without")
     raise ConfigError(
         f"Weights like {clip.pretrained} were trained {needs} QuickGELU, but "
         f"clip.model={clip.model} computes {does} it, which gives wrong embeddings: "
-        f"{way_out}."
+        f"{f'set clip.model={other}' if exists else 'choose another model'}."
     )
 
 
