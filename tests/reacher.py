@@ -44,7 +44,9 @@ class ReacherEnvs:
         self.reset(0)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
-        seeds = [None if seed is None else 1000 * seed + i for i in range(self.num_envs)]
+        seeds = [
+            None if seed is None else 1000 * seed + i for i in range(self.num_envs)
+        ]
         pairs = zip(self._envs, seeds, strict=True)
         return np.stack([e.reset(seed=s)[0] for e, s in pairs]).astype(np.float32)
 

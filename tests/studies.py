@@ -1,23 +1,49 @@
 """Studies as they are typed on a command line, in this process."""
 
+import copy
+import functools
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
+from unittest import mock
 
 import pytest
+from omegaconf.errors import OmegaConfBaseException
 
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
 from vlmrm_exp.config import Config
-from vlmrm_exp.studies.settings import Study
+from vlmrm_exp.studies.settings import StatesConfig, Study
+
+OWN = {field.name for field in fields(StatesConfig)} - {f.name for f in fields(Config)}
+"""Settings of a study that change nothing else in a composition."""
+
+compose_anew = app.compose
+compose_once = functools.cache(compose_anew)
+
+
+def compose(config_name: str, *keys: str) -> app.Composed:
+    """As `app.compose`; Hydra takes most of a small study's time, so it is asked once.
+
+    What only the study reads is set afterwards.
+    """
+    own = [key for key in keys if key.partition("=")[0] in OWN]
+    composed = compose_once(config_name, *(key for key in keys if key not in own))
+    cfg = copy.deepcopy(composed.cfg)
+    try:
+        cfg.merge_with_dotlist(own)
+    except OmegaConfBaseException:  # let Hydra say it
+        return compose_anew(config_name, *keys)
+    return app.Composed(cfg, keys, config_name)
 
 
 def asked(verb: ModuleType, *words: str) -> Study:
     """What `python -m vlmrm_exp.VERB WORDS` would do."""
     keys = app.to_keys(list(words), verb.PLURAL)
-    return verb.check(app.compose(verb.__name__.rpartition(".")[2], *keys))
+    with mock.patch.object(app, "compose", compose):
+        return verb.check(app.compose(verb.__name__.rpartition(".")[2], *keys))
 
 
 def run_config(*words: str) -> Config:

@@ -329,8 +329,8 @@ def test_hugging_face_tokenizer_is_checked_too(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model": "ViT-B32"}, "close: ViT-B-32"),
-        ({"pretrained": "laion2b_s34b"}, "close: laion2b_s34b_b79k"),
+        ({"model": "ViT-B32"}, "Did you mean ViT-B-32?"),
+        ({"pretrained": "laion2b_s34b"}, "Did you mean laion2b_s34b_b79k?"),
         ({"pretrained": None}, "laion2b_s34b_b79k"),
         ({"pretrained": "/nowhere/weights.pt"}, "does not exist"),
         ({"pretrained": "openai"}, "set clip.model=ViT-B-32-quickgelu"),

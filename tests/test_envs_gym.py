@@ -151,10 +151,10 @@ def test_frame_renderer_refuses_what_is_no_frame():
 @pytest.mark.parametrize(
     ("env_id", "sentence"),
     [
-        ("pendulum-v1", "did you mean Pendulum-v1"),
-        ("Pendulumm-v0", "did you mean Pendulum-v1"),
-        ("Pendulum-v77", "did you mean Pendulum-v1"),
-        ("test/Countr-v0", "did you mean test/Counter-v0"),
+        ("pendulum-v1", "Did you mean: `Pendulum`"),
+        ("Pendulumm-v0", "Did you mean: `Pendulum`"),
+        ("Pendulum-v77", r"versioned environments: \[ `v1` \]"),
+        ("test/Countr-v0", "Did you mean: `Counter`"),
         ("Zzzzzz-v0", "pprint_registry"),
         ("no_such_module:Zzz-v0", "not installed .*no_such_module"),
         ("test/Uninstalled-v0", r"not installed \(box is not installed\)"),

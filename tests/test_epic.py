@@ -428,7 +428,7 @@ def test_all_weights_are_there_before_the_first_model_is_used(folders, monkeypat
         (None, "not a stored state set"),
     ],
 )
-def test_damaged_states_are_refused_at_once(tmp_path, folders, damage, words):
+def test_damaged_states_are_refused(tmp_path, compose, damage, words):
     whole = {"states": np.zeros((20, 2)), "source": np.full(20, "x")}
     with (tmp_path / "s.npz").open("wb") as file:
         if damage is None:
@@ -436,7 +436,7 @@ def test_damaged_states_are_refused_at_once(tmp_path, folders, damage, words):
         else:
             np.savez(file, world="mountain_car", **(whole | damage))
     with pytest.raises(ConfigError, match=words):
-        asked(*MOUNTAIN, f"state_set={tmp_path}/s.npz", *folders)
+        stored_states(tmp_path / "s.npz", compose("task=mountaincar").task)
 
 
 def test_a_sentence_too_long_and_a_baseline_that_says_the_same_are_refused(folders):

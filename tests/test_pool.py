@@ -223,7 +223,7 @@ def test_prompt_that_reads_as_its_baseline_is_refused(compose, workers):
     ],
 )
 def test_a_reward_model_that_is_not_there_is_refused(model, words):
-    with pytest.raises(ConfigError, match="reward.model is") as caught:
+    with pytest.raises(ConfigError, match=r"reward\.model is") as caught:
         open_pool(point_mass_config(reward={"model": model}), np.zeros((1, 1, 2)))
     assert words in str(caught.value)
 

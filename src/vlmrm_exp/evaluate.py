@@ -8,6 +8,7 @@ evaluation.json and videos/evaluation.mp4 into the run's folder.
 import contextlib
 import json
 import math
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,6 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
 
     folder = Path(asked.run).expanduser()
     seed = config.seed + SEED_OFFSET if asked.seed is None else asked.seed
-    before = _recorded_versions(folder)
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
     policy = None
@@ -114,21 +114,22 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
         pool = make_pool(config, Episodes(states=envs.states()[None], env_reward=own))
         opened.callback(pool.close)
 
-        def act(observation: np.ndarray) -> np.ndarray:
-            if policy is None:
-                return np.stack([envs.action_space.sample() for _ in observation])
-            return policy.act(observation)
+        def random(observation: np.ndarray) -> np.ndarray:
+            return np.stack([envs.action_space.sample() for _ in observation])
+
+        act = policy.act if policy else random
 
         shown = max(config.evaluation.video_episodes, 1) if asked.video else 0
         shown = min(shown, asked.episodes, asked.reward_episodes)
         rewarded = asked.reward_episodes
+        started = time.perf_counter()
         played = play(envs, act, asked.episodes, seed, pool, rewarded, shown)
+        wall_s = time.perf_counter() - started
         about = {"device": str(device), **pool.about()}
-    _tell_of_other_weights(before, about)
-    reward, own_return = (
-        played.reward.mean(0, dtype=np.float64),
-        played.env_reward.sum(0, dtype=np.float64),
-    )
+    _tell_of_other_weights(folder / "versions.json", about)
+    reward = played.reward.mean(0, dtype=np.float64)
+    own_return = played.env_reward.sum(0, dtype=np.float64)
+    success, share = played.success, played.goal_share
     result = {
         "task": config.task.name,
         "prompt": config.prompts,
@@ -149,20 +150,20 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
         "per_episode": {
             "reward_mean": reward.tolist(),
             "return": own_return.tolist(),
-            "success": None if played.success is None else played.success.tolist(),
-            "goal_share": None
-            if played.goal_share is None
-            else played.goal_share.tolist(),
+            "success": None if success is None else success.tolist(),
+            "goal_share": None if share is None else share.tolist(),
         },
+        "wall_s": wall_s,
         "versions": versions(about),
     }
     name = _free_name(folder, asked.checkpoint)
     write_json(folder / f"{name}.json", result)
     print(report(result))
     print(f"  saved    {folder / name}.json")
-    if played.states and asked.video:
-        write_video(folder / "videos" / f"{name}.mp4", config, played)
-        print(f"  video    {folder / 'videos' / name}.mp4")
+    if asked.video:
+        video = folder / "videos" / f"{name}.mp4"
+        write_video(video, config, played)
+        print(f"  video    {video}")
     return result
 
 
@@ -183,32 +184,24 @@ def _free_name(folder: Path, checkpoint: str) -> str:
     return free
 
 
-def _recorded_versions(folder: Path) -> dict[str, Any] | None:
-    """The run's versions.json; None where there is none, told where it is damaged."""
-    path = folder / "versions.json"
-    if not path.is_file():
-        return None
-    with contextlib.suppress(OSError, ValueError):
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(recorded, dict):
-            return recorded
-    print(
-        f"{path} cannot be read: whether the model's weights are those that the run "
-        "was trained with is not known."
-    )
-    return None
+def _tell_of_other_weights(recorded: Path, about: dict[str, Any]) -> None:
+    """Say so if rewards are not comparable with the run's own.
 
-
-def _tell_of_other_weights(
-    recorded: dict[str, Any] | None, about: dict[str, Any]
-) -> None:
-    """Rewards of other weights than the run's are not comparable with its own."""
-    if recorded is None:
+    Args:
+        recorded: the run's versions.json.
+        about: what the rewards depended on now.
+    """
+    if not recorded.is_file():
         return
-    encoders = [x.get("encoder") for x in (recorded, about)]
-    before, now = (
-        x.get("weights_sha256") if isinstance(x, dict) else None for x in encoders
-    )
+    try:
+        encoders = [json.loads(recorded.read_text(encoding="utf-8")), about]
+        before, now = ((x.get("encoder") or {}).get("weights_sha256") for x in encoders)
+    except (OSError, ValueError, AttributeError):
+        print(
+            f"{recorded} cannot be read: whether the model's weights are those that "
+            "the run was trained with is not known."
+        )
+        return
     if before != now:
         print(
             "The model's weights are not those that the run was trained with "

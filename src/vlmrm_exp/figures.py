@@ -4,12 +4,9 @@ import contextlib
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlmrm_exp.files import short_count, written_whole
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DPI = 150
 # Okabe and Ito's palette, without yellow, which is faint on white: told apart by people
@@ -33,7 +30,7 @@ _STYLE: Any = {
 
 
 @contextlib.contextmanager
-def figure(width: float, height: float) -> Iterator["Figure"]:
+def figure(width: float, height: float) -> Iterator[Any]:
     """An empty figure in inches, laid out by itself; plot on it inside the block."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,16 +43,10 @@ def figure(width: float, height: float) -> Iterator["Figure"]:
         yield made
 
 
-def save(made: "Figure", path: Path) -> None:
-    """Write a figure whole as path.png and path.svg; path has no suffix."""
-    import matplotlib
-
-    for suffix in ("png", "svg"):
-        metadata = {"Date": None} if suffix == "svg" else {}
-        with (
-            written_whole(path.with_name(f"{path.name}.{suffix}")) as part,
-            matplotlib.rc_context(_STYLE),
-        ):
+def save(made: Any, path: Path) -> None:
+    """Write a figure whole, inside its block: path.png and path.svg, path has none."""
+    for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
+        with written_whole(path.with_name(f"{path.name}.{suffix}")) as part:
             made.savefig(part, format=suffix, dpi=DPI, metadata=metadata)
 
 
@@ -75,14 +66,10 @@ def wrap(text: str, width: int, lines: int = 4) -> str:
 
 def size_axis(axes: Any, sizes: Mapping[str, float]) -> None:
     """A logarithmic axis with a tick for each model's parameters."""
-    names: dict[float, list[str]] = {}
-    for name, size in sizes.items():
-        names.setdefault(size, []).append(name)
+    names = {s: ", ".join(n for n in sizes if sizes[n] == s) for s in sizes.values()}
+    texts = [f"{wrap(name, 14)}\n{short_count(size)}" for size, name in names.items()]
     axes.set_xscale("log")
-    axes.set_xticks(
-        list(names),
-        [f"{wrap(', '.join(n), 14)}\n{short_count(size)}" for size, n in names.items()],
-    )
+    axes.set_xticks(list(names), texts)
     axes.minorticks_off()
     axes.margins(x=0.12)
     axes.set_xlabel("model, and its parameters")

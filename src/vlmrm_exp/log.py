@@ -1,7 +1,7 @@
 """What a run tells: metrics.jsonl always, Weights & Biases when asked, and progress.
 
-The same keys go to both, over `env_steps`: train/, loss/, eval/, reward/ and perf/. Only
-perf/ may differ between two runs of one seed. This is the only module that imports
+The same keys go to both, over `env_steps`: train/, loss/, eval/, reward/ and perf/.
+Only perf/ may differ between two runs of one seed. This is the only module that imports
 wandb, and only when `log.mode` asks for it.
 """
 
@@ -204,8 +204,8 @@ def _start_wandb(folder: Path, config: Config) -> Any:
     except WandbError as error:
         wandb.teardown()
         raise ConfigError(
-            f"W&B did not start a run ({reason(error)}): check the network and `wandb login`, "
-            "or use log=offline and upload later."
+            f"W&B did not start a run ({reason(error)}): check the network and `wandb "
+            "login`, or use log=offline and upload later."
         ) from error
     finally:
         if borrowed:

@@ -4,7 +4,6 @@ Rewards images, videos and folders of them as a training run would, and writes a
 (scores.csv) and figures (strip.png, curve.png).
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ import pandas as pd
 import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from PIL import Image
 
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError, at_least, to_config
@@ -25,7 +23,14 @@ from vlmrm_exp.reward import choose_device
 from vlmrm_exp.reward.clip import Sentence
 from vlmrm_exp.studies import settings
 from vlmrm_exp.studies.pictures import PictureFile, find_files, read_pictures
-from vlmrm_exp.studies.strip import Column, Scores, plot_curves, plot_strip
+from vlmrm_exp.studies.strip import (
+    Column,
+    Scores,
+    choose_shown,
+    plot_curves,
+    plot_strip,
+    read_again,
+)
 from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
 
 PLURAL = {"clip": "clips", "alpha": "alphas"}
@@ -136,8 +141,8 @@ def jobs_of(composed: app.Composed) -> list[Config]:
         if len(cfg.clips) != 1:
             raise ConfigError(f"clip names {len(cfg.clips)} models: give one.")
         clip = settings._model(composed, cfg.clips[0])
-    # Config alone, as its own `prompts` are the list of what is averaged.
-    run = OmegaConf.masked_copy(cfg, [field.name for field in fields(Config)])
+    # A plain Config, whose `prompts` (those that are averaged) a ScoreConfig hides.
+    run = OmegaConf.masked_copy(cfg, [one.name for one in fields(Config)])
     jobs = []
     for prompt, baseline in zip(prompts, baselines, strict=True):
         for alpha in alphas:
@@ -285,11 +290,7 @@ def score_pictures(asked: Asked, rewards: Callable[[np.ndarray], np.ndarray]) ->
 
 
 def check_finite(scores: Scores, clip: str) -> None:
-    """Refuse rewards that are no numbers.
-
-    Raises:
-        FloatingPointError: there is one; it says of which picture.
-    """
+    """Raise FloatingPointError if a reward is no number."""
     bad = np.argwhere(~np.isfinite(scores.reward))
     if len(bad):
         row, column = bad[0]
@@ -299,55 +300,6 @@ def check_finite(scores: Scores, clip: str) -> None:
             f"clip={clip} are damaged, or too large for their precision; try "
             "compute=cpu."
         )
-
-
-def choose_shown(counts: Sequence[int] | np.ndarray, most: int) -> np.ndarray:
-    """Choose evenly which of the pictures to show.
-
-    With fewer files than `most`, each has one place, and the places left go one by one
-    to the file with the most pictures to a place. With more files, one of each in so
-    many, evenly chosen.
-
-    Args:
-        counts: pictures of each file, which stand one file after another.
-        most: pictures to choose at most.
-
-    Returns:
-        Numbers of pictures, rising.
-    """
-    counts = np.asarray(counts)
-    places = np.zeros(len(counts), int)
-    places[_spread(len(counts), most)] = 1
-    while len(counts) < most and places.sum() < min(most, counts.sum()):
-        places[np.argmax(np.where(places < counts, counts / places, 0))] += 1
-    starts = np.cumsum(counts) - counts
-    parts = zip(starts, counts, places, strict=True)
-    return np.concatenate([start + _spread(n, k) for start, n, k in parts])
-
-
-def _spread(total: int, most: int) -> np.ndarray:
-    """At most `most` of 0..total-1, both ends among them; the middle for one."""
-    if most == 1:
-        return np.array([total // 2])
-    return np.linspace(0, total - 1, min(total, most)).round().astype(int)
-
-
-def read_again(scores: Scores, shown: np.ndarray, every: int) -> list[np.ndarray]:
-    """The pictures of some rows, at most 480 pixels a side; only they are held."""
-    pictures = []
-    for number in np.unique(scores.file[shown]):
-        wanted = set(scores.frame[shown][scores.file[shown] == number].tolist())
-        reading = read_pictures(scores.files[number], every)
-        with contextlib.closing(reading):
-            for picture in reading:
-                if picture.frame in wanted:
-                    image = Image.fromarray(picture.pixels)
-                    image.thumbnail((480, 480))
-                    pictures.append(np.asarray(image))
-                    wanted.remove(picture.frame)
-                if not wanted:
-                    break
-    return pictures
 
 
 def write_csv(path: Path, scores: Scores) -> None:

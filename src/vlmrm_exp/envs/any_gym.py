@@ -6,7 +6,6 @@ limit is taken off; an environment that ends by itself is held as it ended (same
 observation, same frame, reward 0) until the common reset.
 """
 
-import difflib
 import os
 import warnings
 from collections.abc import Mapping
@@ -22,8 +21,6 @@ from vlmrm_exp.files import reason
 
 # Classic control draws with pygame, which would look for a display.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-
-SUCCESS_KEYS = ("is_success", "success")
 
 
 class GymEnvs:
@@ -58,7 +55,7 @@ class GymEnvs:
             self._observation[i], _ = env.reset(seed=seeds[i])
         self._goal = np.zeros(self.num_envs, bool)
         self._ended = np.zeros(self.num_envs, bool)
-        self._frames: list[np.ndarray | None] = [None] * self.num_envs
+        self._frames: dict[int, np.ndarray] = {}
         return self._observation.copy()
 
     def step(self, action: np.ndarray) -> Step:
@@ -72,19 +69,16 @@ class GymEnvs:
             reward[i] = float(gained)
             self._goal[i] = _goal(info) or False
             self._ended[i] = terminated or truncated
-            self._frames[i] = None
+            self._frames.pop(i, None)
         goal = self._goal.copy() if self._gives_goal else None
         return Step(self._observation.copy(), reward, goal)
 
     def states(self) -> np.ndarray:
         """The present frames (N, H, W, 3) uint8."""
-        frames = []
         for i, env in enumerate(self._envs):
-            frame = self._frames[i]
-            if frame is None:
-                frame = self._frames[i] = self._shrunk(np.asarray(env.render()))
-            frames.append(frame)
-        return np.stack(frames)
+            if i not in self._frames:
+                self._frames[i] = self._shrunk(np.asarray(env.render()))
+        return np.stack([self._frames[i] for i in range(self.num_envs)])
 
     def episode_success(self, goal: np.ndarray) -> np.ndarray:
         """At any time: (T, N) bool -> (N,) bool."""
@@ -145,12 +139,8 @@ def _make(env_id: str) -> gym.Env:
         with warnings.catch_warnings():
             # Said below, as an error.
             warnings.filterwarnings("ignore", ".*render_mode='rgb_array'")
-            env = gym.make(
-                env_id,
-                render_mode="rgb_array",
-                max_episode_steps=-1,  # no TimeLimit
-                disable_env_checker=True,
-            )
+            options = {"render_mode": "rgb_array", "disable_env_checker": True}
+            env = gym.make(env_id, max_episode_steps=-1, **options)  # no TimeLimit
     except (gym.error.Error, ImportError, TypeError) as error:
         raise _refusal(env_id, error) from error
     if "rgb_array" not in env.metadata.get("render_modes", []):
@@ -166,10 +156,8 @@ def _make(env_id: str) -> gym.Env:
 
 
 def _episode_length(task: TaskConfig, env: gym.Env) -> int:
-    if task.episode_length is not None:
-        return task.episode_length
     assert env.spec is not None
-    limit = gym.spec(env.spec.id).max_episode_steps
+    limit = task.episode_length or gym.spec(env.spec.id).max_episode_steps
     if limit is None:
         raise ConfigError(
             f"{task.env_id} has no time limit of its own: give one in env steps, as "
@@ -207,49 +195,31 @@ def _try_out(env_id: str, env: gym.Env) -> bool:
         frame = env.render()
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise _refusal(env_id, error) from error
-    is_uint8 = isinstance(frame, np.ndarray) and frame.dtype == np.uint8
-    if not is_uint8 or frame.shape[2:] != (3,):
+    look = (frame.dtype, *frame.shape[2:]) if isinstance(frame, np.ndarray) else ()
+    if look != (np.uint8, 3):
         raise _draws_nothing(env_id)
     *_, info = env.step(env.action_space.sample())
     return _goal(info) is not None
 
 
 def _goal(info: Mapping[str, Any]) -> bool | None:
-    return next((bool(info[key]) for key in SUCCESS_KEYS if key in info), None)
-
-
-def _close_ids(env_id: str) -> list[str]:
-    """Registered ids that look like this one, the newest version of each."""
-    newest = {}
-    for spec in gym.registry.values():
-        name = f"{spec.namespace}/{spec.name}" if spec.namespace else spec.name
-        if name not in newest or (spec.version or 0) > (newest[name].version or 0):
-            newest[name] = spec
-    by_lower_name = {name.lower(): spec.id for name, spec in newest.items()}
-    wanted = env_id.rpartition(":")[2].rpartition("-v")
-    name = (wanted[0] or wanted[2]).lower()
-    close = difflib.get_close_matches(name, by_lower_name, n=2, cutoff=0.7)
-    return [by_lower_name[name] for name in close]
+    keys = ("is_success", "success")
+    return next((bool(info[key]) for key in keys if key in info), None)
 
 
 def _refusal(env_id: str, error: Exception) -> ConfigError:
-    """What an environment that Gymnasium cannot make is told as."""
-    match error:
-        case gym.error.UnregisteredEnv():
-            hint = "`gymnasium.pprint_registry()` lists those there are."
-            if close := _close_ids(env_id):
-                hint = f"did you mean {' or '.join(close)}?"
-            return ConfigError(
-                f"task.env_id is {env_id!r}, which no package here registers: {hint}"
-            )
-        case gym.error.DependencyNotInstalled() | ImportError():
-            return ConfigError(
-                f"{env_id} needs a package that is not installed ({reason(error)}): "
-                "install it, or choose another task.env_id."
-            )
-        case TypeError() if "render_mode" in str(error):
-            return _draws_nothing(env_id)
-    return ConfigError(f"{env_id} cannot be made: {reason(error)}")
+    """What is said of an environment that Gymnasium cannot make."""
+    if isinstance(error, TypeError) and "render_mode" in str(error):
+        return _draws_nothing(env_id)
+    if isinstance(error, (gym.error.DependencyNotInstalled, ImportError)):
+        return ConfigError(
+            f"{env_id} needs a package that is not installed ({reason(error)}): "
+            "install it, or choose another task.env_id."
+        )
+    return ConfigError(
+        f"{env_id} cannot be made ({reason(error)}): choose another task.env_id; "
+        "`gymnasium.pprint_registry()` lists those there are."
+    )
 
 
 def _draws_nothing(env_id: str) -> ConfigError:

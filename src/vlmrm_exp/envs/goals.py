@@ -8,9 +8,8 @@ A predicate sees what a rater sees in one frame: where the body's parts are, not
 fast they move. What passes through a pose on the way down is sorted out by the half of
 an episode's steps for which the goal must hold.
 
-Touching the floor is judged by height, not by the solver's contacts: a body at rest
-sinks in by some millimetres and hops by as much, so contacts flicker while no eye sees
-a change.
+Touching the floor is judged by height, not by the solver's contacts, which flicker as a
+body at rest sinks in and hops by some millimetres.
 """
 
 from collections.abc import Callable
@@ -23,20 +22,16 @@ from vlmrm_exp.config import ConfigError, did_you_mean
 from vlmrm_exp.envs.humanoid_model import NUM_QPOS, humanoid_spec
 
 # Metres above the floor, of a part's lowest point.
-ON_FLOOR = 0.03
-"""Touches, for the eye: a foot's radius is 0.075 and a shin's 0.049."""
-OFF_FLOOR = 0.10
-"""Clearly lifted: more than a shuffling or bouncing foot."""
+ON_FLOOR = 0.03  # touches, for the eye: a foot's radius is 0.075 and a shin's 0.049
+OFF_FLOOR = 0.10  # clearly lifted: more than a shuffling or bouncing foot
 FOLDED_KNEE = 0.12
 """A knee that is down in the lotus position: about a shin's width. Hips turn out by 25
 degrees only, so that a lower seat lifts the knees."""
 SEAT_ON_FEET = 0.20
 """Seated in the lotus position: on the own feet, which are 0.15 thick. With both knees
 down this body cannot bring its seat below 0.12."""
-SEAT_ON_FLOOR = 0.06
-"""Seated in the splits: nothing is under the seat."""
-STRETCHED_LEG = 0.10
-"""A foot that is down in the splits: the heel of a stretched leg may hover."""
+SEAT_ON_FLOOR = 0.06  # seated in the splits: nothing is under the seat
+STRETCHED_LEG = 0.10  # a foot in the splits: the heel of a stretched leg may hover
 
 # Metres.
 STANDING_PELVIS = 0.78
@@ -47,13 +42,11 @@ FALLING = 0.20
 and from there falls past 30 in half a second."""
 BALANCED = 0.15
 """The same on one foot: a lean of 9 degrees. Feet are round and nothing rests on one
-for good. A foot that is only pulled up, with no weight moved to the other, gives 0.12:
-no frame shows that difference, but such a body soon falls out of the limit."""
+for good. A foot that is only pulled up, without a shift of weight, gives 0.12."""
 HAND_AT_HIP = 0.14
 """From a hand's centre to the side of the hip: the hand (radius 0.04) rests on the
 pelvis (height 0.18) or just above it."""
-ELBOW_OUT = 0.05
-"""By how much elbows stand further out than hands on hips; hanging arms' do not."""
+ELBOW_OUT = 0.05  # further out than hands on hips; hanging arms' elbows are not
 HAND_ACROSS = 0.04
 """A hand's centre beyond the body's middle plane: its radius, so that all of it is on
 the other side. Hands that touch each other in the middle are not across."""
@@ -61,25 +54,16 @@ CROSSED_LOW, CROSSED_HIGH = -0.36, 0.06
 """Height of crossed hands above the chest's centre: from the waist to the shoulders."""
 CROSSED_FAR = 0.45
 """Crossed hands ahead of the chest's centre. Shoulders turn inwards so little that both
-hands are across at 0.35 at the nearest; at 0.53 the arms are stretched, held out and
-not crossed."""
-KNEE_OUT = 0.25
-"""A knee beside the middle plane in the lotus position; hips are at 0.10."""
-FOOT_IN = 0.15
-"""A foot's centre beside the middle plane in the lotus position: the feet (radius
-0.075) meet, or nearly."""
+hands are across at 0.35 at the nearest; at 0.53 the arms are stretched, held out."""
+KNEE_OUT = 0.25  # beside the middle plane in the lotus position; hips are at 0.10
+FOOT_IN = 0.15  # the same of a foot's centre: the feet (radius 0.075) nearly meet
 
 # Degrees.
-STANDING_LEAN = 30.0
-"""Trunk from the vertical while standing; more is bending or falling over."""
-LOW_LEAN = 45.0
-"""The same on the knees or seated, where support is wide and a lean is no fall."""
-KNEELING_THIGH = 50.0
-"""Thighs from the vertical: nearer to upright than to sitting on the heels (60 up)."""
-STRAIGHT_KNEE = 30.0
-"""Flexion of a stretched leg's knee; its joint allows 2 at the least."""
-LEGS_APART = 100.0
-"""Between the legs, hip to foot, in the splits. The joints allow 120 to the sides."""
+STANDING_LEAN = 30.0  # of the trunk while standing; more is bending or falling over
+LOW_LEAN = 45.0  # the same on the knees or seated, where a lean is no fall
+KNEELING_THIGH = 50.0  # from the vertical; sitting on the heels begins at 60
+STRAIGHT_KNEE = 30.0  # flexion of a stretched leg's knee; its joint has 2 at the least
+LEGS_APART = 100.0  # hip to foot, in the splits; the joints allow 120 to the sides
 FEET_LINE = 45.0
 """From one leg's direction to the other's, rather sideways than ahead, as the pelvis
 has it: side splits."""
@@ -142,10 +126,8 @@ def lotus(b: Bodies) -> np.ndarray:
 
 
 def standing_up(b: Bodies) -> np.ndarray:
-    """On one foot or both, legs nearly straight, trunk upright, not falling over.
-
-    With the pelvis this high and the trunk upright nothing but feet reaches the floor.
-    """
+    """On one foot or both, legs nearly straight, trunk upright, not falling over."""
+    # With the pelvis this high nothing but feet reaches the floor.
     high = b.pelvis[:, 2] >= STANDING_PELVIS
     return high & _trunk_up(b, STANDING_LEAN) & (_feet_offset(b) <= FALLING)
 
@@ -181,12 +163,8 @@ def arms_crossed(b: Bodies) -> np.ndarray:
     Elbows cannot pass the middle plane, so forearms whose hands have passed it cross.
     """
     ahead, outwards, up = np.moveaxis(b.hands_at_chest, -1, 0)
-    crossed = (
-        (outwards <= -HAND_ACROSS)
-        & (ahead <= CROSSED_FAR)
-        & (up >= CROSSED_LOW)
-        & (up <= CROSSED_HIGH)
-    )
+    crossed = (outwards <= -HAND_ACROSS) & (ahead <= CROSSED_FAR)
+    crossed &= (up >= CROSSED_LOW) & (up <= CROSSED_HIGH)
     return standing_up(b) & crossed.all(axis=1)
 
 
@@ -199,14 +177,8 @@ def one_leg(b: Bodies) -> np.ndarray:
 _PREDICATES: dict[str, Callable[[Bodies], np.ndarray]] = {
     predicate.__name__: predicate
     for predicate in (
-        kneeling,
-        lotus,
-        standing_up,
-        arms_raised,
-        splits,
-        hands_on_hips,
-        arms_crossed,
-        one_leg,
+        *(kneeling, lotus, standing_up, arms_raised),
+        *(splits, hands_on_hips, arms_crossed, one_leg),
     )
 }
 GOALS: tuple[str, ...] = tuple(_PREDICATES)

@@ -115,8 +115,7 @@ class PoseLibrary:
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """A varied state: a pose, something between two, or a fall.
 
-        Half of the varied poses are caught while physics settles them, so that states
-        which an agent passes through are covered and not only those a person would set.
+        Half of the poses are caught while physics settles them, as agents pass them.
         """
         kind = rng.random()
         if kind < 0.20:
@@ -143,15 +142,14 @@ class PoseLibrary:
             pitch += share * (other.pitch - pitch)
             roll += share * (other.roll - roll)
         angles += rng.normal(0, rng.choice([0.03, 0.1, 0.2, 0.35]), len(angles))
-        state = self._put(rng, angles, pitch, roll, 6)
+        state = self._put(rng, angles, _turn(rng, pitch, roll, 6))
         state[2] += rng.uniform(0, 0.06)
         return self._settled(rng, state, 40) if rng.random() < 0.5 else state
 
     def still(self, rng: np.random.Generator) -> np.ndarray:
         """A pose as a person would set it, on the floor and nearly exact.
 
-        Half of them have legs that a task asks for: those goals are narrow, and varied
-        poses hardly ever meet them.
+        Half have legs that a task asks for: varied poses hardly ever meet those goals.
         """
         legs = LEGS[rng.integers(len(LEGS))]
         if rng.random() < 0.5:
@@ -159,14 +157,13 @@ class PoseLibrary:
         arms = _of_name(ARMS, str(rng.choice(ARM_NAMES)), rng)
         angles = self.angles(legs) + self.angles(arms)
         angles += rng.normal(0, rng.choice([0.01, 0.03, 0.06]), len(angles))
-        state = self._put(rng, angles, legs.pitch, legs.roll, 1.5)
+        state = self._put(rng, angles, _turn(rng, legs.pitch, legs.roll, 1.5))
         return self._settled(rng, state, 10) if rng.random() < 0.3 else state
 
     def visited(self, rng: np.random.Generator) -> np.ndarray:
         """A state that an agent passed through, or its mirror image, varied a little.
 
-        Agents find poses that no person would set and noise does not meet, and stay
-        where a model that has never seen them takes them for a goal.
+        Agents stay in odd poses that a model which never saw them takes for a goal.
         """
         qpos = self._visited[rng.integers(len(self._visited))].astype(float)
         if rng.random() < 0.5:
@@ -175,22 +172,14 @@ class PoseLibrary:
         turned = np.empty(4)
         mujoco.mju_mulQuat(turned, quaternion(_yaw(rng), 0, 0), qpos[3:7])
         mujoco.mju_normalize4(turned)  # half precision
-        state = self.place(angles, turned)
-        state[:2] += _shift(rng)
-        return state
+        return self._put(rng, angles, turned)
 
     def _put(
-        self,
-        rng: np.random.Generator,
-        angles: np.ndarray,
-        pitch: float,
-        roll: float,
-        tilt: float,
+        self, rng: np.random.Generator, angles: np.ndarray, turned: np.ndarray
     ) -> np.ndarray:
-        """A state on the floor, mostly facing forward, tilted by so many degrees."""
-        yaw, more = _yaw(rng), rng.normal(0, tilt, 2)
-        state = self.place(angles, quaternion(yaw, pitch + more[0], roll + more[1]))
-        state[:2] += _shift(rng)
+        """A state anywhere on the floor."""
+        state = self.place(angles, turned)
+        state[:2] += rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
         return state
 
     def _settled(
@@ -263,9 +252,12 @@ def _yaw(rng: np.random.Generator) -> float:
     return rng.normal(0, 15) if rng.random() < 0.7 else rng.uniform(-180, 180)
 
 
-def _shift(rng: np.random.Generator) -> np.ndarray:
-    """Metres from the middle, (2,)."""
-    return rng.normal(0, 0.25, 2).clip(-0.7, 0.7)
+def _turn(
+    rng: np.random.Generator, pitch: float, roll: float, tilt: float
+) -> np.ndarray:
+    """Mostly forward, and tilted by so many degrees: (4,)."""
+    yaw, more = _yaw(rng), rng.normal(0, tilt, 2)
+    return quaternion(yaw, pitch + more[0], roll + more[1])
 
 
 def _mirror(names: Sequence[str]) -> np.ndarray:

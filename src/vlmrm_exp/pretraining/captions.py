@@ -12,7 +12,6 @@ finished model is examined with them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +21,8 @@ import yaml
 from vlmrm_exp.envs.poses import ARM_NAMES, LEG_NAMES, PoseLibrary
 
 PHRASES = yaml.safe_load(Path(__file__).with_name("phrases.yaml").read_text("utf-8"))
-HELD_OUT: dict[str, list[str]] = PHRASES["held_out"]
-"""By task."""
-BASELINES: dict[str, str] = PHRASES["baselines"]
-"""By world."""
+HELD_OUT: dict[str, list[str]] = PHRASES["held_out"]  # by task
+BASELINES: dict[str, str] = PHRASES["baselines"]  # by world
 _FORBIDDEN = {*BASELINES.values(), *(s for said in HELD_OUT.values() for s in said)}
 
 NO_POSE = "none"
@@ -37,6 +34,10 @@ _GROUPS = {
     said: [LEG_FACTS.index(name) for name in names]
     for said, names in PHRASES["groups"].items()
 }
+_GROUPS_OF = [
+    [said for said, members in _GROUPS.items() if legs in members]
+    for legs in range(len(LEG_FACTS))
+]
 
 
 class _Place(NamedTuple):
@@ -48,7 +49,7 @@ class _Place(NamedTuple):
 
 
 def _both_sides(name: str) -> list[_Place]:
-    """The places of that name, left and right versions of what is said of one side."""
+    """The places of that name, on the right and on the left."""
     return [
         _Place(sign * centre, width, [p.format(side=side) for p in phrases])
         for centre, width, phrases in PHRASES[name]
@@ -64,14 +65,15 @@ Facts = tuple[np.ndarray, ...]
 """Probabilities of each kind's facts in each state: (B, K) per kind, rows sum to 1."""
 
 
-@dataclass(frozen=True)
-class Caption:
-    """A sentence, and of each kind of fact what it may stand for."""
+class Caption(NamedTuple):
+    """A sentence, and of each kind of fact what it may stand for.
+
+    That is fact -> how probable these words are where that fact is told, up to a factor
+    common to all its facts. None: it says nothing of this kind.
+    """
 
     text: str
     stands_for: tuple[Mapping[int, float] | None, ...]
-    """Per kind: fact -> how probable these words are where that fact is told, up to a
-    factor common to all its facts. None: it says nothing of this kind."""
 
 
 def humanoid_facts(states: np.ndarray) -> Facts:
@@ -109,10 +111,10 @@ def humanoid_caption(legs: int, arms: int, rng: np.random.Generator) -> Caption:
     if level < 0.05:
         return Caption(who, (None, None))
     arm_phrase, arm_facts = _pick(rng, _ARMS[arms]), {arms: 1.0}
-    if level < 0.12 and (groups := _groups_of(legs)):
-        group = _pick(rng, groups)
+    if level < 0.12 and _GROUPS_OF[legs]:
+        group = _pick(rng, _GROUPS_OF[legs])
         # A pose of two groups is told of by each half as often.
-        members = {leg: 1 / len(_groups_of(leg)) for leg in _GROUPS[group]}
+        members = {leg: 1 / len(_GROUPS_OF[leg]) for leg in _GROUPS[group]}
         return Caption(f"{who} {group}", (members, None))
     leg_phrase = _pick(rng, _LEGS[legs])
     leg_facts = _tellers(leg_phrase, _LEGS)
@@ -128,8 +130,7 @@ def cartpole_caption(pole: int, cart: int, rng: np.random.Generator) -> Caption:
     """Say something of a pole tilted so and a cart there."""
     level = rng.random()
     if level < 0.06:
-        scene = ("a pole and a cart", "a cart with a pole", "cart pole")
-        return Caption(_pick(rng, scene), (None, None))
+        return Caption(_pick(rng, PHRASES["pole_scenes"]), (None, None))
     cart_phrase, cart_facts = _pick(rng, CART[cart].phrases), {cart: 1.0}
     if level < 0.15:
         return Caption(f"a cart {cart_phrase}", (None, cart_facts))
@@ -144,10 +145,9 @@ def cartpole_caption(pole: int, cart: int, rng: np.random.Generator) -> Caption:
 def mountain_car_caption(place: int, rng: np.random.Generator) -> Caption:
     """Say something of a car there."""
     if rng.random() < 0.06:
-        scene = ("a car and a mountain", "a car in the mountains", "car")
-        return Caption(_pick(rng, scene), (None,))
-    who = _pick(rng, ("a car", "the car", "a small car", "a vehicle", "car"))
-    return Caption(f"{who} {_pick(rng, CAR[place].phrases)}", ({place: 1.0},))
+        return Caption(_pick(rng, PHRASES["car_scenes"]), (None,))
+    said = f"{_pick(rng, PHRASES['cars'])} {_pick(rng, CAR[place].phrases)}"
+    return Caption(said, ({place: 1.0},))
 
 
 _SAID: dict[str, tuple[Callable[..., Facts], Callable[..., Caption]]] = {
@@ -159,48 +159,31 @@ _SAID: dict[str, tuple[Callable[..., Facts], Callable[..., Caption]]] = {
 
 
 class Captioner:
-    """Draws captions for the states of a world, anew for each batch."""
+    """Draws captions for states (B, S) of a world, or of given facts of them."""
 
     def __init__(
         self, world: str, states: np.ndarray, facts: Facts | None = None
     ) -> None:
-        """Find what can be said.
-
-        Args:
-            world: humanoid, cartpole or mountaincar.
-            states: (B, S).
-            facts: of the states, where they are known; None: of this world.
-        """
         facts_of, self._say = _SAID[world]
         self._facts = facts_of(states) if facts is None else facts
         self._mean = joint_mean(self._facts)
 
     def __len__(self) -> int:
-        """States."""
         return len(self._facts[0])
 
     def draw(
         self, index: np.ndarray, rng: np.random.Generator
     ) -> tuple[list[str], np.ndarray]:
-        """Caption the states with these indices.
-
-        Returns:
-            C = B sentences, and how much more probable each is in each of the states
-            than in general: (B, C).
-        """
+        """Caption the states with these indices: C = B sentences, and their ratios."""
         facts = tuple(kind[index] for kind in self._facts)
-        drawn = [
-            self._allowed([_draw(kind[i], rng) for kind in facts], rng)
-            for i in range(len(index))
-        ]
+        drawn = []
+        for of_state in zip(*facts, strict=True):
+            told = [_draw(kind, rng) for kind in of_state]
+            while (caption := self._say(*told, rng=rng)).text in _FORBIDDEN:
+                pass
+            drawn.append(caption)
         ratios = likelihood_ratios(facts, self._mean, drawn)
         return [caption.text for caption in drawn], ratios
-
-    def _allowed(self, told: Sequence[int], rng: np.random.Generator) -> Caption:
-        """A caption of these facts that is not held out."""
-        while (caption := self._say(*told, rng=rng)).text in _FORBIDDEN:
-            pass
-        return caption
 
 
 def joint_mean(facts: Facts) -> np.ndarray:
@@ -214,17 +197,12 @@ def joint_mean(facts: Facts) -> np.ndarray:
 def likelihood_ratios(
     facts: Facts, mean: np.ndarray, captions: Sequence[Caption]
 ) -> np.ndarray:
-    """How much more probable each caption is in each state than in general: (B, C).
+    """How much more probable C captions are in B states than in general: (B, C).
 
-    Args:
-        facts: of B states.
-        mean: `joint_mean` of the states in general.
-        captions: C of them.
+    `mean` is `joint_mean` of the states in general.
     """
     told = [_weights(captions, kind, f.shape[1]) for kind, f in enumerate(facts)]
-    in_state = np.ones((len(facts[0]), len(captions)))
-    for of_state, weights in zip(facts, told, strict=True):
-        in_state *= of_state @ weights
+    in_state = np.prod([f @ w for f, w in zip(facts, told, strict=True)], axis=0)
     if len(told) == 1:
         return in_state / (mean @ told[0])
     # p(c) = sum over facts of both kinds of how often they come together
@@ -236,15 +214,12 @@ def _weights(captions: Sequence[Caption], kind: int, facts: int) -> np.ndarray:
     weights = np.zeros((facts, len(captions)))
     for column, caption in enumerate(captions):
         stands_for = caption.stands_for[kind]
-        if stands_for is None:
-            weights[:, column] = 1  # it is told whatever the fact
-        else:
-            weights[list(stands_for), column] = list(stands_for.values())
+        # None: it is told whatever the fact.
+        of_facts = (
+            dict.fromkeys(range(facts), 1.0) if stands_for is None else stands_for
+        )
+        weights[list(of_facts), column] = list(of_facts.values())
     return weights
-
-
-def _groups_of(legs: int) -> list[str]:
-    return [said for said, members in _GROUPS.items() if legs in members]
 
 
 def _tellers(phrase: str, phrases: Sequence[Sequence[str]]) -> dict[int, float]:
@@ -265,32 +240,26 @@ def _draw(probabilities: np.ndarray, rng: np.random.Generator) -> int:
 def _places(values: np.ndarray, places: Sequence[_Place]) -> np.ndarray:
     """Probabilities (B, K) of places; narrow ones say more where they fit.
 
-    A narrow and a three times wider bell are mixed: the narrow one tells neighbours
-    apart, the wide one gives the reward a slope far from the goal.
+    The narrow bell tells neighbours apart, the wide one is a slope far from the goal.
     """
     centres, widths = np.array([(p.centre, p.width) for p in places]).T
     squared = ((values[:, None] - centres) / widths) ** 2
-    bells = [_softmax(-squared / (2 * s**2) - np.log(widths)) for s in (1.0, 3.0)]
-    return np.mean(bells, axis=0)
+    return _mixed([-squared / (2 * s**2) - np.log(widths) for s in (1.0, 3.0)])
 
 
 def _poses(squared: np.ndarray) -> np.ndarray:
     """Squared distances (B, K) to poses -> probabilities (B, K + 1); the last: none.
 
-    Without "none", the nearest pose would be told of every state around it alike, and
-    the reward would be flat there: its peak would lie anywhere. Three bells are mixed,
-    each a few times wider than the one before: the narrow one makes the peak, the wide
-    one a slope far from it.
+    Without "none" the reward would be flat around a pose, of which the nearest is told.
+    The narrow bell makes a peak, the wide one a slope far from it.
     """
     # A pose is as probable as none at twice the bell's width.
     none = np.full((len(squared), 1), 2.0**2)
-    bells = [
-        _softmax(np.concatenate((squared / stretch**2, none), axis=1) / -2)
-        for stretch in (0.5, 1.0, 3.0)
-    ]
-    return np.mean(bells, axis=0)
+    widths = (0.5, 1.0, 3.0)
+    return _mixed([np.concatenate((squared / w**2, none), axis=1) / -2 for w in widths])
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+def _mixed(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of the softmaxes of several logits (B, K)."""
+    weights = [np.exp(each - each.max(axis=1, keepdims=True)) for each in logits]
+    return np.mean([each / each.sum(axis=1, keepdims=True) for each in weights], axis=0)

@@ -30,10 +30,9 @@ def examine(folder: Path, clip: ClipConfig, count: int) -> list[dict[str, Any]]:
     """Examine the finished model in a folder on `count` states of each world.
 
     For each task, appearance and alpha: Pearson correlation and EPIC distance (paper
-    Lemma 1) between reward and truth, and the share of pairs of a goal and a non-goal
-    state that the reward ranks rightly (AUROC), for the paper's prompt and on average
-    over all held-out sentences. The truth is graded where the world knows how (the
-    toys), else the task's predicate (1 or 0).
+    Lemma 1) of reward and truth, and AUROC of goal states, for the paper's prompt and
+    on average over all held-out sentences. The truth is graded where the world knows
+    how (the toys), else the task's predicate (1 or 0).
     """
     clip = replace(clip, model=f"local-dir:{folder}")
     encoder = load_encoder(clip, torch.device("cpu"))
@@ -53,11 +52,11 @@ def examine(folder: Path, clip: ClipConfig, count: int) -> list[dict[str, Any]]:
 def _embed(encoder: Encoder, config: Config, states: np.ndarray) -> torch.Tensor:
     """States (B, S), as a run of the configured task sees them: (B, 1, D)."""
     appearance = Appearance(config, encoder)
-    starts = range(0, max(len(states), 1), appearance.batch_size)
-    parts = [states[start : start + appearance.batch_size] for start in starts]
-    embeddings = torch.cat([appearance.embed(part) for part in parts])
+    size = appearance.batch_size
+    starts = range(0, max(len(states), 1), size)
+    parts = [appearance.embed(states[start : start + size]) for start in starts]
     appearance.close()
-    return embeddings
+    return torch.cat(parts)
 
 
 def _judge(

@@ -26,14 +26,11 @@ WORLDS = ("humanoid", "cartpole", "mountaincar")
 APPEARANCES: dict[str, list[tuple[TaskConfig, float]]] = {
     "humanoid": [
         (TaskConfig("humanoid", "humanoid", textures=textures, camera=camera), share)
-        for textures, camera, share in (
-            ("realistic", "fixed", 0.35),
-            ("realistic", "side", 0.25),
-            ("realistic", "track", 0.1),
-            ("plain", "fixed", 0.1),
-            ("plain", "side", 0.1),
-            ("plain", "track", 0.1),
+        for textures, shares in (
+            ("realistic", (0.35, 0.25, 0.1)),
+            ("plain", (0.1,) * 3),
         )
+        for camera, share in zip(("fixed", "side", "track"), shares, strict=True)
     ],
     "cartpole": [(TaskConfig("cartpole", "cartpole"), 1.0)],
     "mountaincar": [
@@ -67,8 +64,8 @@ def draw_states(
     """Varied states (count, S) of a world, a share of them visited by agents."""
     if world == "humanoid":
         library = PoseLibrary()
-        draw = lambda: library.visited if rng.random() < visited else library.sample
-        return np.stack([draw()(rng) for _ in range(count)])
+        draws = library.sample, library.visited
+        return np.stack([draws[rng.random() < visited](rng) for _ in range(count)])
     if world == "cartpole":
         small, large = (rng.uniform(-most, most, count) for most in (0.35, 3.14))
         states = np.zeros((count, 4))
@@ -102,18 +99,28 @@ def parts_of(world: str, count: int, seed: int) -> list[Part]:
 def drawn_before(
     folder: Path, drawings: Sequence[Drawing], processes: int
 ) -> dict[str, np.ndarray]:
-    """Draw and render states, or find them in `folder`, drawn by an earlier pretraining.
+    """Draw and render states, or find them in `folder`, drawn earlier.
 
     By world an array (B,) with the fields states (S,), appearance () and frames (H, H,
-    3) uint8, mapped from a file of about 28 kB a state. It does not depend on
-    `processes`, which draw at the same time.
+    3) uint8, mapped from a file of about 28 kB a state.
     """
     paths = {drawing.world: folder / _name(drawing) for drawing in drawings}
     todo = [drawing for drawing in drawings if not paths[drawing.world].exists()]
     with _map_in(processes if todo else 1) as mapped:
         for drawing in todo:
-            with written_whole(paths[drawing.world]) as path:
-                _draw(drawing, path, mapped)
+            world, count = drawing.world, drawing.count
+            done, draw = 0, partial(_draw_part, drawing)
+            with (
+                written_whole(paths[world]) as path,
+                progress_bar(count, "state", f"drawing {world}") as bar,
+            ):
+                # One file for all parts, which need not fit into memory.
+                drawn = open_memmap(path, "w+", _fields(drawing), (count,))
+                for part in mapped(draw, parts_of(world, count, STATES_SEED)):
+                    drawn[done : done + len(part)] = part
+                    done += len(part)
+                    bar.update(len(part))
+                drawn.flush()
     return {world: np.load(path, mmap_mode="r") for world, path in paths.items()}
 
 
@@ -127,21 +134,6 @@ def _map_in(processes: int) -> Iterator[Callable[..., Iterable[np.ndarray]]]:
     count = min(processes, MOST_PARTS)
     with context.Pool(count, torch.set_num_threads, (1,)) as pool:
         yield pool.imap
-
-
-def _draw(
-    drawing: Drawing, path: Path, mapped: Callable[..., Iterable[np.ndarray]]
-) -> None:
-    """Write all parts into one file, which need not fit into memory."""
-    drawn = open_memmap(path, "w+", _fields(drawing), (drawing.count,))
-    parts = parts_of(drawing.world, drawing.count, STATES_SEED)
-    done = 0
-    with progress_bar(drawing.count, "state", f"drawing {drawing.world}") as bar:
-        for part in mapped(partial(_draw_part, drawing), parts):
-            drawn[done : done + len(part)] = part
-            done += len(part)
-            bar.update(len(part))
-    drawn.flush()
 
 
 def _fields(drawing: Drawing) -> np.dtype:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the Newton-Schulz polynomial: Keller Jordan, https://kellerjordan.github.io/posts/muon/,
-as in torch.optim.Muon."""
+"""Lift small values fast: https://kellerjordan.github.io/posts/muon/"""
 
 
 class Muon(torch.optim.Optimizer):
@@ -46,11 +45,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """Replace the singular values of a matrix (R, C) by ones, more or less.
-
-    Newton and Schulz's iteration, with coefficients that lift small values fast and end
-    between 0.7 and 1.2 instead of at 1.
-    """
+    """Bring singular values of (R, C) to 0.7 to 1.2: Newton and Schulz's iteration."""
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

@@ -30,8 +30,7 @@ class RecipeConfig:
     context_length: int = MISSING
     merges: int = MISSING
     states: dict[str, int] = MISSING
-    visited: float = MISSING
-    """Share of the humanoid's states that agents visited."""
+    visited: float = MISSING  # share of the humanoid's states that agents visited
     steps: int = MISSING
     batch_size: int = MISSING
     share: dict[str, float] = MISSING
@@ -46,23 +45,16 @@ class PretrainConfig:
 
     clip: ClipConfig = field(default_factory=ClipConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
-    seed: int = 0
-    """Of weights, batches and captions; the drawn states are one set for all seeds."""
+    seed: int = 0  # of weights, batches and captions; drawn states are one set for all
     folder: str = MISSING
-    init: str | None = None
-    """Folder of a model of the same sizes to go on from, with its tokenizer; null: from
-    the beginning."""
-    worlds: str = MISSING
-    """Folder of drawn states, shared by sizes that have the same `states`."""
-    held_out_states: int = 6_000
-    """Per world, for the report."""
-    processes: int | None = None
-    """That draw states before training, and on a GPU captions during it; null: one for
-    each core."""
-    threads: int = 2
-    """Of tensor operations on the CPU."""
-    device: str = "auto"
-    """auto, cpu or gpu: where the model is trained."""
+    init: str | None = None  # folder of a model of the same sizes to go on from
+    worlds: str = (
+        MISSING  # folder of drawn states, shared by sizes of the same `states`
+    )
+    held_out_states: int = 6_000  # per world, for the report
+    processes: int | None = None  # that draw states, captions on a GPU; null: all cores
+    threads: int = 2  # of tensor operations on the CPU
+    device: str = "auto"  # auto, cpu or gpu: where the model is trained
 
 
 def model_config(recipe: RecipeConfig, vocabulary: int) -> dict[str, Any]:
@@ -105,8 +97,8 @@ def check(config: PretrainConfig) -> None:
     """Refuse impossible values, with a ConfigError, before anything is drawn."""
     at_least("seed", config.seed, 0)
     for name in ("processes", "threads", "held_out_states"):
-        value = getattr(config, name)
-        at_least(name, 1 if value is None else value, 1)
+        if (count := getattr(config, name)) is not None:
+            at_least(name, count, 1)
     one_of("device", config.device, ("auto", "cpu", "gpu"))
     check_clip(config.clip)
     if config.clip.frame_height is None:

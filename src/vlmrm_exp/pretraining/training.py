@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,9 @@ REPORT_EVERY = 100  # steps; a GPU has to finish before it can tell a number
 def train(
     config: PretrainConfig, worlds: Mapping[str, np.ndarray], folder: Path
 ) -> None:
-    """Train a model on what `drawing.drawn_before` returns, and write it into a folder.
+    """Train on what `drawing.drawn_before` returns; write the model and metrics.jsonl.
 
-    metrics.jsonl lies beside it. A loss that is no number is a ConfigError.
+    A loss that is no number is a ConfigError.
     """
     recipe, device = config.recipe, choose_device(config.device, "device")
     captioners = [Captioner(name, w["states"]) for name, w in worlds.items()]
@@ -80,16 +81,11 @@ def train(
     # Convolutions on a CPU are twice as fast with the channels last.
     model.visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizers = make_optimizers(model, recipe)
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            optimizer.defaults["lr"],
-            max(recipe.steps, 11),  # a warm-up of one step is divided by its length, 0
-            pct_start=0.1,
-            cycle_momentum=False,
-        )
-        for optimizer in optimizers
-    ]
+    steps = max(recipe.steps, 11)  # a warm-up of one step is divided by its length, 0
+    one_cycle = partial(
+        torch.optim.lr_scheduler.OneCycleLR, pct_start=0.1, cycle_momentum=False
+    )
+    schedules = [one_cycle(o, o.defaults["lr"], steps) for o in optimizers]
     mean, std = (
         torch.tensor(description["preprocess_cfg"][key], device=device).view(3, 1, 1)
         for key in ("mean", "std")
@@ -119,12 +115,9 @@ def train(
             images = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std  # channels last
             with torch.autocast(device.type, torch.bfloat16, enabled=fast):
                 image, text, scale = model(images, tokens.to(device, non_blocking=True))
-            parts = zip(
-                image.float().split(sizes),
-                text.float().split(sizes),
-                (target.to(device, non_blocking=True) for target in ratios),
-                strict=True,
-            )
+            known = [target.to(device, non_blocking=True) for target in ratios]
+            split = (each.float().split(sizes) for each in (image, text))
+            parts = zip(*split, known, strict=True)
             losses = torch.stack([divergence(scale * i @ t.T, r) for i, t, r in parts])
             loss = losses @ losses.new_tensor(sizes) / sum(sizes)
             model.zero_grad()
@@ -175,11 +168,7 @@ class Batches(Dataset):
     def __getitem__(
         self, step: int
     ) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
-        """Draw one batch of all worlds.
-
-        Per world the states' indices (B,); the captions' tokens (sum of B, T); per
-        world the likelihood ratios (B, B).
-        """
+        """By world indices of states (B,); all tokens (sum of B, T); ratios (B, B)."""
         rng = np.random.default_rng([self.seed, 1, step])
         indices, sentences, ratios = [], [], []
         for captioner, size in zip(self.captioners, self.sizes, strict=True):
@@ -219,10 +208,9 @@ def make_optimizers(
 
 
 def divergence(logits: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-    """How far the softmax over a batch is from the known posterior, both ways.
+    """How far the softmax over a batch (B, C) is from the known posterior, both ways.
 
-    Of scaled similarities and likelihood ratios (B, C) the mean Kullback-Leibler
-    divergence (): contrastive cross-entropy, less the targets' own. 0 is perfect.
+    The mean Kullback-Leibler divergence: cross-entropy, less the targets' own entropy.
     """
     one, other = (
         functional.kl_div(

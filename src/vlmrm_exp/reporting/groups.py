@@ -22,8 +22,7 @@ COLUMNS = {
 """What usually tells runs apart, with the names that readers see."""
 IGNORED = (
     *("seed", "name", "log.", "clip.batch_size", "clip.download_gb"),
-    *("evaluation.final_episodes", "evaluation.video_episodes"),
-    "evaluation.reward_episodes",
+    *(f"evaluation.{of}_episodes" for of in ("final", "video", "reward")),
 )
 """What does not change which policy is kept; of compute, all but the overlap. How often
 a run evaluates while it trains does change it."""
@@ -49,11 +48,6 @@ class Group:
         return str(self.settings.get("task.name", "?"))
 
     @property
-    def seeds(self) -> str:
-        """The seeds of all its runs, each once and in order."""
-        return ", ".join(sorted({run.seed for run in self.runs}, key=natural))
-
-    @property
     def finished(self) -> list[Run]:
         """The runs that the group's numbers come from: one for each seed, in order."""
         counted = [r for r in self.runs if r.status == FINISHED and not r.repeats]
@@ -77,31 +71,26 @@ class Group:
     @property
     def parameters(self) -> float | None:
         """Parameters of the model that gave the reward; None: not recorded, or 0."""
-        for encoder in (run.encoder for run in self.runs):
-            image = number(encoder.get("parameters_image"))
-            text = number(encoder.get("parameters_text"))
+        for run in self.runs:
+            image = number(run.encoder.get("parameters_image"))
+            text = number(run.encoder.get("parameters_text"))
             if image is not None and text is not None:
                 return image + text or None
         return None
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Pool runs, in the order of tasks; runs with unreadable settings are left out.
-
-    Of finished runs with the same settings and seed, as of a copy or in two sweeps, the
-    newest counts; the others are marked with `Run.repeats` and a note.
-    """
-    members: dict[str, list[Run]] = defaultdict(list)
-    settings: dict[str, dict[str, Any]] = {}
+    """Pool runs, in the order of tasks; runs with unreadable settings are left out."""
+    found: dict[str, Group] = {}
     for run in runs:
         if run.config:
-            relevant = _relevant(run.config)
-            settings[_key(relevant)] = relevant
-            members[_key(relevant)].append(run)
-    for alike in members.values():
-        _mark_repeats(alike)
-    every = list(settings.values())
-    groups = [Group(own, _other(own, every), members[k]) for k, own in settings.items()]
+            settings = _relevant(run.config)
+            group = found.setdefault(_key(settings), Group(settings, {}, []))
+            group.runs.append(run)
+    groups = list(found.values())
+    for group in groups:
+        _mark_repeats(group.runs)
+        group.other = _other(group.settings, [each.settings for each in groups])
 
     def order(group: Group) -> tuple[Any, ...]:
         rest = [str(group.settings.get(key)) for key in COLUMNS]
@@ -131,11 +120,10 @@ def _key(settings: Mapping[str, Any]) -> str:
 
 
 def _mark_repeats(members: Sequence[Run]) -> None:
-    """Let one finished run of each seed and device count, usually the newest.
+    """Let one finished run of each seed and device count, and mark the others.
 
-    A copy may be newer than its original: of copies, the one counts that was evaluated
-    most often. On another device the same seed draws other numbers, and encoders have
-    another precision, so that it is another run.
+    It is the newest, or, of its copies, the one that was evaluated most often. On
+    another device the same seed draws other numbers: another run.
     """
     of_seed: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in members:
@@ -148,15 +136,16 @@ def _mark_repeats(members: Sequence[Run]) -> None:
         for run in alike:
             if run is not counted:
                 run.repeats = counted.name
-                note = f"same settings and seed as {counted.name}: not counted"
-                run.notes.append(note)
+                run.notes.append(
+                    f"same settings and seed as {run.repeats}: not counted"
+                )
 
 
 def _other(own: dict[str, Any], every: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Settings not in `COLUMNS` in which some group of the same task differs.
 
     Settings of a model or a reward are compared only between groups that have the same.
-    An older run may lack a setting and differ in nothing else; then the setting counts.
+    One that an older run lacks counts if nothing else differs.
     """
     found: set[str] = set()
     for peer in every:
@@ -184,15 +173,13 @@ def setting_text(key: str, value: Any) -> str:
 
 
 def labels(groups: Sequence[Group], known: tuple[str, ...] = ()) -> list[str]:
-    """Short names that tell these groups apart.
+    """Short names that tell these groups apart, without settings that begin as `known`.
 
     Each names only what tells it from a group that agrees in all it named before.
-    Settings that begin with one of `known` are left out.
     """
     names = []
     for group in groups:
-        peers = [other for other in groups if other is not group]
-        parts = []
+        peers, parts = [other for other in groups if other is not group], []
         for key in (*COLUMNS, *group.other):
             if key not in group.settings or key.startswith(known):
                 continue
@@ -213,8 +200,7 @@ def series_over(
 ) -> list[list[Group]]:
     """Collect groups with success that differ only in settings that begin with `keys`.
 
-    Each series has at least two different `x`, in their order; a group whose x is None
-    is in no series.
+    Each series has at least two different `x`, in order; None is no x.
     """
     members: dict[str, list[Group]] = defaultdict(list)
     for group in groups:

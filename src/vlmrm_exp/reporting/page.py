@@ -23,7 +23,7 @@ from vlmrm_exp.reporting.groups import (
     series_over,
     setting_text,
 )
-from vlmrm_exp.reporting.parts import Item, Section, count_runs
+from vlmrm_exp.reporting.parts import Item, Section
 from vlmrm_exp.reporting.results import result_section
 from vlmrm_exp.reporting.run_folders import (
     FINISHED,
@@ -33,7 +33,7 @@ from vlmrm_exp.reporting.run_folders import (
     success_of,
     value_text,
 )
-from vlmrm_exp.reporting.statistics import Success
+from vlmrm_exp.reporting.statistics import Success, pooled
 
 CURVES = {
     "train/reward_mean": ("reward", "reward per step, training"),
@@ -52,19 +52,16 @@ def write_page(
 ) -> Path:
     """Write report.html, its figures and its tables into the existing folder `out`.
 
-    `results` are files that studies wrote. At most `max_mb` of videos are in the page;
-    None: no videos.
+    `results` are files that studies wrote; `max_mb` are for videos, None: no videos.
     """
     groups = group_runs(runs)
-    sections = [
-        _results_section(groups, out),
-        _curves_section(groups, out),
-        _comparisons_section(groups, out),
-    ]
-    settings = [
-        g.settings for g in groups if g.settings.get("clip.model") == "embedded"
-    ]
-    embedded = {str(each.get("clip.name", "?")) for each in settings}
+    kinds = _results_section, _curves_section, _comparisons_section
+    sections = [section_of(groups, out) for section_of in kinds]
+    embedded = {
+        str(group.settings.get("clip.name", "?"))
+        for group in groups
+        if group.settings.get("clip.model") == "embedded"
+    }
     for index, path in enumerate(results, 1):
         section, models = result_section(path, f"{path.stem}-{index}", out)
         sections.append(section)
@@ -76,14 +73,10 @@ def write_page(
     videos, left_out = ([], []) if max_mb is None else _videos(groups, max_mb)
     if runs:
         _run_numbers(runs, groups).to_csv(out / "runs.csv", index=False)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("page.html").render(
+    options: Any = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": True}
+    text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    template = jinja2.Template(text, undefined=jinja2.StrictUndefined, **options)
+    page = template.render(
         title=title,
         made=datetime.now().isoformat(" ", "minutes"),
         command=shlex.join(["python", *sys.orig_argv[1:]]),
@@ -109,21 +102,17 @@ def write_page(
 
 
 def _results_section(groups: Sequence[Group], out: Path) -> Section:
-    section = Section("Results", "results")
     measured = [group for group in groups if group.success]
     if not measured:
-        section.note = "No finished run has measured success." if groups else ""
-        return section
-    path = out / "success"
+        note = "No finished run has measured success." if groups else ""
+        return Section("Results", "results", [], note)
+    path, runs = out / "success", _measured_runs(groups)
     plots.success(measured, path)
-    runs = _measured_runs(groups)
-    note = f"Dot: all seeds pooled. Strokes: each seed. {count_runs(runs, groups)}"
     alt = "Share of successful episodes of each group with its interval"
-    section.items.append(parts.figure("Success", path, alt, note, runs))
+    note = "Dot: all seeds pooled. Strokes: each seed. "
+    figure = parts.figure(("Success", path, alt), note, runs, groups)
     table, left_out = _over_tasks(measured)
-    section.items += table
-    section.note = " ".join(left_out)
-    return section
+    return Section("Results", "results", [figure, *table], " ".join(left_out))
 
 
 def _measured_runs(groups: Iterable[Group]) -> list[Run]:
@@ -133,29 +122,24 @@ def _measured_runs(groups: Iterable[Group]) -> list[Run]:
 def _group_numbers(group: Group) -> dict[str, Any]:
     """A line of groups.csv."""
     counted = [run.status for run in group.runs if not run.repeats]
-    success, chance = (
-        group.success,
-        statistics.pooled(map(_random_success, group.finished)),
-    )
-    low, high = success.interval if success else (None, None)
+    success = group.success
+    rates = (success.rate, *success.interval) if success else (None, None, None)
     rewards = pd.Series([run.reward for run in group.finished], dtype=float)
     seconds = [number(run.summary.get("wall_s")) for run in group.finished]
     best = [run for run in group.measured if run.reward == rewards.max()]
     return {
         **{name: group.settings.get(key) for key, name in COLUMNS.items()},
         "other": "; ".join(f"{key}={value}" for key, value in group.other.items()),
-        "seeds": group.seeds,
+        "seeds": ", ".join(sorted({run.seed for run in group.runs}, key=natural)),
         **{status: counted.count(status) for status in STATUSES},
         "repeats": len(group.runs) - len(counted),
         "parameters": group.parameters,
-        "success": success.rate if success else None,
-        "success_low": low,
-        "success_high": high,
+        **dict(zip(("success", "success_low", "success_high"), rates, strict=True)),
         "successes": success.successes if success else None,
         "episodes": success.episodes if success else None,
         "success_of_each": _rates(group),
         "success_of_highest_reward": group.measured[best[0]].rate if best else None,
-        "success_of_random_actions": chance,
+        "success_of_random_actions": pooled(map(_random_success, group.finished)),
         "buckets": _buckets(group),
         "reward_mean": rewards.mean(),
         "reward_deviation": rewards.std(),
@@ -227,15 +211,13 @@ def _over_tasks(groups: Sequence[Group]) -> tuple[list[Item], list[str]]:
     )
     rows, runs, left_out = [], [], []
     for key, members in frame.groupby(names, sort=False):
-        settings = dict(zip(names, key, strict=True))
-        several = set(members["task"][members["task"].duplicated()])
         if members["task"].nunique() < 2:
             continue
-        if several:
+        if several := set(members["task"][members["task"].duplicated()]):
+            told = ", ".join(map(" ".join, zip(names, key, strict=True)))
             left_out.append(
-                "Not in success over tasks: "
-                f"{', '.join(f'{name} {value}' for name, value in settings.items())}; "
-                f"there are several groups of {', '.join(sorted(several))}."
+                f"Not in success over tasks: {told}; there are several groups of "
+                f"{', '.join(sorted(several))}."
             )
             continue
         strata = [np.array(group.rates) for group in members["group"]]
@@ -244,23 +226,17 @@ def _over_tasks(groups: Sequence[Group]) -> tuple[list[Item], list[str]]:
         if min(map(len, strata)) >= plots.RUNS_FOR_BAND:
             low, high = statistics.stratified_bootstrap(strata)
             interval = f"{low:.2f} to {high:.2f}"
-        rows.append(
-            {
-                **settings,
-                "tasks": len(strata),
-                "runs": len(rates),
-                "interquartile mean": f"{statistics.interquartile_mean(rates):.2f}",
-                "95 % interval": interval,
-                "mean of tasks": f"{np.mean([values.mean() for values in strata]):.2f}",
-            }
-        )
+        middle = f"{statistics.interquartile_mean(rates):.2f}"
+        mean = f"{np.mean([values.mean() for values in strata]):.2f}"
+        rows.append([*key, len(strata), len(rates), middle, interval, mean])
         runs += _measured_runs(members["group"])
     note = (
         "Success of each run's kept policy; the interval is a bootstrap over seeds, "
         "stratified by task. It is too narrow where a task has fewer than five runs."
     )
-    table = Item("Success over tasks", note, runs, pd.DataFrame(rows))
-    return [table] if rows else [], left_out
+    heads = ["tasks", "runs", "interquartile mean", "95 % interval", "mean of tasks"]
+    table = pd.DataFrame(rows, columns=[*names, *heads])
+    return [Item("Success over tasks", note, runs, table)] if rows else [], left_out
 
 
 def _curves_section(groups: Sequence[Group], out: Path) -> Section:
@@ -274,10 +250,9 @@ def _curves_section(groups: Sequence[Group], out: Path) -> Section:
                 continue
             path = out / f"curves-{parts.file_name(task)}-{short}"
             note = plots.curves(of_task, key, axis, path)
+            about = f"{task}: {axis}", path, f"{axis} over env steps"
             runs = [run for run in runs if not run.repeats]
-            note += count_runs(runs, of_task)
-            title, alt = f"{task}: {axis}", f"{axis} over env steps"
-            section.items.append(parts.figure(title, path, alt, note, runs))
+            section.items.append(parts.figure(about, note, runs, of_task))
     if groups and not section.items:
         section.note = "No run has reported anything yet."
     return section
@@ -294,28 +269,20 @@ def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
             plots.success_over(series, keys, x, path)
             compared = [group for each in series for group in each]
             runs = _measured_runs(compared)
-            title = f"Success against {what}"
             alt = f"Share of successful episodes against {what}"
-            note = count_runs(runs, compared)
-            section.items.append(parts.figure(title, path, alt, note, runs))
+            about = f"Success against {what}", path, alt
+            section.items.append(parts.figure(about, "", runs, compared))
     keys = ("task.textures", "task.camera")
-    series = series_over(
-        groups, keys, lambda group: tuple(str(group.settings.get(key)) for key in keys)
-    )
+    look = lambda group: tuple(str(group.settings.get(key)) for key in keys)  # noqa: E731
+    series = series_over(groups, keys, look)
     names = labels([each[0] for each in series], known=keys)
     for each, name in zip(series, names, strict=True):
-        cells = pd.DataFrame(
-            {
-                "textures": str(group.settings.get("task.textures")),
-                "camera": f"{group.settings.get('task.camera')} camera",
-                "success": f"{group.success}\nseeds: {_rates(group)}",
-            }
-            for group in each
-        )
+        cells = pd.DataFrame(map(look, each), columns=["textures", "camera"])
+        cells["success"] = [f"{g.success}\nseeds: {_rates(g)}" for g in each]
         table = cells.pivot(index="textures", columns="camera", values="success")
-        table = table.fillna("no run").reset_index()
-        title = f"Textures and camera: {name}"
-        section.items.append(Item(title, "", _measured_runs(each), table))
+        table = table.add_suffix(" camera").fillna("no run").reset_index()
+        runs = _measured_runs(each)
+        section.items.append(Item(f"Textures and camera: {name}", "", runs, table))
     return section
 
 
@@ -327,19 +294,17 @@ def _videos(
     The run with the highest reward of each group is the first that gets room, then the
     others, then videos of later evaluations.
     """
+
+    def order(run: Run) -> tuple[bool, float]:
+        reward = -math.inf if run.reward is None else run.reward
+        return run.status != FINISHED or bool(run.repeats), -reward
+
     cards = []
     for place, (group, label) in enumerate(zip(groups, labels(groups), strict=True)):
-        runs = sorted(
-            group.runs,
-            key=lambda run: (
-                run.status != FINISHED or run.repeats != "",
-                math.inf if run.reward is None else -run.reward,
-            ),
-        )
-        for rank, run in enumerate(runs):
+        for rank, run in enumerate(sorted(group.runs, key=order)):
             card = {"place": place, "label": label, "run": run}
             for path in run.videos:
-                turn = rank if path.name == "eval.mp4" else rank + len(runs)
+                turn = rank if path.name == "eval.mp4" else rank + len(group.runs)
                 cards.append({**card, "path": path, "turn": turn})
     room = max_mb * 1e6
     shown, left_out = [], []

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from vlmrm_exp.reporting.groups import Group, count_statuses
-from vlmrm_exp.reporting.run_folders import Run
 
 
 @dataclass
@@ -38,23 +37,29 @@ class Section:
     note: str = ""
 
 
-def figure(title: str, path: Path, alt: str, note: str, sources: Sequence[Any]) -> Item:
-    """A figure that was written to `path`, which has no suffix, as SVG and PNG."""
+def figure(
+    about: tuple[str, Path, str],
+    note: str,
+    sources: Sequence[Any],
+    groups: Sequence[Group] = (),
+) -> Item:
+    """A figure that was written as SVG and PNG; it says how many runs of groups it has.
+
+    `about` is its title, path without suffix, and alternative text.
+    """
+    title, path, alt = about
+    if groups:
+        inside = {run.folder for run in sources}
+        left_out = [r for g in groups for r in g.runs if r.folder not in inside]
+        note += f"Runs in it: {count_statuses(sources)}"
+        if left_out:
+            note += f"; not in it: {count_statuses(left_out)}"
+        if repeated := sum(bool(run.repeats) for run in left_out):
+            note += f" ({repeated} with settings and seed of another)"
+        note += "."
     image = data_uri(path.with_name(f"{path.name}.svg"), "image/svg+xml")
     file = f"{path.name}.png, .svg"
     return Item(title, note, sources, image=image, alt=alt, file=file)
-
-
-def count_runs(runs: Sequence[Run], groups: Sequence[Group]) -> str:
-    """How many runs of the groups are in a figure, and how many are not."""
-    inside = {run.folder for run in runs}
-    left_out = [r for g in groups for r in g.runs if r.folder not in inside]
-    text = f"Runs in it: {count_statuses(runs)}"
-    if left_out:
-        text += f"; not in it: {count_statuses(left_out)}"
-    if repeated := sum(bool(run.repeats) for run in left_out):
-        text += f" ({repeated} with settings and seed of another)"
-    return f"{text}."
 
 
 def file_name(text: str) -> str:

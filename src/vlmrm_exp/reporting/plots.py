@@ -1,5 +1,6 @@
 """The figures of a report, written as PNG and SVG to a path without suffix."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vlmrm_exp.reporting.statistics import (
 
 WIDTH = 4.6
 """Inches: a phone shows it at three quarters of its size, so letters stay readable."""
+EPIC = ["epic", "epic_low", "epic_high"]
 FEW_POINTS = 12  # curves with no more points show them
 RUNS_FOR_BAND = 3
 RUNS_FOR_BOOTSTRAP = 5
@@ -54,13 +56,10 @@ def curves_of(runs: Sequence[Run], key: str) -> list[tuple[Run, pd.Series]]:
 
 
 def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
-    """Plot a metric of metrics.jsonl over env steps, one colour for each group.
+    """Plot a metric over env steps; returns a note that names means that end early.
 
     Solid: interquartile mean over finished runs with a band, or, if these are too few
     for a band, the runs themselves. Dashed: runs that did not finish.
-
-    Returns:
-        A note that names means that end early.
     """
     groups = [group for group in groups if curves_of(group.runs, key)]
     names = labels(groups, known=("task.name",))
@@ -72,9 +71,8 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
             others = curves_of([r for r in group.runs if r.status != FINISHED], key)
             lines = [(curve, "-", 1.0) for _, curve in finished]
             label = f"{len(finished)} run{'' if len(finished) == 1 else 's'}"
-            common = pd.DataFrame()
-            if len(finished) >= RUNS_FOR_BAND:
-                common = align([curve for _, curve in finished])
+            is_mean = len(finished) >= RUNS_FOR_BAND
+            common = align([c for _, c in finished]) if is_mean else pd.DataFrame()
             if len(common):
                 values, band = common.to_numpy().T, "lowest to highest run"
                 low, high = values.min(axis=0), values.max(axis=0)
@@ -95,9 +93,9 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
             label = figures.wrap(f"{name} ({label})", 58)
             for curve, style, width in lines:
                 thin = align([curve])[0]
+                line: Any = {"ls": style, "lw": width, "color": color, "label": label}
                 marker = "." if len(thin) <= FEW_POINTS else ""
-                line: Any = {"ls": style, "lw": width, "marker": marker}
-                axes.plot(thin.index, thin, color=color, label=label, **line)
+                axes.plot(thin.index, thin, marker=marker, **line)
                 label = None
         axes.set_xlabel("env steps")
         axes.set_ylabel(axis)
@@ -117,27 +115,21 @@ def success_over(
     x: Callable[[Group], Any],
     path: Path,
 ) -> None:
-    """Plot success against alpha or the model's parameters, a line for each series.
-
-    `keys` and `x` are those that `series_over` was given.
-    """
+    """Plot success over `x`, alpha or parameters, a line for each of `series_over`."""
     names = labels([groups[0] for groups in series], known=keys)
+    colors, markers = figures.cycle(len(series)), itertools.cycle(figures.MARKERS)
+    sizes: dict[str, float] = {}
     with figures.figure(WIDTH, 3) as figure:
         axes = figure.add_subplot()
-        sizes: dict[str, float] = {}
-        for i, (groups, color) in enumerate(
-            zip(series, figures.cycle(len(series)), strict=True)
-        ):
-            places = [x(group) for group in groups]
+        for groups, name, color in zip(series, names, colors, strict=True):
             rates, bars = _rates(groups)
-            marker = figures.MARKERS[i % len(figures.MARKERS)]
-            style: Any = {"color": color, "marker": marker, "clip_on": False}
-            label = figures.wrap(names[i], 58)
-            axes.errorbar(places, rates, bars, capsize=3, label=label, **style)
-            for group, place in zip(groups, places, strict=True):
-                sizes[str(group.settings.get("clip.name", "?"))] = place
+            style: Any = {"color": color, "marker": next(markers), "clip_on": False}
+            style |= {"capsize": 3, "label": figures.wrap(name, 58)}
+            axes.errorbar([x(group) for group in groups], rates, bars, **style)
+            for group in groups:
+                sizes[str(group.settings.get("clip.name", "?"))] = x(group)
                 for rate in group.rates:
-                    axes.plot(place, rate, "_", color=color, ms=9, alpha=0.6)
+                    axes.plot(x(group), rate, "_", color=color, ms=9, alpha=0.6)
         if keys == ("alpha",):
             axes.set_xlabel("alpha")
             axes.set_xticks(sorted({x(group) for groups in series for group in groups}))
@@ -150,37 +142,25 @@ def success_over(
 
 
 def epic_over_size(rows: Any, path: Path) -> dict[float, Any]:
-    """Plot EPIC distance against parameters, and a log-linear fit for each alpha.
+    """Plot EPIC distance against parameters; returns log-linear fits, by alpha.
 
-    Args:
-        rows: DataFrame of one task with clip, parameters, alpha, epic, epic_low and
-            epic_high; the last two may be NaN.
-        path: without suffix.
-
-    Returns:
-        The fits; an alpha with fewer than three sizes has none.
+    Rows are of one task, with clip, parameters, alpha and `EPIC`; its ends may be NaN.
     """
-    colors = figures.ladder(rows["alpha"].tolist())
+    colors, markers = figures.ladder(rows["alpha"]), itertools.cycle(figures.MARKERS)
     fits = {}
     with figures.figure(WIDTH, 3.0) as figure:
         axes = figure.add_subplot()
-        for i, alpha in enumerate(colors):
-            chosen = rows[rows["alpha"] == alpha].sort_values(by="parameters")
-            sizes, epic = chosen["parameters"].to_numpy(), chosen["epic"].to_numpy()
-            ends = chosen[["epic_low", "epic_high"]].to_numpy().T
-            bars = np.nan_to_num([epic - ends[0], ends[1] - epic]).clip(0)
-            marker = figures.MARKERS[i % len(figures.MARKERS)]
-            style: Any = {"fmt": marker, "color": colors[alpha], "ms": 5, "lw": 1}
-            label = f"alpha {alpha:g}"
-            axes.errorbar(sizes, epic, bars, capsize=2, label=label, **style)
-            if fit := log_linear_fit(sizes, epic):
+        for alpha, chosen in rows.sort_values("parameters").groupby("alpha"):
+            sizes, *values = chosen[["parameters", *EPIC]].to_numpy().T
+            style: Any = {"fmt": next(markers), "ms": 5, "lw": 1, "capsize": 2}
+            style |= {"color": colors[alpha], "label": f"alpha {alpha:g}"}
+            axes.errorbar(sizes, values[0], _bars(*values), **style)
+            if fit := log_linear_fit(sizes, values[0]):
                 fits[alpha] = fit
                 line = fit.intercept + fit.slope * np.log10(sizes)
                 axes.plot(sizes, line, color=colors[alpha], lw=1.2, ls="--")
         axes.set_ylabel("EPIC distance (0: the truth)")
-        figures.size_axis(
-            axes, dict(zip(rows["clip"], rows["parameters"], strict=True))
-        )
+        figures.size_axis(axes, rows.set_index("clip")["parameters"].to_dict())
         figure.legend(loc="outside lower left", ncols=3, fontsize=8)
         figures.save(figure, path)
     return fits
@@ -203,8 +183,13 @@ def _colors(groups: Sequence[Group]) -> list[Any]:
     return [ladder[alpha] for alpha in known]
 
 
-def _rates(groups: Sequence[Group]) -> tuple[list[float], np.ndarray]:
+def _rates(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
     """Success of groups, and the lengths of bars below and above it, (2, groups)."""
     found = [group.success for group in groups if group.success]
-    bars = [(s.rate - s.interval[0], s.interval[1] - s.rate) for s in found]
-    return [s.rate for s in found], np.clip(bars, 0, None).T  # rounding gives -1e-17
+    rates = np.array([(success.rate, *success.interval) for success in found]).T
+    return rates[0], _bars(*rates)
+
+
+def _bars(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The lengths below and above; rounding makes some -1e-17, and NaN is none."""
+    return np.nan_to_num([values - low, high - values]).clip(0)

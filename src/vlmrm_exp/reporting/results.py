@@ -25,10 +25,9 @@ FOLDED_ROWS = 20  # a longer table is folded
 
 
 def result_section(path: Path, anchor: str, out: Path) -> tuple[Section, set[str]]:
-    """A section for one file: the picture beside it, and what it holds as tables.
+    """The picture beside one file and its tables, and the embedded models it names.
 
-    Figures are written into `out`; their names begin with `anchor`. Also returned are
-    the names of this project's own small models in the file.
+    Figures are written into `out`; their names begin with `anchor`.
     """
     notes: list[str] = []
     data = read(path, json.loads, {}, notes)
@@ -43,17 +42,11 @@ def result_section(path: Path, anchor: str, out: Path) -> tuple[Section, set[str
     try:
         with Image.open(picture) as image:
             image.verify()
-        section.items.append(
-            Item(
-                f"As plotted by {path.stem}",
-                "",
-                sources,
-                image=parts.data_uri(picture, "image/png"),
-                alt=f"The figure beside {path.name}",
-                file=os.path.relpath(picture, out),
-                wide=True,
-            )
-        )
+        item = Item(f"As plotted by {path.stem}", "", sources, wide=True)
+        item.image = parts.data_uri(picture, "image/png")
+        item.alt = f"The figure beside {path.name}"
+        item.file = os.path.relpath(picture, out)
+        section.items.append(item)
     except FileNotFoundError:
         pass
     except (OSError, SyntaxError, ValueError) as error:
@@ -66,9 +59,9 @@ def result_section(path: Path, anchor: str, out: Path) -> tuple[Section, set[str
         table = pd.DataFrame(cells[:SHOWN_ROWS]).dropna(axis="columns", how="all")
         cut = len(rows) - SHOWN_ROWS
         note = f"{cut} more rows in {path}." if cut > 0 else ""
-        folded = len(table) > FOLDED_ROWS
-        title = f"{path.name}: {name}"
-        section.items.append(Item(title, note, sources, table.fillna("-"), folded))
+        item = Item(f"{path.name}: {name}", note, sources, table.fillna("-"))
+        item.folded = len(table) > FOLDED_ROWS
+        section.items.append(item)
     if not tables:
         notes.append(f"{path} holds no rows that could be shown")
     section.note = "; ".join(notes)
@@ -98,7 +91,7 @@ def _epic_over_size(
     rows: Sequence[Mapping[str, Any]], stem: Path, sources: Sequence[Any]
 ) -> list[Item]:
     """EPIC against parameters for each task with at least two models, and the mean."""
-    numbers = ["alpha", "parameters", "epic", "epic_low", "epic_high"]
+    numbers = ["alpha", "parameters", *plots.EPIC]
     frame: Any = pd.DataFrame(rows).reindex(columns=["task", "clip", *numbers])
     frame[numbers] = frame[numbers].map(number).astype(float)
     frame = frame[frame["parameters"] > 0].dropna(subset=["clip", "alpha", "epic"])
@@ -112,8 +105,8 @@ def _epic_over_size(
     for task, chosen in frame.groupby("task", sort=False):
         if chosen["parameters"].nunique() < 2:
             continue
-        name = f"{stem.name}-size{f'-{parts.file_name(str(task))}' if task else ''}"
-        path = stem.with_name(name)
+        of_task = f"-{parts.file_name(str(task))}" if task else ""
+        path = stem.with_name(f"{stem.name}-size{of_task}")
         fits = plots.epic_over_size(chosen, path)
         line = "Dashed: least squares over log10 of the parameters."
         if not fits:
@@ -121,19 +114,13 @@ def _epic_over_size(
         title = f"EPIC against model size{f': {task}' if task else ''}"
         alt = "EPIC distance against the model's parameters, for each alpha"
         note = f"Bars: 95 % intervals. {line}"
-        items.append(parts.figure(title, path, alt, note, sources))
+        items.append(parts.figure((title, path, alt), note, sources))
         sizes = chosen.groupby("alpha")["parameters"].nunique()
-        fitted += [
-            {
-                "task": task,
-                "alpha": f"{alpha:g}",
-                "sizes": sizes[alpha],
-                "slope": f"{fit.slope:+.3f}",
-                "R²": f"{fit.rvalue**2:.2f}",
-            }
-            for alpha, fit in fits.items()
-        ]
+        for alpha, fit in fits.items():
+            numbers = f"{fit.slope:+.3f}", f"{fit.rvalue**2:.2f}"
+            fitted.append([task, f"{alpha:g}", sizes[alpha], *numbers])
     if fitted:
         note = "Slope: change of the EPIC distance with ten times the parameters."
-        items.append(Item("Log-linear fits", note, sources, pd.DataFrame(fitted)))
+        table = pd.DataFrame(fitted, columns=["task", "alpha", "sizes", "slope", "R²"])
+        items.append(Item("Log-linear fits", note, sources, table))
     return items

@@ -25,8 +25,7 @@ FINISHED, INTERRUPTED, FAILED, UNFINISHED = STATUSES
 
 RESULTS = ("epic.json", "landscape.json", "peak.json", "prompts.json")
 """What studies write, each with a picture of the same name beside it."""
-CONFIGS = ("config.yaml", ".hydra/config.yaml")
-"""A run's settings: resolved, or, if it failed early, as Hydra composed them."""
+CONFIGS = ("config.yaml", ".hydra/config.yaml")  # resolved, or if it failed early
 TRACES = ("error.txt", "metrics.jsonl", "summary.json")
 SKIPPED = {"wandb", "checkpoints", "videos", "node_modules", "__pycache__"}
 
@@ -51,8 +50,8 @@ class Run:
         self.reports = _reports(folder / "metrics.jsonl", notes)
         steps = [0, *self.curve("env_steps")]
         self.env_steps = int(number(self.summary.get("env_steps")) or steps[-1])
-        evaluations = sorted(path.stem for path in folder.glob("evaluation*.json"))
-        self.evaluations = {stem: content(f"{stem}.json") for stem in evaluations}
+        found = sorted(folder.glob("evaluation*.json"), key=lambda path: path.stem)
+        self.evaluations = {path.stem: content(path.name) for path in found}
         self.versions = content("versions.json")
         self.encoder = mapping(self.versions.get("encoder"))  # of the reward
         self.environment = environment_text(
@@ -63,9 +62,8 @@ class Run:
         self.videos = sorted((folder / "videos").glob("[!.]*.mp4"))
         self.error = read(folder / "error.txt", str, "", notes)
         self.status, self.reason = self._state()
-        self.written = 0.0  # when it finished, in seconds since 1970
-        if self.status == FINISHED:
-            self.written = (folder / "summary.json").stat().st_mtime
+        is_finished = self.status == FINISHED
+        self.written = (folder / "summary.json").stat().st_mtime if is_finished else 0.0
         self.repeats = ""  # a finished run of the same settings that counts instead
         rate = number(self.summary.get("eval/success_rate"))
         if rate is not None and not 0 <= rate <= 1:
@@ -88,10 +86,7 @@ class Run:
         return UNFINISHED, f"no summary: still running or killed; last written {when}"
 
     def curve(self, key: str) -> pd.Series:
-        """A metric over env steps, in order and without missing values.
-
-        Of two reports of one step the later one counts.
-        """
+        """A metric over env steps, in order; of two reports of one step the later."""
         if not {"env_steps", key} <= set(self.reports):
             return pd.Series(dtype=float)
         points: Any = self.reports.dropna(subset=["env_steps", key])
@@ -120,11 +115,10 @@ def walk(top: Path) -> tuple[list[Run], list[Path]]:
 def read_run(folder: Path, top: Path) -> Run | None:
     """Read one folder; None if it is not that of a training run."""
     notes: list[str] = []
-    configs = [folder / name for name in CONFIGS if (folder / name).is_file()]
-    if not configs and not any((folder / name).is_file() for name in TRACES):
+    if not any((folder / name).is_file() for name in (*CONFIGS, *TRACES)):
         return None
-    readable = (read(path, yaml.safe_load, {}, notes) for path in configs)
-    config = next((config for config in readable if config), {})
+    readable = (read(folder / name, yaml.safe_load, {}, notes) for name in CONFIGS)
+    config = next(filter(None, readable), {})
     if config and not isinstance(config.get("task"), dict):
         return None  # pretraining, or something that is not ours
     if not config:
@@ -141,9 +135,8 @@ def environment_text(versions: dict[str, Any], models: dict[Any, Any]) -> str:
     if versions.get("commit_is_dirty"):
         commit += " with changes that are in no commit"
     named = {"commit": commit, "Python": versions.get("python")}
-    named |= mapping(versions.get("packages"))
-    for key in ("drawn_by", "device", "gpu", "cpu"):
-        named[key.replace("_", " ")] = versions.get(key)
+    named |= mapping(versions.get("packages")) | {"drawn by": versions.get("drawn_by")}
+    named |= {key: versions.get(key) for key in ("device", "gpu", "cpu")}
     for name, model in models.items():
         named[f"weights of {name}"] = str(model.get("weights_sha256") or "")[:12]
     return ", ".join(f"{name} {value}" for name, value in named.items() if value)
@@ -153,10 +146,8 @@ def last_error(traceback: str) -> str:
     """The line of a traceback that names the exception, without its module."""
     lines = [line for line in traceback.splitlines() if line.strip()]
     # Further lines of an exception's text are indented, or do not begin with "name:".
-    named = [
-        line for line in lines if re.match(r"(?!Traceback)[A-Za-z_][\w.]*(:|$)", line)
-    ]
-    last = (named or lines or ["error.txt is empty"])[-1].strip()
+    is_named = re.compile(r"(?!Traceback)[A-Za-z_][\w.]*(:|$)").match
+    last = ([*filter(is_named, lines)] or lines or ["error.txt is empty"])[-1].strip()
     return re.sub(r"^(?:\w+\.)+(\w+)(?=:|$)", r"\1", last)
 
 
@@ -183,13 +174,14 @@ def success_of(values: Mapping[str, Any]) -> Success | None:
 
 def value_text(value: Any) -> str:
     """A value of a JSON or YAML file for people."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return "-" if math.isnan(value) else f"{value:.4g}"
+    return "-" if value is None else str(value)
 
 
 def read(path: Path, load: Callable[[str], Any], empty: Any, notes: list[str]) -> Any:
@@ -209,12 +201,12 @@ def read(path: Path, load: Callable[[str], Any], empty: Any, notes: list[str]) -
 
 def _reports(path: Path, notes: list[str]) -> pd.DataFrame:
     reports, bad = [], 0
-    for line in read(path, str, "", notes).splitlines():
+    for line in filter(str.strip, read(path, str, "", notes).splitlines()):
         try:
             report = json.loads(line)
             reports.append({key: number(value) for key, value in report.items()})
         except (ValueError, AttributeError):
-            bad += bool(line.strip())
+            bad += 1
     if bad:
         lines = "1 line is" if bad == 1 else f"{bad} lines are"
         notes.append(f"{lines} unreadable in metrics.jsonl and left out")
@@ -229,13 +221,12 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 def _command(folder: Path, config: dict[str, Any], typed: str, notes: list[str]) -> str:
     """The command line of this run alone, from what Hydra recorded.
 
-    If a second start in the same folder was refused, the record is of that start, and
-    its settings differ from the run's; then only the command as typed is known.
+    A record of other settings is of a second start that was refused; then only the
+    command as typed is known.
     """
     composed = _flat(read(folder / CONFIGS[1], yaml.safe_load, {}, []))
     fixed = {key: value for key, value in composed.items() if "${" not in str(value)}
-    is_of_run = composed and fixed.items() <= config.items()
-    if typed and not is_of_run:
+    if typed and not (composed and fixed.items() <= config.items()):
         return typed
     record = read(folder / ".hydra" / "hydra.yaml", yaml.safe_load, {}, notes)
     words = ["python", "-m", "vlmrm_exp"]

@@ -56,8 +56,7 @@ def stratified_bootstrap(
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile interval, low and high, of the interquartile mean over runs.
 
-    Each stratum holds the values of one task's runs, (runs, ...). They are resampled
-    with replacement, as many as there are, within their task.
+    They are resampled within their stratum: a task's values, (runs, ...).
     """
     rng = np.random.default_rng(seed)
     drawn = [v[rng.integers(len(v), size=(resamples, len(v)))] for v in strata]
@@ -67,10 +66,9 @@ def stratified_bootstrap(
 
 
 def align(curves: Sequence[pd.Series], points: int = 200) -> pd.DataFrame:
-    """Bring curves, values over steps, to common steps: a row each, a column a curve.
+    """Curves, values over steps, at common steps that all reach: a column a curve.
 
-    Values between two reports are interpolated linearly. Steps that a curve does not
-    reach are left out. If there are more than `points` steps, neighbours are averaged.
+    In between they are linear; of more than `points` steps, neighbours are averaged.
     """
     table: Any = pd.concat(curves, axis=1, ignore_index=True).sort_index()
     table = table.interpolate("index", limit_area="inside").dropna()
@@ -80,10 +78,7 @@ def align(curves: Sequence[pd.Series], points: int = 200) -> pd.DataFrame:
 
 
 def log_linear_fit(sizes: ArrayLike, values: ArrayLike) -> Any:
-    """A linear regression over log10(size), as SciPy returns it.
-
-    None with fewer than three sizes: a line through two points fits whatever they are.
-    """
+    """SciPy's linear regression over log10(size); None: fewer than three sizes."""
     if len(np.unique(sizes)) < 3:
         return None
     return stats.linregress(np.log10(sizes), values)

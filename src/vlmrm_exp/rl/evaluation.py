@@ -144,6 +144,7 @@ def rollout_metrics(
     rollout: Rollout, reward: np.ndarray, envs: VectorEnv
 ) -> dict[str, float]:
     """The train/ metrics of a rollout with its rewards (T, N)."""
+    assert rollout.env_reward is not None
     metrics = {
         "train/reward_mean": float(reward.mean(dtype=np.float64)),
         "train/return_mean": float(rollout.env_reward.sum(0).mean()),

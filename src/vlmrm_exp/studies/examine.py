@@ -78,8 +78,9 @@ def examine(study: Study) -> list[Examined]:
         if asked.frames or asked.state_set:
             states, truth = _given(task, asked)
         else:
+            kept = study.cache / "states"
             states = state_sets.sample(
-                task.task, asked.states, asked.seed, _runs(asked), study.cache / "states"
+                task.task, asked.states, asked.seed, _runs(asked), kept
             )
         examined.append(Examined(task, states, truth or truth_of(task, states)))
     return examined

@@ -1,9 +1,9 @@
 """Rewards of state sets under any sentence, each picture seen once.
 
 They are those of the reward model that a run would learn from. CLIP's embeddings are
-kept on disk under a key of all that changes them: the model's weights and how it is fed,
-the states, how they look, and what renders and computes them. Asking again with other
-sentences or another alpha renders nothing.
+kept on disk under a key of all that changes them: the model's weights and how it is
+fed, the states, how they look, and what renders and computes them. Asking again with
+other sentences or another alpha renders nothing.
 """
 
 import json
@@ -84,7 +84,9 @@ def rewarders(study: Study, jobs: Sequence[Config]) -> Iterator[Rewarder]:
         return iter([Plain(first)])
     device = choose_device(first.compute.device)
     for model in study.models:
-        check_prompts(model, [s for job in jobs for s in (*job.prompts, *job.baselines)])
+        check_prompts(
+            model, [s for job in jobs for s in (*job.prompts, *job.baselines)]
+        )
     for model in study.models:
         fetch_weights(model)
     kept = study.cache / "embeddings"
@@ -108,7 +110,9 @@ class Plain(Rewarder):
         for job in jobs:
             model = reward_class(job)(job)
             try:
-                found.append(model.rewards(Episodes(states=states.states[:, None]))[:, 0])
+                found.append(
+                    model.rewards(Episodes(states=states.states[:, None]))[:, 0]
+                )
             finally:
                 model.close()
         return found

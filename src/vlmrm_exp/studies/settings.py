@@ -164,8 +164,8 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
         if model.needs_states:
             looks_at = f"{model.window} states in a row"
         raise ConfigError(
-            f"reward={task.reward.name} looks at {looks_at}, but a study rewards single "
-            "states: choose another reward."
+            f"reward={task.reward.name} looks at {looks_at}, but a study rewards "
+            "single states: choose another reward."
         )
     if world_of(task.task).state_size is None:
         raise ConfigError(

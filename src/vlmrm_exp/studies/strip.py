@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from vlmrm_exp.figures import COLORS, figure, save
 from vlmrm_exp.files import shorten
-from vlmrm_exp.studies.pictures import PictureFile
+from vlmrm_exp.studies.pictures import PictureFile, read_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +55,55 @@ class Scores:
         time_s = self.time_s[row]
         seconds = "" if np.isnan(time_s) else f", {time_s:.2f} s"
         return f"frame {self.frame[row]:,}{seconds}"
+
+
+def choose_shown(counts: Sequence[int] | np.ndarray, most: int) -> np.ndarray:
+    """Choose evenly which of the pictures to show.
+
+    With fewer files than `most`, each has one place, and the places left go one by one
+    to the file with the most pictures to a place. With more files, one of each in so
+    many, evenly chosen.
+
+    Args:
+        counts: pictures of each file, which stand one file after another.
+        most: pictures to choose at most.
+
+    Returns:
+        Numbers of pictures, rising.
+    """
+    counts = np.asarray(counts)
+    places = np.zeros(len(counts), int)
+    places[_spread(len(counts), most)] = 1
+    while len(counts) < most and places.sum() < min(most, counts.sum()):
+        places[np.argmax(np.where(places < counts, counts / places, 0))] += 1
+    starts = np.cumsum(counts) - counts
+    parts = zip(starts, counts, places, strict=True)
+    return np.concatenate([start + _spread(n, k) for start, n, k in parts])
+
+
+def _spread(total: int, most: int) -> np.ndarray:
+    """At most `most` of 0..total-1, both ends among them; the middle for one."""
+    if most == 1:
+        return np.array([total // 2])
+    return np.linspace(0, total - 1, min(total, most)).round().astype(int)
+
+
+def read_again(scores: Scores, shown: np.ndarray, every: int) -> list[np.ndarray]:
+    """The pictures of some rows, at most 480 pixels a side; only they are held."""
+    pictures = []
+    for number in np.unique(scores.file[shown]):
+        wanted = set(scores.frame[shown][scores.file[shown] == number].tolist())
+        reading = read_pictures(scores.files[number], every)
+        with contextlib.closing(reading):
+            for picture in reading:
+                if picture.frame in wanted:
+                    image = Image.fromarray(picture.pixels)
+                    image.thumbnail((480, 480))
+                    pictures.append(np.asarray(image))
+                    wanted.remove(picture.frame)
+                if not wanted:
+                    break
+    return pictures
 
 
 def plot_strip(

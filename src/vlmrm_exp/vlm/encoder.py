@@ -1,9 +1,7 @@
 """Frames and prompts to unit embeddings: any open_clip model, run as it was trained.
 
-Its own tokenizer, normalisation and interpolation are used, normalisation and unit
-length in float32 whatever the precision of the weights, and a prompt that the tokenizer
-would cut is an error. Weights are read as tensors only (safetensors, or torch.load with
-weights_only), never unpickled.
+With its own tokenizer, normalisation and interpolation; normalisation and unit length
+in float32 whatever the precision of the weights. These are tensors, never unpickled.
 """
 
 import contextlib
@@ -59,10 +57,8 @@ class Encoder:
         image = sum(p.numel() for p in self._model.visual.parameters())
         everything = sum(p.numel() for p in self._model.parameters())
         self.facts: dict[str, object] = {
-            "name": clip.name,
-            "model": clip.model,
-            "pretrained": clip.pretrained,
-            "weights": str(source.file) if source.file else "random weights (seed 0)",
+            **{name: getattr(clip, name) for name in ("name", "model", "pretrained")},
+            "weights": str(source.file or "random weights (seed 0)"),
             "weights_sha256": _digest(source.file) if source.file else None,
             "parameters_image": image,
             "parameters_text": everything - image,
@@ -90,14 +86,9 @@ class Encoder:
         for start in range(0, len(frames), self._clip.batch_size):
             # A copy, because torch takes neither read-only nor flipped arrays.
             part = np.array(frames[start : start + self._clip.batch_size], order="C")
-            pixels = preprocess(
-                torch.from_numpy(part).to(self._device),
-                self._size,
-                self._clip.preprocess,
-                self._source.interpolation,
-                self._source.mean,
-                self._source.std,
-            )
+            pictures, source = torch.from_numpy(part).to(self._device), self._source
+            look = self._clip.preprocess, source.interpolation, source.mean, source.std
+            pixels = preprocess(pictures, self._size, *look)
             embedding = self._model.encode_image(pixels.to(self._dtype))
             parts.append(functional.normalize(embedding.float(), dim=-1))
         return torch.cat(parts)
@@ -110,10 +101,7 @@ class Encoder:
         return functional.normalize(embedding.float(), dim=-1)
 
     def drop_text_tower(self) -> None:
-        """Free the text tower's memory; `embed_prompts` is over then.
-
-        Prompts are embedded once, and in bigG the text tower is a quarter of the model.
-        """
+        """Free the text tower's memory, a quarter of bigG; `embed_prompts` is over."""
         for name in ("text", "transformer", "token_embedding", "text_decoder"):
             if hasattr(self._model, name):
                 delattr(self._model, name)
@@ -227,21 +215,28 @@ def _build(
         # Random weights are the same everywhere, and no one else's numbers change.
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            model = open_clip.create_model(
-                source.model,
-                precision=precision,
-                device=device,
-                load_weights=False,
-                pretrained_text=False,
+            options: Any = {"load_weights": False, "pretrained_text": False}
+            model: Any = open_clip.create_model(
+                source.model, precision=precision, device=device, **options
             )
         if source.file is None:
             logger.warning("clip=%s: random weights make random rewards", clip.name)
         else:
-            _read_weights(clip, source.file, model)
+            open_clip.load_checkpoint(model, str(source.file), weights_only=True)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"The memory of {device} does not hold clip={clip.name} in {precision}: "
             "choose a smaller clip, clip.precision=bf16, or compute=cpu."
+        ) from error
+    except Exception as error:  # a damaged file can raise nearly anything
+        if source.file is None:
+            raise
+        way_out = "give a whole file of that architecture, of tensors alone"
+        if cached := blob(source.file):
+            way_out = f"delete {cached}, so that it is downloaded again"
+        raise ConfigError(
+            f"The weights {source.file} cannot be read as those of clip={clip.name} "
+            f"({clip.model}; {reason(error, named=True)}): {way_out}."
         ) from error
     return model.eval().requires_grad_(False)
 
@@ -249,8 +244,7 @@ def _build(
 def _fold_batch_norms(visual: torch.nn.Module) -> None:
     """Merge each batch normalisation of a ResNet into its convolution, in place.
 
-    With frozen statistics both are linear, so the embeddings are the same but for
-    rounding; on a CPU, with the channels last besides, they take half of the time.
+    Embeddings are the same but for rounding, and take half of the time on a CPU.
     """
     if not isinstance(visual, open_clip.model.ModifiedResNet):
         return
@@ -265,25 +259,6 @@ def _fold_batch_norms(visual: torch.nn.Module) -> None:
                     layers[conv] = fuse_conv_bn_eval(first, second)
                     layers[norm] = torch.nn.Identity()
     visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-
-def _read_weights(clip: ClipConfig, file: Path, model: Any) -> None:
-    try:
-        open_clip.load_checkpoint(model, str(file), weights_only=True)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # a damaged file can raise nearly anything
-        cached = blob(file)
-        way_out = (
-            f"delete {cached}, so that it is downloaded again"
-            if cached
-            else "give a whole file of that architecture, safetensors or a torch file "
-            "of tensors alone"
-        )
-        raise ConfigError(
-            f"The weights {file} cannot be read as those of clip={clip.name} "
-            f"({clip.model}; {reason(error, named=True)}): {way_out}."
-        ) from error
 
 
 @contextlib.contextmanager

@@ -1,10 +1,8 @@
 """Weights from the Hugging Face hub: its cache first, then a download that is checked.
 
-The hub's own client keeps trying for minutes where there is no network and does not
-check what arrived beyond its length. So a file is looked for in the cache without
-asking the network (which also pins the version that was first downloaded), the network
-is tried once before the client is let loose, and a fresh file is held against its
-SHA-256.
+The hub's own client keeps trying for minutes where there is no network and checks only
+the length of what arrived. So a file is looked for in the cache first (which also pins
+its version), the network is tried once, and a fresh file is held against its SHA-256.
 """
 
 import hashlib

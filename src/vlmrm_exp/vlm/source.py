@@ -2,12 +2,11 @@
 
 What open_clip only warns of, or takes silently, is an error here: weights trained with
 another activation (QuickGELU) or another normalisation than they would be run with, and
-weights that were not found. Only this module and pretrain.py import open_clip; others
-take it from here, because the import needs the lines below.
+weights that were not found. Only this module imports open_clip, which needs the lines
+below.
 """
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmrm_exp.config import ClipConfig, ConfigError
+from vlmrm_exp.config import ClipConfig, ConfigError, did_you_mean
 from vlmrm_exp.files import reason
 from vlmrm_exp.vlm.hub import hub_file
 
@@ -33,11 +32,9 @@ except RuntimeError:
         )
 import open_clip
 
-EMBEDDED = Path(__file__).parent / "weights"
-"""The project's own models, a folder each: description, merges, weights."""
+EMBEDDED = Path(__file__).parent / "weights"  # the project's own models, a folder each
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""A repository's weights, the preferred file first."""
 FOLDER_OR_REPO = "give a local folder by clip.model=local-dir:/path/to/folder"
 
 
@@ -45,17 +42,12 @@ FOLDER_OR_REPO = "give a local folder by clip.model=local-dir:/path/to/folder"
 class Source:
     """Where a model's weights come from and how they want their pictures."""
 
-    model: str
-    """What open_clip builds from: an architecture, or `local-dir:` and a folder."""
-    file: Path | None = None
-    """Weights on this machine; None where `repo` has them, or they are random."""
-    repo: str | None = None
-    """The hub's repository, where there is one."""
-    names: tuple[str, ...] = ()
-    """Files in `repo` that would do, the preferred one first."""
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    """RGB, of values in 0..1; empty while an `hf-hub:` model is not fetched."""
+    model: str  # what open_clip builds from: an architecture, or `local-dir:` + folder
+    file: Path | None = None  # weights; None: `repo` has them, or they are random
+    repo: str | None = None  # on the hub
+    names: tuple[str, ...] = ()  # files in `repo` that would do, the best first
+    mean: tuple[float, ...] = ()  # RGB, of values in 0..1
+    std: tuple[float, ...] = ()  # both empty while an `hf-hub:` model is not fetched
     interpolation: str = "bicubic"
 
     @property
@@ -127,8 +119,7 @@ def fetch(clip: ClipConfig, source: Source) -> Source:
 
 def fetch_description(clip: ClipConfig) -> Path:
     """The folder of the hub's cache with the description of an `hf-hub:` model."""
-    repo = clip.model.removeprefix("hf-hub:")
-    what = f"The description of {clip.model}"
+    repo, what = clip.model.removeprefix("hf-hub:"), f"The description of {clip.model}"
     return hub_file(repo, (CONFIG_FILE,), what, FOLDER_OR_REPO).parent
 
 
@@ -152,9 +143,9 @@ def _find_architecture(clip: ClipConfig) -> Source:
     config = open_clip.get_model_config(clip.model)
     if config is None:
         raise ConfigError(
-            f"clip.model={clip.model} is no architecture that open_clip knows"
-            f"{_close(clip.model, open_clip.list_models())}: give one of its names, "
-            "hf-hub:organisation/repository, local-dir:/path/to/folder or embedded."
+            f"clip.model={clip.model} is no architecture that open_clip knows: give one"
+            " of its names, hf-hub:organisation/repository, local-dir:/path/to/folder "
+            f"or embedded.{did_you_mean(clip.model, open_clip.list_models())}"
         )
     known = {
         tag: open_clip.get_pretrained_cfg(clip.model, tag)
@@ -179,13 +170,12 @@ def _find_architecture(clip: ClipConfig) -> Source:
     if clip.pretrained != "random":
         file = Path(clip.pretrained).expanduser()
         if not file.is_file():
-            close = _close(clip.pretrained, list(known))
-            what = f"is no tag that open_clip lists for {clip.model}{close}"
+            what = f"is no tag that open_clip lists for {clip.model}"
             if file.suffix or len(file.parts) > 1:
                 what = "does not exist"
             raise ConfigError(
                 f"clip.pretrained={clip.pretrained} {what}: give one of {tags}, or the "
-                "path of a weights file."
+                f"path of a weights file.{did_you_mean(clip.pretrained, known)}"
             )
         _check_quick_gelu(clip, config, list(known.values()))
     ways = {c["interpolation"] for c in known.values()}
@@ -262,8 +252,3 @@ def _check_quick_gelu(
         f"clip.model={clip.model} computes {does} it, which gives wrong embeddings: "
         f"{f'set clip.model={other}' if exists else 'choose another model'}."
     )
-
-
-def _close(name: str, options: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
-    return f" (close: {', '.join(close)})" if close else ""
