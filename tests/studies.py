@@ -10,6 +10,8 @@ from typing import NoReturn
 from unittest import mock
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmrm_exp import __main__ as training
@@ -33,8 +35,9 @@ def compose(config_name: str, *keys: str) -> app.Composed:
     composed = compose_once(config_name, *(key for key in keys if key not in own))
     cfg = copy.deepcopy(composed.cfg)
     try:
-        cfg.merge_with_dotlist(own)
-    except OmegaConfBaseException:  # let Hydra say it
+        for override in OverridesParser.create().parse_overrides(own):
+            cfg[override.key_or_group] = override.value()
+    except (HydraException, OmegaConfBaseException):  # let Hydra say it
         return compose_anew(config_name, *keys)
     return app.Composed(cfg, keys, config_name)
 

@@ -92,13 +92,7 @@ def check(composed: app.Composed) -> Asked:
             f"reward={cfg.reward.name} looks at states, which pictures do not have: "
             "leave it out."
         )
-    if not cfg.out:
-        raise ConfigError("out is empty: give a folder, or leave it out.")
-    for name in settings.RESULTS:
-        if (Path(cfg.out) / name).exists():
-            raise ConfigError(
-                f"{cfg.out} holds {name} already: choose another out=..., or remove it."
-            )
+    settings.check_out(cfg.out)
     choose_device(cfg.compute.device)
     jobs = jobs_of(composed)
     for job in jobs:
@@ -140,7 +134,7 @@ def jobs_of(composed: app.Composed) -> list[Config]:
     if cfg.clips is not None:
         if len(cfg.clips) != 1:
             raise ConfigError(f"clip names {len(cfg.clips)} models: give one.")
-        clip = settings._model(composed, cfg.clips[0])
+        clip = settings.model_of(composed, cfg.clips[0])
     # A plain Config, whose `prompts` (those that are averaged) a ScoreConfig hides.
     run = OmegaConf.masked_copy(cfg, [one.name for one in fields(Config)])
     jobs = []

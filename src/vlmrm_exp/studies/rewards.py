@@ -240,6 +240,6 @@ def _picture(file: Path) -> np.ndarray:
             return to_rgb(opened)
     except Exception as error:  # a damaged file can raise nearly anything
         raise ConfigError(
-            f"{file} cannot be read as a picture ({reason(error)}): mend it, or take it "
-            "and its label out."
+            f"{file} cannot be read as a picture ({reason(error)}): mend it, or take "
+            "it and its label out."
         ) from error

@@ -89,9 +89,9 @@ def resolve(composed: Composed) -> Study:
     for name in composed.cfg.clips or []:
         _check_clip_name(name)
     asked: Any = OmegaConf.to_object(composed.cfg)
-    for name in ("cache", "out"):
-        if not getattr(asked, name):
-            raise ConfigError(f"{name} is empty: give a folder, or leave it out.")
+    if not asked.cache:
+        raise ConfigError("cache is empty: give a folder, or leave it out.")
+    check_out(asked.out)
     for alpha in asked.alphas:
         if not 0 <= alpha <= 1:
             raise ConfigError(f"alpha is {alpha}, but must lie between 0 and 1.")
@@ -108,21 +108,29 @@ def resolve(composed: Composed) -> Study:
         models = list({task.clip.name: task.clip for task in tasks}.values())
     else:
         check_list("clip", asked.clips)
-        models = [_model(composed, entry) for entry in asked.clips]
+        models = [model_of(composed, entry) for entry in asked.clips]
     for model in models:
         if sum(model.name == other.name for other in models) > 1:
             raise ConfigError(
                 f"Two models would be called {model.name}: rename a folder, as results "
                 "are told apart by its last part."
             )
-    if (folder := Path(asked.out).expanduser()).is_dir():
-        for name in RESULTS:
-            if (folder / name).exists():
-                raise ConfigError(
-                    f"{folder} holds {name} already: choose another out=..., or remove "
-                    "it."
-                )
     return Study(asked, tasks, models)
+
+
+def check_out(out: str) -> None:
+    """Refuse a folder for results that holds some already.
+
+    Raises:
+        ConfigError: that, or it is empty.
+    """
+    if not out:
+        raise ConfigError("out is empty: give a folder, or leave it out.")
+    for name in RESULTS:
+        if Path(out, name).exists():
+            raise ConfigError(
+                f"{out} holds {name} already: choose another out=..., or remove it."
+            )
 
 
 def check_list(name: str, values: Sequence[Any]) -> None:
@@ -175,8 +183,12 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
     return task
 
 
-def _model(composed: Composed, entry: str) -> ClipConfig:
-    """A model as a training run would have it; a local folder as `base` is fed."""
+def model_of(composed: Composed, entry: str) -> ClipConfig:
+    """A model as a training run would have it; a local folder as `base` is fed.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
     _check_clip_name(entry)
     if not entry.startswith(LOCAL):
         clip = composed.again(f"clip={entry}").cfg.clip
