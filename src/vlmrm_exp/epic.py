@@ -85,9 +85,7 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
     return result
 
 
-def _of_model(
-    study: Study, rewarder: Rewarder, one: Examined
-) -> list[dict[str, Any]]:
+def _of_model(study: Study, rewarder: Rewarder, one: Examined) -> list[dict[str, Any]]:
     """The measures of one model on one task, for each alpha."""
     jobs = study.jobs(one.config, rewarder.model or one.config.clip)
     return [
