@@ -38,6 +38,9 @@ def test_a_word_that_is_a_settings_file(tmp_path):
     path = tmp_path / "study.yaml"
     with pytest.raises(ConfigError, match="There is no settings file"):
         app.to_keys([str(path)], PLURAL)
+    (tmp_path / "epic.yaml").touch()
+    with pytest.raises(ConfigError, match="rename it"):
+        app.to_keys([str(tmp_path / "epic.yaml")], PLURAL)
     path.touch()
     asked = ["--config-dir", str(tmp_path), "--config-name", "study", "seed=1"]
     assert app.to_keys([str(path), "seed=1"], PLURAL) == asked

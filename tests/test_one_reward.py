@@ -21,6 +21,7 @@ from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward, Sentence
 from vlmrm_exp.reward.pool import InProcess, Workers, make_pool
 from vlmrm_exp.rl.evaluation import play
+from vlmrm_exp.studies import examine, state_sets
 from vlmrm_exp.studies.rewards import rewarders
 from vlmrm_exp.studies.settings import Study
 from vlmrm_exp.studies.state_sets import StateSet
@@ -118,8 +119,6 @@ def captured(monkeypatch, place: object, name: str) -> list[np.ndarray]:
 
 
 def test_of_prompts(tmp_path, states, rewards, monkeypatch):
-    from vlmrm_exp.studies import state_sets
-
     study = asked(prompts, tmp_path, *TASK)
     goal = np.arange(states[..., 0].size) < 3
     one = state_sets.Examined(
@@ -127,8 +126,9 @@ def test_of_prompts(tmp_path, states, rewards, monkeypatch):
     )
     monkeypatch.setattr(study.asked, "resamples", 0)
     seen = captured(monkeypatch, state_sets, "agreement")
-    (rewarder,) = rewarders(study, study.tasks)
-    rows = prompts._of_model(study, rewarder, one)
+    monkeypatch.setattr(examine, "examine", lambda study: [one])
+    result, _ = examine.measure(study, prompts.variants)
+    rows = result["rows"]
     assert rows[0]["sentence"] == "a robot kneeling / a car on its knees"
     assert len(seen) == len(rows) == 16
     np.testing.assert_allclose(seen[0], rewards.ravel(), **SAME)

@@ -34,7 +34,7 @@ def test_everything_in_a_settings_file_of_a_verb_exists(path):
     verb = VERB.match(text)[1]
     assert text.startswith(f"# python -m vlmrm_exp.{verb} sweeps/{path.name}\n")
     module = importlib.import_module(f"vlmrm_exp.{verb}")
-    composed = app.compose(path.stem, SEARCH)
+    composed = app.compose(path.stem, SEARCH, "out=x")
     module.check(composed)
     cfg = composed.cfg
     counts = {

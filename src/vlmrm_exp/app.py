@@ -181,6 +181,10 @@ def to_keys(
             path = Path(word)
             if not path.is_file():
                 raise ConfigError(f"There is no settings file {word}.")
+            if (conf_dir() / path.name).exists():  # Hydra would take that one
+                raise ConfigError(
+                    f"{word} has the name of a file of the program's own: rename it."
+                )
             options += ["--config-dir", str(path.parent), "--config-name", path.stem]
         elif not equals:
             raise ConfigError(f"{word} is no setting: write task={word}?")

@@ -16,12 +16,9 @@ from scipy.stats import t as student
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.files import short_count, table, write_json
-from vlmrm_exp.log import versions
 from vlmrm_exp.measures import MEAN, mean_over_tasks
-from vlmrm_exp.studies.examine import check_states, examine, save_state_sets
-from vlmrm_exp.studies.rewards import Rewarder, rewarders
+from vlmrm_exp.studies import examine
 from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study, resolve
-from vlmrm_exp.studies.state_sets import Examined
 
 SEEDS = 3  # models of one size, from which on an interval over them is given
 MEASURES = {
@@ -48,7 +45,7 @@ def check(composed: app.Composed) -> Study:
         ConfigError: one sentence says what is wrong.
     """
     study = resolve(composed)
-    check_states(study)
+    examine.check_states(study)
     return study
 
 
@@ -58,46 +55,14 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: a model, states or labels cannot be had, or mean nothing.
     """
-    if study.asked.frames:
-        app.tell_embedded(study.models)
-    loading = rewarders(study, study.tasks)
-    examined = examine(study)
-    rows, models, drawn_by = [], {}, set()
-    for rewarder in loading:
-        models[rewarder.name] = rewarder.facts
-        for one in examined:
-            rows += _of_model(study, rewarder, one)
-        drawn_by |= rewarder.drawn_by
-        del rewarder
-    result = {
-        "settings": study.settings(),
-        "tasks": {one.config.task.name: one.about() for one in examined},
-        "models": models,
-        "rows": rows,
-        "sizes": over_models(rows),
-        "versions": versions({"drawn_by": "; ".join(sorted(drawn_by))}),
-    }
+    result, examined = examine.measure(study, lambda task: [({}, task)])
+    result["sizes"] = over_models(result["rows"])
     print(report(result))
-    save_state_sets(folder, examined)
+    examine.save_state_sets(folder, examined)
     write_json(folder / "epic.json", result)
     plot(result, folder / "epic")
     print(f"\nsaved {folder}/epic.json, epic.png, epic.svg")
     return result
-
-
-def _of_model(study: Study, rewarder: Rewarder, one: Examined) -> list[dict[str, Any]]:
-    """The measures of one model on one task, for each alpha."""
-    jobs = study.jobs(one.config, rewarder.model or one.config.clip)
-    return [
-        {
-            "task": one.config.task.name,
-            "clip": rewarder.name,
-            "parameters": rewarder.parameters,
-            "alpha": job.alpha,
-        }
-        | one.agreement(reward, study.asked.resamples)
-        for job, reward in zip(jobs, rewarder.rewards(one.states, jobs), strict=True)
-    ]
 
 
 def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

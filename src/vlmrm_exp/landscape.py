@@ -18,10 +18,9 @@ from vlmrm_exp.config import Config, ConfigError, one_of
 from vlmrm_exp.envs import mountain_car, world_of
 from vlmrm_exp.envs.toy_renderers import LEFT, RIGHT
 from vlmrm_exp.files import table, write_json
-from vlmrm_exp.log import versions
 from vlmrm_exp.measures import check_reward, pearson
 from vlmrm_exp.studies import settings
-from vlmrm_exp.studies.rewards import Rewarder, rewarders
+from vlmrm_exp.studies.rewards import Rewarder, of_each_model, rewarders
 from vlmrm_exp.studies.settings import Study, StudyConfig, check_list, resolve
 from vlmrm_exp.studies.state_sets import StateSet
 
@@ -127,20 +126,17 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
         ConfigError: a model cannot be had, or its reward is the same everywhere.
     """
     shown = panels(study)
-    lines, models, drawn_by = [], {}, set()
-    for rewarder in rewarders(study, study.tasks):
-        models[rewarder.name] = rewarder.facts
-        for panel in shown:
-            lines += _of_model(study, rewarder, panel)
-        drawn_by |= rewarder.drawn_by
-        del rewarder
     result = {
         "settings": study.settings(),
         "prompts": {t.task.name: [t.prompts, t.baselines] for t in study.tasks},
-        "models": models,
-        "rows": lines,
-        "versions": versions({"drawn_by": "; ".join(sorted(drawn_by))}),
+        **of_each_model(
+            rewarders(study, study.tasks),
+            lambda rewarder: [
+                line for panel in shown for line in _of_model(study, rewarder, panel)
+            ],
+        ),
     }
+    lines = result["rows"]
     print(report(lines))
     write_json(folder / "landscape.json", result)
     plot(lines, shown, folder / "landscape")

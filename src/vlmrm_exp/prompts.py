@@ -17,11 +17,8 @@ from matplotlib.axes import Axes
 from vlmrm_exp import app, figures
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.files import table, write_json
-from vlmrm_exp.log import versions
-from vlmrm_exp.studies.examine import check_states, examine, save_state_sets
-from vlmrm_exp.studies.rewards import Rewarder, rewarders
+from vlmrm_exp.studies import examine
 from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study, resolve
-from vlmrm_exp.studies.state_sets import Examined
 
 SENTENCES = Path(__file__).parent / "studies" / "sentences"
 PROMPT, PARAPHRASE, MISLEADING = "prompt", "paraphrase", "misleading"  # kinds
@@ -44,7 +41,7 @@ def check(composed: app.Composed) -> Study:
         ConfigError: one sentence says what is wrong.
     """
     study = resolve(composed)
-    check_states(study)
+    examine.check_states(study)
     for task in study.tasks:
         sentences(task.task.name)
     return study
@@ -78,12 +75,15 @@ def sentences(task: str) -> dict[str, list[str]]:
     return listed
 
 
-def variants(task: Config) -> list[tuple[str, Config]]:
-    """The task with its own prompts, then with each other sentence, and their kinds."""
+def variants(task: Config) -> list[tuple[dict[str, Any], Config]]:
+    """The task with its own prompts, then with each other sentence; what rows tell."""
     found = [(PROMPT, task)]
     for kind, texts in sentences(task.task.name).items():
         found += [(kind, replace(task, prompt=text)) for text in texts]
-    return found
+    return [
+        ({"kind": kind, "sentence": " / ".join(variant.prompts)}, variant)
+        for kind, variant in found
+    ]
 
 
 def measure(study: Study, folder: Path) -> dict[str, Any]:
@@ -92,59 +92,19 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: a model, states, labels or sentences cannot be had.
     """
-    if study.asked.frames:
-        app.tell_embedded(study.models)
-    jobs = [job for task in study.tasks for _, job in variants(task)]
-    loading = rewarders(study, jobs)
-    examined = examine(study)
-    rows, models, drawn_by = [], {}, set()
-    for rewarder in loading:
-        models[rewarder.name] = rewarder.facts
-        for one in examined:
-            rows += _of_model(study, rewarder, one)
-        drawn_by |= rewarder.drawn_by
-        del rewarder
-    tasks = {one.config.task.name: one.about() for one in examined}
-    wanted = [(task, *model) for task in tasks for model in names_of(rows)]
-    result = {
-        "settings": study.settings(),
-        "tasks": tasks,
-        "models": models,
-        "rows": rows,
-        "spread": [
-            spread([r for r in rows if (r["task"], r["clip"], r["alpha"]) == one])
-            for one in wanted
-        ],
-        "versions": versions({"drawn_by": "; ".join(sorted(drawn_by))}),
-    }
+    result, examined = examine.measure(study, variants)
+    rows = result["rows"]
+    wanted = [(task, *model) for task in result["tasks"] for model in names_of(rows)]
+    result["spread"] = [
+        spread([r for r in rows if (r["task"], r["clip"], r["alpha"]) == one])
+        for one in wanted
+    ]
     print(report(result))
-    save_state_sets(folder, examined)
+    examine.save_state_sets(folder, examined)
     write_json(folder / "prompts.json", result)
     plot(rows, folder / "prompts")
     print(f"\nsaved {folder}/prompts.json, prompts.png, prompts.svg")
     return result
-
-
-def _of_model(study: Study, rewarder: Rewarder, one: Examined) -> list[dict[str, Any]]:
-    """The measures of each sentence with one model, for each alpha."""
-    jobs = [
-        (kind, job)
-        for kind, task in variants(one.config)
-        for job in study.jobs(task, rewarder.model or task.clip)
-    ]
-    rewards = rewarder.rewards(one.states, [job for _, job in jobs])
-    return [
-        {
-            "task": job.task.name,
-            "clip": rewarder.name,
-            "parameters": rewarder.parameters,
-            "alpha": job.alpha,
-            "kind": kind,
-            "sentence": " / ".join(job.prompts),
-        }
-        | one.agreement(reward, study.asked.resamples)
-        for (kind, job), reward in zip(jobs, rewards, strict=True)
-    ]
 
 
 def spread(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

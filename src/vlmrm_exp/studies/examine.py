@@ -1,11 +1,14 @@
 """The states of a study with the truth about them, for each of its tasks."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.studies import state_sets
+from vlmrm_exp.studies.rewards import Rewarder, of_each_model, rewarders
 from vlmrm_exp.studies.settings import StatesConfig, Study
 from vlmrm_exp.studies.state_files import (
     labels_of,
@@ -84,6 +87,48 @@ def examine(study: Study) -> list[Examined]:
             )
         examined.append(Examined(task, states, truth or truth_of(task, states)))
     return examined
+
+
+def measure(
+    study: Study, variants: Callable[[Config], list[tuple[dict[str, Any], Config]]]
+) -> tuple[dict[str, Any], list[Examined]]:
+    """How each model's rewards agree with the truth, for each task and alpha.
+
+    Args:
+        study: has passed `check_states`.
+        variants: of a task: what a row tells of each, and its configuration.
+
+    Returns:
+        What a study's JSON holds, and the states it is of.
+    """
+    if study.asked.frames:
+        app.tell_embedded(study.models)
+    said = [variant for task in study.tasks for _, variant in variants(task)]
+    loading = rewarders(study, said)  # refuses what it can before states are sampled
+    examined = examine(study)
+
+    def rows_of(rewarder: Rewarder) -> list[dict[str, Any]]:
+        rows = []
+        for one in examined:
+            jobs = [
+                (told, job)
+                for told, variant in variants(one.config)
+                for job in study.jobs(variant, rewarder.model or variant.clip)
+            ]
+            rewards = rewarder.rewards(one.states, [job for _, job in jobs])
+            for (told, job), reward in zip(jobs, rewards, strict=True):
+                row = {
+                    "task": job.task.name,
+                    "clip": rewarder.name,
+                    "parameters": rewarder.parameters,
+                    "alpha": job.alpha,
+                }
+                rows.append(row | told | one.agreement(reward, study.asked.resamples))
+        return rows
+
+    tasks = {one.config.task.name: one.about() for one in examined}
+    found = of_each_model(loading, rows_of)
+    return {"settings": study.settings(), "tasks": tasks, **found}, examined
 
 
 def save_state_sets(folder: Path, examined: Iterable[Examined]) -> None:

@@ -7,7 +7,7 @@ other sentences or another alpha renders nothing.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from PIL import Image
 from vlmrm_exp.config import ClipConfig, Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.files import reason
-from vlmrm_exp.log import progress_bar
+from vlmrm_exp.log import progress_bar, versions
 from vlmrm_exp.reward import Episodes, choose_device, clip, reward_class
 from vlmrm_exp.reward.clip import Appearance, Sentence
 from vlmrm_exp.studies import cache
@@ -69,9 +69,6 @@ class Rewarder:
 def rewarders(study: Study, jobs: Sequence[Config]) -> Iterator[Rewarder]:
     """Load one model after another; what can be refused is refused before the first.
 
-    Whoever takes them must forget one before asking for the next (`del`), or two are
-    in memory at once.
-
     Args:
         study: its models, and where embeddings are kept.
         jobs: with all sentences that will be asked of them.
@@ -91,6 +88,20 @@ def rewarders(study: Study, jobs: Sequence[Config]) -> Iterator[Rewarder]:
         fetch_weights(model)
     kept = study.cache / "embeddings"
     return (Clip(model, device, kept) for model in study.models)
+
+
+def of_each_model(
+    loading: Iterator[Rewarder], rows_of: Callable[[Rewarder], list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Rows of one model after another, and for the record what made them."""
+    rows, models, drawn_by = [], {}, set()
+    for rewarder in loading:
+        rows += rows_of(rewarder)
+        models[rewarder.name] = rewarder.facts
+        drawn_by |= rewarder.drawn_by
+        del rewarder  # before the next one is loaded
+    record = versions({"drawn_by": "; ".join(sorted(drawn_by))})
+    return {"models": models, "rows": rows, "versions": record}
 
 
 class Plain(Rewarder):
