@@ -41,8 +41,8 @@ def test_every_task_composes_with_every_experiment(compose, task, experiment):
     ("group", "option"),
     [(g, o) for g in ("clip", "reward", "compute", "log") for o in options(g)],
 )
-def test_every_option_composes_under_its_own_name(compose, group, option):
-    assert getattr(compose(f"{group}={option}"), group).name == option
+def test_every_option_composes_under_its_own_name(group, option):
+    assert getattr(composed(f"{group}={option}"), group).name == option
 
 
 def test_task_brings_its_algorithm_prompt_and_numbers(compose):
@@ -129,6 +129,9 @@ def test_list_and_quoted_prompts_keep_their_meaning(compose):
         (["task=cartpole", "algo.layer_norm=true"], "no effect with algo=dqn"),
         (["task=mountaincar", "task.frame_skip=2"], "no effect with task=mountaincar"),
         (["env_steps=0"], "env_steps is 0"),
+        (["+foo=1"], "There is no setting foo"),
+        (["++task.camra=side"], "no setting task.camra: leave it out. Did you mean"),
+        (["algo.buffer_size=3000", "algo.learning_starts=2000"], "buffer of 1600 (wh"),
         (["algo.learning_starts=50000"], "would never learn"),
         (["clip.mean=[0.5]"], "three"),
         (["task=gym"], "prompt has no value"),

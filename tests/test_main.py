@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from point_mass import read_metrics
+from vlmrm_exp import app
 from vlmrm_exp.rl.policy import load_policy
 
 SMOKE = ("experiment=smoke", "log=none", "clip=nano")
@@ -109,6 +110,13 @@ def test_the_environments_reward_needs_no_model(program, tmp_path):
     assert summary["eval/return_mean"] == pytest.approx(
         summary["eval/reward_mean"] * 10, rel=1e-4
     )
+
+
+def test_any_sentence_is_read_back_as_it_was_typed(program, tmp_path):
+    sentence = r"a car ${x}, $y: it's \ 'there' #1"
+    words = "reward=environment", "env_steps=20", f"prompt={sentence}"
+    assert smoke(program, tmp_path, *words)["prompt"] == [sentence]
+    assert app.load_run_config(tmp_path).prompts == [sentence]
 
 
 def test_a_predicate_needs_no_model(program, tmp_path):

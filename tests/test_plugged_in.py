@@ -98,3 +98,14 @@ def test_a_study_refuses_a_reward_that_sees_time(start, conf, tmp_path):
     assert ended.code == 2
     assert "reward=progress looks at 2 states in a row, but a study" in ended.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_study_leaves_no_folder_where_none_is_given(
+    start, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = "task=mountaincar", "states=31"
+    ended = start(words, lambda _: None, "epic", epic.check, epic.PLURAL)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "states is 31" in ended.err
+    assert list(tmp_path.iterdir()) == []

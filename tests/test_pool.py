@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from point_mass import Progress, point_mass_config
+from point_mass import Distance, Progress, point_mass_config
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
@@ -159,6 +159,31 @@ def test_answers_larger_than_a_pipe_do_not_block_and_none_are_empty():
     pool.close()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_model_that_sees_time_is_never_given_a_part_of_the_steps(workers):
+    states = np.random.default_rng(2).uniform(-1, 1, (6, 5, 2))
+    config = point_mass_config(
+        reward={"model": "point_mass:Progress", "every": 3},
+        compute={"workers": workers},
+    )
+    pool = open_pool(config, states[:1])
+    reward = pool.submit(Episodes(states=states), thin=True)()
+    pool.close()
+    expected = Progress(None).rewards(Episodes(states=states))
+    np.testing.assert_array_equal(reward, expected)
+
+
+class Flat(Distance):
+    def rewards(self, episodes):
+        return super().rewards(episodes).mean(axis=1, keepdims=True)
+
+
+def test_a_model_that_gives_one_reward_for_several_episodes_is_refused():
+    config = point_mass_config(reward={"model": "test_pool:Flat"})
+    with pytest.raises(ConfigError, match=r"shape \(4, 1\) for 4 steps of 3 episodes"):
+        open_pool(config, np.zeros((4, 3, 2)))
+
+
 def test_a_model_that_sees_time_gets_whole_episodes_in_any_process():
     states = np.random.default_rng(2).uniform(-1, 1, (6, 5, 2))
     expected = Progress(None).rewards(Episodes(states=states))
@@ -219,6 +244,8 @@ def test_prompt_that_reads_as_its_baseline_is_refused(compose, workers):
     [
         ("clipp", "Did you mean clip?"),
         ("nowhere:Model", "cannot be imported"),
+        (":Model", "cannot be imported"),
+        ("os:path", "no subclass of"),
         ("point_mass:Nothing", "has no attribute 'Nothing'"),
     ],
 )

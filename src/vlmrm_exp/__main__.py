@@ -12,8 +12,6 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError, to_config
 
@@ -32,6 +30,10 @@ def check(composed: app.Composed) -> Config:
     from vlmrm_exp.envs import check_world
 
     check_world(config)
+    if config.compute.device == "gpu":
+        from vlmrm_exp.reward import choose_device
+
+        choose_device("gpu")
     folder = composed.folder or Path("outputs", config.task.name, config.name)
     if (folder / "metrics.jsonl").exists():
         raise FolderTakenError(
@@ -47,8 +49,7 @@ def train(composed: app.Composed) -> float | None:
     try:
         config = check(composed)
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
-        resolved = OmegaConf.to_yaml(composed.cfg, resolve=True)
-        (folder / "config.yaml").write_text(resolved)
+        (folder / "config.yaml").write_text(app.resolved(composed.cfg))
         return run(config, folder)
     except Exception as error:
         # A sweep goes on after a failed job, and tells of the first failure only.
@@ -130,5 +131,5 @@ if __name__ == "__main__":
     app.start(
         train,
         check=check,
-        interrupted="Interrupted before training began: nothing was learned.",
+        interrupted="Interrupted: what was written so far stays.",
     )

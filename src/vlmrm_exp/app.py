@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +59,15 @@ class CheckFirst(Callback):
     check: Callable[["Composed"], object] | None = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Check; Hydra would only warn of an exception, so it ends here."""
-        if CheckFirst.check is not None:
-            try:
+        """Check. Hydra makes a warning of an exception, so the program ends here."""
+        try:
+            if CheckFirst.check is not None:
                 CheckFirst.check(composed_by_hydra(config, config.hydra))
-            except ConfigError as error:
-                refuse(str(error))
+        except Exception as error:
+            if isinstance(error, EXPECTED):
+                end(error)
+            traceback.print_exc()
+            sys.exit(1)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,8 @@ def start(
         files: as for `to_keys`.
         interrupted: what to say after Ctrl-C.
     """
-    # Hydra then raises its errors here instead of printing them over many lines.
+    # With this variable Hydra raises its errors instead of printing them. Whoever set
+    # it wants to see tracebacks.
     wants_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     # A job scheduler's polite request to stop is treated like Ctrl-C.
@@ -187,7 +192,7 @@ def to_keys(
                 )
             options += ["--config-dir", str(path.parent), "--config-name", path.stem]
         elif not equals:
-            raise ConfigError(f"{word} is no setting: write task={word}?")
+            raise ConfigError(f"{word} is no setting: those are key=value; see --help.")
         elif key in plural:
             whole = value == "null" or re.fullmatch(r"\[.*\]", value)
             listed = value if whole else f"[{value}]"
@@ -254,6 +259,19 @@ def composed_by_hydra(cfg: DictConfig, own: Any, made: bool = False) -> Composed
             del cfg["hydra"]
     folder = Path(own.runtime.output_dir) if made else None
     return Composed(cfg, tuple(own.overrides.task), own.job.config_name, folder)
+
+
+def resolved(cfg: DictConfig) -> str:
+    """A configuration as YAML, without interpolations; OmegaConf reads it back."""
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: escaped(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [escaped(each) for each in value]
+        return value.replace("${", r"\${") if isinstance(value, str) else value
+
+    return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True)))
 
 
 def options_text(*groups: str) -> str:

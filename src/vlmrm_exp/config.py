@@ -9,7 +9,7 @@ import difflib
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,8 @@ class RewardConfig:
     own."""
     every: int = 1
     """Training rewards each n-th state of an episode; the steps between get linear
-    interpolations. Evaluation rewards all."""
+    interpolations. Evaluation rewards all; so does training where rewards cost nothing
+    or depend on several states in a row."""
     options: dict[str, Any] = field(default_factory=dict)
     """Settings of a reward model of one's own."""
 
@@ -285,8 +286,22 @@ def to_config(cfg: DictConfig) -> Config:
         raise ConfigError(f"{key} has no value in this task: give it, as {example}.")
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, Config)
+    _check_keys(cfg, config)
     check(config)
     return config
+
+
+def _check_keys(cfg: DictConfig, settings: Any, group: str = "") -> None:
+    """Refuse settings that +key=value added: nothing would read them."""
+    known = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    for key in map(str, cfg):
+        if key not in known:
+            raise ConfigError(
+                f"There is no setting {group}{key}: leave it out."
+                f"{did_you_mean(key, known)}"
+            )
+        if is_dataclass(known[key]):
+            _check_keys(cfg[key], known[key], f"{key}.")
 
 
 def check(config: Config) -> None:
@@ -425,13 +440,14 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
             f"algo.hidden is {list(algo.hidden)}: give the width of at least one "
             "hidden layer, as [256,256]."
         )
-    if algo.learning_starts >= min(algo.buffer_size, env_steps):
+    rollout = algo.num_envs * (task.episode_length or 1)
+    kept = algo.buffer_size // rollout * rollout  # replay holds whole rollouts
+    if kept and algo.learning_starts >= min(kept, env_steps):
         raise ConfigError(
             f"algo.learning_starts is {algo.learning_starts}, but the run has only "
-            f"{env_steps} env steps and a buffer of {algo.buffer_size}: it would never "
-            "learn: lower it."
+            f"{env_steps} env steps and a buffer of {kept} (whole rollouts): it would "
+            "never learn: lower it."
         )
-    rollout = algo.num_envs * (task.episode_length or 1)
     if algo.buffer_size < rollout:
         raise ConfigError(
             f"algo.buffer_size is {algo.buffer_size}, less than one rollout "
@@ -441,7 +457,7 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
 
 
 def check_effect(algo: AlgoConfig) -> None:
-    """Refuse settings that nothing would read: a study of them would compare noise.
+    """Refuse settings that the algorithm does not read: they would change nothing.
 
     Raises:
         ConfigError: one has another value than its default.

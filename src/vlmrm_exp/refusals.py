@@ -43,7 +43,7 @@ def one_sentence(error: BaseException) -> str:
         wanted = unknown.group(1)
         return (
             f"There is no setting {wanted}: see --help for those there are."
-            f"{did_you_mean(wanted, setting_names())}"
+            f"{did_you_mean(wanted, set(setting_names()) - {wanted})}"
         )
     if text.startswith("Ambiguous value for argument"):
         argument = text.splitlines()[0].split("'")[1]

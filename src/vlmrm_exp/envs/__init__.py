@@ -155,7 +155,7 @@ class World:
     textures: tuple[str, ...] = ("plain",)
     cameras: tuple[str, ...] = ("fixed",)
     reads: tuple[str, ...] = ()
-    """Fields of `TaskConfig` that this world reads and not every other one."""
+    """Fields of `TaskConfig` that this world reads, of those that not all worlds do."""
     goals: tuple[str, ...] = ()
     """Names of predicates, chosen by `task.goal`."""
     predicate: Callable[[TaskConfig], Predicate | None] = lambda task: None
@@ -201,7 +201,7 @@ def load(path: str, setting: str) -> Any:
     module, _, name = path.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a module of one's own may raise anything
         raise ConfigError(
             f"{setting} is {path!r}, which cannot be imported ({error}): give "
             "module:NAME, with the module's folder in PYTHONPATH."

@@ -32,7 +32,7 @@ class Episodes:
     """(T, N, S) float64, or frames (T, N, H, W, 3) uint8: the state after each step, so
     that states[T - 1] still belongs to the episode that ends. None: not kept."""
     env_reward: np.ndarray | None = None
-    """(T, N) float32: the environment's own reward; None: nobody simulated."""
+    """(T, N) float32: the environment's own reward; None: nothing was simulated."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -128,7 +128,13 @@ def reward_class(config: Config) -> type[RewardModel]:
             f"reward.model is {name!r}, but must be one of {', '.join(BUILT_IN)}, or "
             f"module:Class of a RewardModel of your own.{did_you_mean(name, BUILT_IN)}"
         )
-    return load(BUILT_IN.get(name, name), "reward.model")
+    found = load(BUILT_IN.get(name, name), "reward.model")
+    if RewardModel not in getattr(found, "__mro__", ()):
+        raise ConfigError(
+            f"reward.model is {name!r}, which is no subclass of "
+            "vlmrm_exp.reward.RewardModel: give one."
+        )
+    return found
 
 
 def choose_device(name: str, setting: str = "compute") -> torch.device:

@@ -49,8 +49,9 @@ class Pool:
         self.needs_states = model.needs_states
         self.cheap = model.cheap
         self.remembers = model.remembers
-        # Only what costs something is worth sparing.
-        self._every = 1 if model.cheap else config.reward.every
+        # Only what costs something is worth sparing, and time must have no gaps.
+        thins = not model.cheap and model.window == 1
+        self._every = config.reward.every if thins else 1
 
     def submit(self, episodes: Episodes, thin: bool = False) -> Wait:
         """Begin to reward episodes.
@@ -64,13 +65,18 @@ class Pool:
         Returns:
             What waits for them; it raises FloatingPointError where one is not finite.
         """
-        steps, _ = episodes.shape
+        steps, count = episodes.shape
         every = self._every if thin else 1
         at = np.arange(steps - 1, -1, -every)[::-1]
         wait = self._submit(episodes if every == 1 else episodes.thinned(at))
 
         def finish() -> np.ndarray:
             reward = wait()
+            if reward.shape != (len(at), count):
+                raise ConfigError(
+                    f"The reward model gave rewards of shape {reward.shape} for "
+                    f"{len(at)} steps of {count} episodes: it must give one for each."
+                )
             if every > 1:
                 columns = [np.interp(np.arange(steps), at, r) for r in reward.T]
                 reward = np.stack(columns, axis=1).astype(np.float32)
@@ -186,9 +192,8 @@ class Workers(Pool):
                 ours, theirs = context.Pipe()
                 arguments = (config, example, theirs)
                 process = context.Process(target=_serve, args=arguments, daemon=True)
-                # Ctrl-C, and a job scheduler's SIGTERM, go to the whole group, also
-                # while a worker is importing; the training process decides what they
-                # mean.
+                # A terminal sends Ctrl-C to all processes, a scheduler SIGTERM. Only
+                # the training process reacts, and tells the workers.
                 with blocked_interrupts():
                     process.start()
                 theirs.close()
@@ -286,7 +291,7 @@ class Workers(Pool):
 @contextlib.contextmanager
 def blocked_interrupts() -> Iterator[None]:
     """A process started in here sees no Ctrl-C and no SIGTERM; this one does later."""
-    # Starting this helper of multiprocessing, as the first process does, unblocks them.
+    # multiprocessing starts a helper process first, which would unblock them again.
     resource_tracker.ensure_running()
     stopping = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)

@@ -292,8 +292,8 @@ class Agent(Protocol):
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Take one gradient step; its metrics stay on the device.
 
-        For a CUDA graph: state is changed in place, no step differs from another in
-        what it computes, and nothing waits for the device.
+        It can be recorded as a CUDA graph: it changes its state in place, computes the
+        same in each step, and never waits for the device.
         """
         ...
 

@@ -81,7 +81,7 @@ class TwinCritics(nn.Module):
             bound = width_in**-0.5
             weights.append(torch.empty(2, width_in, width_out).uniform_(-bound, bound))
             biases.append(torch.empty(2, 1, width_out).uniform_(-bound, bound))
-        # The first layer in two parts: the actor's gradient needs only the actions'.
+        # In two parts: for the actor's gradient only the actions' part is needed.
         self.action_weight = nn.Parameter(weights[0][:, observation_dim:].clone())
         weights[0] = weights[0][:, :observation_dim].clone()
         self.weights = nn.ParameterList(weights)
@@ -282,7 +282,7 @@ class SAC:
     def _step(
         self, name: str, loss: torch.Tensor, parameters: Sequence[torch.Tensor]
     ) -> None:
-        # Asking for these gradients alone spares those of the networks passed through.
+        # Only these gradients: the actor's loss would also compute the critics'.
         gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
