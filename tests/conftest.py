@@ -53,7 +53,7 @@ def start(
 
     def run(words: Sequence[str], *arguments: Any, **options: Any) -> Ended:
         monkeypatch.setattr("sys.argv", ["vlmrm_exp", *words])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        os.environ.pop("HYDRA_FULL_ERROR", None)
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.getsignal(number) for number in numbers]
         code = 0
@@ -62,7 +62,9 @@ def start(
         except SystemExit as ended:
             code = int(ended.code or 0)
         finally:
-            monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+            os.environ.pop(
+                "HYDRA_FULL_ERROR", None
+            )  # set by start; monkeypatch keeps it
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
         return Ended(code, *capsys.readouterr())

@@ -21,6 +21,8 @@ from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import find, open_clip
 from worlds import composed
 
+pytestmark = pytest.mark.slow
+
 PreprocessCfg = open_clip.transform.PreprocessCfg
 image_transform_v2 = open_clip.transform.image_transform_v2
 

@@ -28,6 +28,8 @@ from vlmrm_exp.studies.state_files import picture_states, save_states, stored_st
 from vlmrm_exp.studies.state_sets import StateSet, sample, truth_of
 from vlmrm_exp.vlm.source import EMBEDDED
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 MOUNTAIN = ("task=mountaincar", "clip=nano", "states=100", "resamples=20", "alpha=0")
 
@@ -371,7 +373,7 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
         (["task=kneel"], "Did you mean kneeling"),
         (["task=gym", "prompt=a"], "epic with any other task's name"),
         (["task=[kneeling"], "kneeling"),
-        (["kneeling"], "write task=kneeling"),
+        (["kneeling"], "kneeling is no setting"),
         (["alpha=2"], "alpha is 2.0"),
         (["alpha=[]"], "alpha is an empty list"),
         (["alpha=0,0"], "names 0.0 twice"),

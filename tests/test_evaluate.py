@@ -21,6 +21,8 @@ from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.evaluate import SEED_OFFSET, check, evaluate
 
+pytestmark = pytest.mark.slow
+
 # The cart is pushed to where the pole falls, and a little towards the middle.
 BALANCING = np.array([0.05, 0.1, 1.0, 0.3])
 FAILING = np.array([0.0, 0.0, 1.0, 0.01])  # at different steps

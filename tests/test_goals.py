@@ -11,6 +11,8 @@ from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import NUM_QPOS, STATE_SIZE
 from vlmrm_exp.envs.poses import Legs, PoseLibrary, quaternion
 
+pytestmark = pytest.mark.slow
+
 EXCLUSIVE = ("kneeling", "lotus", "standing_up", "splits")
 ON_FEET = ("arms_raised", "hands_on_hips", "arms_crossed", "one_leg")
 # One task's states are other tasks' too: all of them together.

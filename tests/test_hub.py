@@ -23,6 +23,8 @@ from safetensors.torch import save
 
 from vlmrm_exp.vlm.source import open_clip
 
+pytestmark = pytest.mark.slow
+
 CONF = Path(__file__).resolve().parents[1] / "conf" / "clip"
 REPO = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
 WEIGHTS = "open_clip_model.safetensors"

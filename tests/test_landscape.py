@@ -14,6 +14,8 @@ from vlmrm_exp.envs.cartpole import MAX_ANGLE, in_bounds
 from vlmrm_exp.envs.toy_renderers import FLAG, RIGHT
 from vlmrm_exp.landscape import Panel, panels, rescaled
 
+pytestmark = pytest.mark.slow
+
 
 def panels_of(*words: str) -> list[Panel]:
     return panels(studies.asked(landscape, *words, "clip=nano", "out=x"))

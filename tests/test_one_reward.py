@@ -27,6 +27,8 @@ from vlmrm_exp.studies.settings import Study
 from vlmrm_exp.studies.state_sets import StateSet
 from vlmrm_exp.vlm.encoder import load_encoder
 
+pytestmark = pytest.mark.slow
+
 OF_RUN = ("clip=nano", "compute=cpu", "clip.preprocess=squash", "renormalise=false",
           "clip.frame_height=128", "prompt=[a robot kneeling, a car on its knees]",
           "baseline=[a robot, a car]", "alpha=0.5")  # fmt: skip

@@ -22,6 +22,8 @@ from vlmrm_exp.studies.rewards import Clip
 from vlmrm_exp.studies.state_sets import StateSet
 from vlmrm_exp.vlm.source import EMBEDDED
 
+pytestmark = pytest.mark.slow
+
 
 def asked(*words: str) -> peak.Study:
     return studies.asked(peak, *words)

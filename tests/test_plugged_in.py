@@ -12,6 +12,8 @@ from vlmrm_exp import app, epic
 from vlmrm_exp.config import TaskConfig
 from worlds import make_envs
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("experiment=smoke", "log=none", "clip=nano", "compute.workers=1")
 
 

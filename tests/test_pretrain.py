@@ -42,6 +42,8 @@ from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward
 from vlmrm_exp.vlm.source import EMBEDDED, open_clip
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "open_clip_model.safetensors"
 
 

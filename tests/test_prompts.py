@@ -17,6 +17,8 @@ from vlmrm_exp.pretraining.captions import CAR, CART, PHRASES, POLE
 from vlmrm_exp.prompts import MISLEADING, PARAPHRASE, PROMPT, sentences, spread
 from vlmrm_exp.vlm.encoder import check_prompts
 
+pytestmark = pytest.mark.slow
+
 TASKS = (*GOALS, "cartpole", "mountaincar")
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import stats
 
 from vlmrm_exp import figures
+from vlmrm_exp import report as verb
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.report import ReportConfig, report
 from vlmrm_exp.reporting import plots
@@ -122,6 +123,23 @@ def test_seeds_are_pooled_and_episodes_counted(tmp_path):
         with Image.open(tmp_path / "report" / f"{stem}.png") as image:
             assert len(image.convert("L").getcolors() or range(999)) > 9, "empty"
         assert (tmp_path / "report" / f"{stem}.svg").stat().st_size > 1000
+
+
+def test_the_command_line_takes_folders_as_words(tmp_path, start, no_figures):
+    for seed, name in enumerate("ab"):
+        write_run(tmp_path / name / "0-run", seed=seed)
+    words = [str(tmp_path / "a"), str(tmp_path / "b"), "videos=false"]
+    words.append(f"out={tmp_path}/out")
+    ended = start(
+        words, lambda c: verb.report(verb.check(c)), "report", verb.check, files=True
+    )
+    assert ended.code == 0, ended.err
+    assert "2 runs (2 finished)" in ended.out
+    assert (tmp_path / "out" / "report.html").is_file()
+    ended = start(["max_mb=3"], lambda c: verb.report(verb.check(c)), "report",
+                  verb.check, files=True)  # fmt: skip
+    assert ended.code == 2
+    assert "Which runs?" in ended.err
 
 
 def test_buckets_weigh_runs_by_their_episodes(tmp_path, no_figures):

@@ -34,6 +34,8 @@ from vlmrm_exp.vlm.encoder import load_encoder
 
 from studies import run_config  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 KNEELING, STANDING = "a humanoid robot kneeling", "a humanoid robot standing up"
 ROBOT = "a humanoid robot"
 

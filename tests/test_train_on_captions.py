@@ -12,6 +12,8 @@ from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.peak import search
 from vlmrm_exp.reward import Episodes
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
