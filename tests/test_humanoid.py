@@ -26,6 +26,8 @@ from vlmrm_exp.envs.poses import (
 )
 from worlds import make_envs, make_renderer
 
+pytestmark = pytest.mark.slow
+
 
 def task(**changes) -> TaskConfig:
     return TaskConfig("humanoid", "humanoid", episode_length=100, **changes)

@@ -14,6 +14,8 @@ from point_mass import read_metrics
 from vlmrm_exp import app
 from vlmrm_exp.rl.policy import load_policy
 
+pytestmark = pytest.mark.slow
+
 SMOKE = ("experiment=smoke", "log=none", "clip=nano")
 
 

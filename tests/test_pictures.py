@@ -11,6 +11,8 @@ from PIL import Image
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.studies.pictures import PictureFile, find_files, read_pictures
 
+pytestmark = pytest.mark.slow
+
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 

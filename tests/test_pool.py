@@ -33,6 +33,7 @@ def rewards_of(config, states: np.ndarray) -> np.ndarray:
         pool.close()
 
 
+@pytest.mark.slow
 def test_workers_give_the_rewards_of_one_process_to_the_bit(compose):
     states = states_of(25, 6)  # 150: batches of 64, 64 and 22
     rewards = []
@@ -147,6 +148,7 @@ def test_a_reward_that_is_not_finite_is_refused(bad):
         wait()
 
 
+@pytest.mark.slow
 def test_answers_larger_than_a_pipe_do_not_block_and_none_are_empty():
     """Both ends of a pipe would wait if a worker answered while it is written to."""
     config = point_mass_config(compute={"workers": 2})
@@ -198,6 +200,7 @@ def test_a_model_that_sees_time_gets_whole_episodes_in_any_process():
         np.testing.assert_array_equal(rewards_of(config, states), expected)
 
 
+@pytest.mark.slow
 def test_workers_follow_what_a_model_has_learned():
     class Memory:
         reward = None

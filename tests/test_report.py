@@ -28,6 +28,8 @@ from vlmrm_exp.reporting.run_folders import last_error, walk
 
 from run_folders import COMMIT, ENV_STEPS, write_run  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 
 class Page(HTMLParser):
     """What a reader sees of a page, and what a browser would load."""

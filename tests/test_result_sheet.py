@@ -12,6 +12,8 @@ import yaml
 
 from vlmrm_exp.config import ConfigError
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 

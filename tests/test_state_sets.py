@@ -24,6 +24,8 @@ from vlmrm_exp.studies.state_files import (
 )
 from vlmrm_exp.studies.state_sets import StateSet, Truth, sample, truth_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_cart_pole_grid_is_uniform_over_angle_and_position(compose):
     config = compose("task=cartpole")

@@ -12,6 +12,8 @@ from PIL import ImageColor
 from vlmrm_exp import video
 from vlmrm_exp.video import write_episodes
 
+pytestmark = pytest.mark.slow
+
 
 def smooth_frames(steps: int, height: int, width: int) -> np.ndarray:
     """Colour gradients that move with time: (T, H, W, 3) uint8."""
