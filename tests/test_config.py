@@ -26,6 +26,7 @@ GYM = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", options("task"))
 @pytest.mark.parametrize("experiment", [None, *options("experiment")])
 def test_every_task_composes_with_every_experiment(compose, task, experiment):

@@ -166,6 +166,7 @@ def test_write_json_keeps_the_older_file_when_it_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_wandb_holds_the_same_numbers_as_metrics_jsonl(tmp_path: Path) -> None:
     run = log.RunLog(tmp_path, make_config("offline"))
     run.metrics(8, {"train/reward_mean": 0.1, "perf/env_steps_per_s": 90.0})
@@ -244,6 +245,7 @@ def test_close_twice_is_harmless(tmp_path: Path, capsys) -> None:
     assert [e.exit_code for e in exits] == [1]
 
 
+@pytest.mark.slow
 def test_offline_writes_only_into_the_run_folder_and_says_one_line(
     tmp_path: Path,
 ) -> None:
