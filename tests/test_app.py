@@ -26,6 +26,7 @@ PLURAL = {"task": "tasks", "clip": "clips", "alpha": "alphas"}
         ("seed=0,1", "seed=0,1"),
         ("prompt=a, b", "prompt='a, b'"),
         ("prompt=[a, b]", "prompt=[a, b]"),
+        ("prompt=null", "prompt=null"),
         ("baseline=it's", r"baseline='it\'s'"),
         ("-m", "-m"),
     ],

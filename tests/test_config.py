@@ -107,6 +107,7 @@ def test_list_and_quoted_prompts_keep_their_meaning(compose):
         (["prompt=[]"], "prompt is an empty list"),
         (['prompt=" "'], "prompt is empty"),
         (["prompt=[3]"], "not text"),
+        (["prompt=null"], "prompt holds None, which is not text"),
         (["task.textures=plian"], "Did you mean plain?"),
         (["task=cartpole", "task.camera=track"], "one of fixed for cartpole"),
         (["task=kneeling", "task.camera=side+side"], "has one view twice"),

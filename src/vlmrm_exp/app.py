@@ -210,14 +210,15 @@ def to_keys(
 def quote_sentence(word: str) -> str:
     """Let prompt=... and baseline=... be typed as a plain sentence.
 
-    Hydra would take its commas for a sweep. What is quoted or a list already stays.
+    Hydra would take its commas for a sweep. What is quoted or a list already stays,
+    and so does null, which is no sentence.
     """
     key, equals, value = word.partition("=")
     inner = value.strip()
     brackets = inner[:1] + inner[-1:]
     if key.lstrip("+") not in SENTENCES or not inner or not equals:
         return word
-    if brackets in ("[]", "''", '""') and len(inner) > 1:
+    if inner == "null" or (brackets in ("[]", "''", '""') and len(inner) > 1):
         return word
     return f"{key}={quoted(value)}"
 
