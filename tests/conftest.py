@@ -17,10 +17,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import settings
 
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
 from vlmrm_exp.config import Config
+from vlmrm_exp.words import to_keys
+
+# No limit of time, for a test machine may be slow, and no folder of found cases.
+settings.register_profile("here", deadline=None, database=None)
+settings.load_profile("here")
 
 # A shell's background job ignores Ctrl-C, and so would the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,7 +37,7 @@ def compose() -> Callable[..., Config]:
     """The real configuration as typed on a command line: typed, checked values."""
 
     def composed(*words: str) -> Config:
-        keys = app.to_keys(list(words), {})
+        keys = to_keys(list(words), {})
         return training.check(app.compose("config", *keys, "name=test"))
 
     return composed

@@ -18,6 +18,7 @@ from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
 from vlmrm_exp.config import Config
 from vlmrm_exp.studies.settings import StatesConfig, Study
+from vlmrm_exp.words import to_keys
 
 OWN = {field.name for field in fields(StatesConfig)} - {f.name for f in fields(Config)}
 """Settings of a study that change nothing else in a composition."""
@@ -44,14 +45,14 @@ def compose(config_name: str, *keys: str) -> app.Composed:
 
 def asked(verb: ModuleType, *words: str) -> Study:
     """What `python -m vlmrm_exp.VERB WORDS` would do."""
-    keys = app.to_keys(list(words), verb.PLURAL)
+    keys = to_keys(list(words), verb.PLURAL)
     with mock.patch.object(app, "compose", compose):
         return verb.check(app.compose(verb.__name__.rpartition(".")[2], *keys))
 
 
 def run_config(*words: str) -> Config:
     """What `python -m vlmrm_exp WORDS` would do, as the fixture `compose` has it."""
-    keys = app.to_keys(list(words), {})
+    keys = to_keys(list(words), {})
     return training.check(app.compose("config", *keys, "name=test"))
 
 

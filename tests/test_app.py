@@ -10,62 +10,6 @@ from vlmrm_exp import app
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.files import unusable
 
-PLURAL = {"task": "tasks", "clip": "clips", "alpha": "alphas"}
-
-
-@pytest.mark.parametrize(
-    ("word", "key"),
-    [
-        ("clip=nano", ["clips=[nano]", "clip=nano"]),
-        ("clip=nano,tiny", ["clips=[nano,tiny]", "clip=nano"]),
-        ("clip=[nano, tiny]", ["clips=[nano, tiny]", "clip=nano"]),
-        ("clip=local-dir:/a", ["clips=[local-dir:/a]"]),
-        ("clip=null", ["clips=null"]),
-        ("alpha=0,0.5", ["alphas=[0,0.5]", "alpha=0"]),
-        ("clip.preprocess=squash", "clip.preprocess=squash"),
-        ("seed=0,1", "seed=0,1"),
-        ("prompt=a, b", "prompt='a, b'"),
-        ("prompt=[a, b]", "prompt=[a, b]"),
-        ("prompt=null", "prompt=null"),
-        ("baseline=it's", r"baseline='it\'s'"),
-        ("-m", "-m"),
-    ],
-)
-def test_words_become_keys(word, key):
-    assert app.to_keys([word], PLURAL) == (key if isinstance(key, list) else [key])
-
-
-def test_a_word_that_is_a_settings_file(tmp_path):
-    path = tmp_path / "study.yaml"
-    with pytest.raises(ConfigError, match="There is no settings file"):
-        app.to_keys([str(path)], PLURAL)
-    (tmp_path / "epic.yaml").touch()
-    with pytest.raises(ConfigError, match="rename it"):
-        app.to_keys([str(tmp_path / "epic.yaml")], PLURAL)
-    path.touch()
-    asked = ["--config-dir", str(tmp_path), "--config-name", "study", "seed=1"]
-    assert app.to_keys([str(path), "seed=1"], PLURAL) == asked
-    assert app.to_keys(asked, PLURAL) == asked  # as typed for Hydra
-
-
-def test_words_that_are_pictures(tmp_path):
-    odd = tmp_path / "x=1.png"  # a file, so no setting is meant
-    odd.touch()
-    keys = app.to_keys(["a, b.png", "seed=1", str(odd), "${seed}.png"], {}, files=True)
-    assert keys[0] == "seed=1"
-    cfg = app.compose("config", "+" + keys[1]).cfg
-    assert list(cfg.files) == ["a, b.png", str(odd), "${seed}.png"]
-
-
-def test_hydras_options_may_stand_anywhere():
-    words = ["seed=0,1", "-m", "task=kneeling", "--cfg", "job"]
-    assert app.to_keys(words, {}) == ["-m", "--cfg", "job", "seed=0,1", "task=kneeling"]
-
-
-def test_a_word_that_is_nothing():
-    with pytest.raises(ConfigError, match="kneeling is no setting: those are"):
-        app.to_keys(["kneeling"], PLURAL)
-
 
 def test_composed_again_is_the_same_but_for_what_is_changed():
     composed = app.compose("config", "task=kneeling", "clip=vitl14", "alpha=0.5")

@@ -5,6 +5,7 @@ import json
 import logging
 import pickle
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ MODEL: dict[str, Any] = {
         "layers": 1,
     },
 }
+SIMPLE = MODEL["text_cfg"] | {"vocab_size": 49408}
+"""With CLIP's own merges."""
 PICTURES = {"mean": MEAN, "std": STD, "interpolation": "bicubic"}
 
 
@@ -362,6 +365,7 @@ def weights_file(tmp_path) -> Path:
 
 def test_file_of_a_model_with_several_normalisations_needs_one(weights_file):
     clip = ClipConfig(name="x", model="ViT-L-14", pretrained=str(weights_file))
+    clip.quick_gelu = False
     with pytest.raises(ConfigError, match=r"\[0\.48.* or \[0\.5.*clip\.mean="):
         find(clip)
     clip.mean, clip.std = [0.5] * 3, [0.5] * 3
@@ -378,6 +382,77 @@ def test_file_of_a_model_always_trained_with_quick_gelu_is_refused(weights_file)
     clip = ClipConfig(name="x", model="RN50", pretrained=str(weights_file))
     with pytest.raises(ConfigError, match="RN50-quickgelu"):
         find(clip)
+
+
+def test_file_that_may_have_been_trained_with_quick_gelu_or_not_needs_a_word(
+    weights_file,
+):
+    clip = ClipConfig(name="x", model="ViT-B-32", pretrained=str(weights_file))
+    clip.mean, clip.std = [0.5] * 3, [0.5] * 3
+    with pytest.raises(ConfigError, match=r"openai.*give clip\.quick_gelu=true or"):
+        find(clip)
+    clip.quick_gelu = True
+    with pytest.raises(ConfigError, match=r"set clip\.model=ViT-B-32-quickgelu"):
+        find(clip)
+    clip.quick_gelu = False
+    assert find(clip).file == weights_file
+    clip.pretrained = "laion2b_s34b_b79k"
+    with pytest.raises(ConfigError, match=r"clip\.quick_gelu is False, but is asked"):
+        find(clip)
+
+
+class Archive(torch.nn.Module):
+    """Tensors under their dotted names."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]):
+        super().__init__()
+        for name, tensor in tensors.items():
+            *path, leaf = name.split(".")
+            place = self
+            for part in path:
+                if not hasattr(place, part):
+                    place.add_module(part, torch.nn.Module())
+                place = getattr(place, part)
+            place.register_buffer(leaf, tensor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_openais_own_file_is_loaded_and_known_by_itself(tmp_path):
+    name = f"made-{tmp_path.name}"
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(MODEL | {"quick_gelu": True, "text_cfg": SIMPLE}))
+    open_clip.add_model_config(path)
+    torch.manual_seed(5)
+    model = open_clip.create_model(name).eval()
+    archive = Archive(model.state_dict() | {"context_length": torch.tensor(12)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(archive).save(tmp_path / "ours.pt")
+    clip = ClipConfig(name="x", model=name, pretrained=str(tmp_path / "ours.pt"))
+    assert find(clip).mean == open_clip.OPENAI_DATASET_MEAN
+    encoder = load_encoder(clip, CPU)
+    tokens = open_clip.get_tokenizer(name)(["a dog"])
+    with torch.no_grad():
+        expected = model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(encoder.embed_prompts(["a dog"]), expected)
+
+
+def test_the_layout_of_transformers_is_told_as_such(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file({"vision_model.embeddings.weight": torch.zeros(2)}, file)
+    clip = ClipConfig(name="x", model="ViT-B-32", pretrained=str(file))
+    with pytest.raises(ConfigError, match=r"Transformers.*ViT-B-32-quickgelu"):
+        find(clip)
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(ConfigError, match=r"folder .*Transformers"):
+        find(clip_of(tmp_path))
+    clip.model, clip.pretrained = "ViT-S-32-alt", str(tmp_path / "pytorch_model.bin")
+    clip.mean, clip.std = [0.5] * 3, [0.5] * 3
+    torch.save({"vision_model.embeddings.weight": torch.zeros(2)}, clip.pretrained)
+    with pytest.raises(ConfigError, match=r"pytorch_model.bin is in the .*Transf"):
+        load_encoder(clip, CPU)
 
 
 def test_folder_without_normalisation_is_refused(tmp_path):

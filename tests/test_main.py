@@ -131,15 +131,49 @@ def test_a_predicate_needs_no_model(program, tmp_path):
     )
 
 
-def test_sweep_goes_on_after_a_failed_job(program, tmp_path):
+def test_sweep_goes_on_after_failed_jobs_and_tells_of_each(program, tmp_path):
     sweep = f"hydra.sweep.dir={tmp_path}/sweep"
-    ended = program("-m", *SMOKE, "reward=environment", "alpha=2,0", sweep)
-    failed, done = sorted((tmp_path / "sweep").glob("[01]-*"))
-    assert ended.code != 0
-    assert "alpha is 2.0" in ended.err
-    assert "alpha is 2.0" in (failed / "error.txt").read_text()
+    rates = "algo.learning_rate=1e30,2e30,3e-4"
+    ended = program("-m", *SMOKE, "reward=environment", rates, sweep)
+    *failed, done = sorted((tmp_path / "sweep").glob("[012]-*"))
+    assert ended.code == 1
+    for number, folder in enumerate(failed):
+        assert f"Job {number} (" in ended.err
+        assert "learning diverged" in (folder / "error.txt").read_text()
+    assert "2 of the sweep's jobs failed" in ended.err.splitlines()[-1]
     assert (done / "summary.json").exists()
     assert not (done / "error.txt").exists()
+
+
+def test_a_sweep_with_an_impossible_job_does_not_begin(program, tmp_path):
+    sweep = f"hydra.sweep.dir={tmp_path}/sweep"
+    ended = program("-m", *SMOKE, "reward=environment", "alpha=0,2", sweep)
+    assert ended.code == 2
+    assert "Job 1 of 2 (" in ended.err
+    assert "alpha is 2.0" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_choice_of_prompts_is_swept(program, tmp_path):
+    sweep = f"hydra.sweep.dir={tmp_path}/sweep"
+    words = "reward=environment", "env_steps=20", 'prompt=choice("a car, red",[b, c])'
+    assert program("-m", *SMOKE, *words, sweep).code == 0
+    folders = sorted((tmp_path / "sweep").glob("[01]-*"))
+    prompts = [app.load_run_config(folder).prompts for folder in folders]
+    assert prompts == [["a car, red"], ["b", "c"]]
+
+
+def test_what_is_refused_late_leaves_things_as_they_were(
+    program, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    wrong = "task=gym", "task.env_id=Nope-v0", "prompt=a", "baseline=b"
+    assert program(*SMOKE, *wrong).code == 2
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert program(*SMOKE, *wrong, "hydra.run.dir=mine").code == 2
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
 def test_a_name_that_is_taken_leaves_that_run_as_it_is(program, tmp_path, monkeypatch):
@@ -216,10 +250,11 @@ def wait_for_report(process, folder):
 
 def test_prompt_longer_than_the_context_is_refused_before_weights(program, tmp_path):
     long = "a car " * 60
-    ended = program(*SMOKE, f"prompt={long}", f"hydra.run.dir={tmp_path}/run")
+    ended = program(*SMOKE, f"prompt={long}", f"hydra.run.dir={tmp_path}/a/run")
     assert ended.code == 2
     assert ended.err.count("\n") == 1, ended.err
     assert "tokens" in ended.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../../evil", "", ".."])

@@ -26,6 +26,7 @@ from vlmrm_exp.studies.rewards import rewarders
 from vlmrm_exp.studies.settings import Study
 from vlmrm_exp.studies.state_sets import StateSet
 from vlmrm_exp.vlm.encoder import load_encoder
+from vlmrm_exp.words import to_keys
 
 pytestmark = pytest.mark.slow
 
@@ -188,7 +189,7 @@ def test_of_score(config, states, rewards, tmp_path):
 def scored(pictures: Path, out: Path) -> np.ndarray:
     """The rewards that `python -m vlmrm_exp.score` gives pictures."""
     words = [str(pictures), *TASK[:1], *OF_RUN, f"out={out}"]
-    keys = app.to_keys(words, score.PLURAL, files=True)
+    keys = to_keys(words, score.PLURAL, files=True)
     asked = score.check(app.compose("score", *keys))
     encoder = load_encoder(asked.jobs[0].clip, torch.device("cpu"))
     scores = score.score_pictures(asked, score.rewards_of(encoder, asked.jobs))

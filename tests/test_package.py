@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "vlmrm_exp"
-LEAVES = {"config", "files"}
+LEAVES = {"config", "files", "refusals"}
 TOOLS = {"app", "figures", "log", "measures", "video", *LEAVES}
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
@@ -32,8 +32,9 @@ MAY_IMPORT = {
     "reward": {"envs", "vlm", *LEAVES},
     "envs": LEAVES,
     "vlm": LEAVES,
-    "app": {"refusals", *LEAVES},
-    "refusals": LEAVES,
+    "app": {"words", *LEAVES},
+    "words": {"config"},
+    "refusals": {"config", "files"},
     "log": LEAVES,
     "video": {"figures", *LEAVES},
     "figures": LEAVES,

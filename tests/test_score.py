@@ -31,6 +31,7 @@ from vlmrm_exp.studies.strip import (
     read_again,
 )
 from vlmrm_exp.vlm.encoder import load_encoder
+from vlmrm_exp.words import to_keys
 
 from studies import run_config  # isort: skip
 
@@ -83,7 +84,7 @@ def by_hand() -> Callable[..., np.ndarray]:
 
 def asked(*words: Any) -> Asked:
     """What `python -m vlmrm_exp.score WORDS` would do."""
-    keys = app.to_keys([str(word) for word in words], score.PLURAL, files=True)
+    keys = to_keys([str(word) for word in words], score.PLURAL, files=True)
     return score.check(app.compose("score", *keys))
 
 

@@ -3,6 +3,7 @@
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, TaskConfig, to_config
 from vlmrm_exp.envs import Renderer, VectorEnv, world_of
+from vlmrm_exp.words import to_keys
 
 
 def make_envs(task: TaskConfig, num_envs: int, threads: int = 1) -> VectorEnv:
@@ -15,5 +16,5 @@ def make_renderer(task: TaskConfig, frame_height: int, effects: bool) -> Rendere
 
 def composed(*words: str) -> Config:
     """What `python -m vlmrm_exp WORDS` would train."""
-    keys = app.to_keys(list(words), {})
+    keys = to_keys(list(words), {})
     return to_config(app.compose("config", *keys, "name=test").cfg)

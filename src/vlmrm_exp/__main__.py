@@ -8,16 +8,11 @@ import contextlib
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, ConfigError, to_config
-
-
-class FolderTakenError(ConfigError):
-    """The folder holds another run, which is left as it is."""
+from vlmrm_exp.config import Config, FolderTakenError, to_config
 
 
 def check(composed: app.Composed) -> Config:
@@ -34,8 +29,8 @@ def check(composed: app.Composed) -> Config:
         from vlmrm_exp.reward import choose_device
 
         choose_device("gpu")
-    folder = composed.folder or Path("outputs", config.task.name, config.name)
-    if (folder / "metrics.jsonl").exists():
+    folder = composed.folder
+    if folder is not None and (folder / "metrics.jsonl").exists():
         raise FolderTakenError(
             f"{folder} holds a run already: choose another name=..., or remove it."
         )
@@ -46,16 +41,9 @@ def train(composed: app.Composed) -> float | None:
     """Run one job; returns the kept policy's mean reward, for sweepers."""
     folder = composed.folder
     assert folder is not None
-    try:
-        config = check(composed)
-        (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
-        (folder / "config.yaml").write_text(app.resolved(composed.cfg))
-        return run(config, folder)
-    except Exception as error:
-        # A sweep goes on after a failed job, and tells of the first failure only.
-        if not isinstance(error, FolderTakenError):  # that run is not to blame
-            (folder / "error.txt").write_text(traceback.format_exc())
-        raise
+    config = check(composed)
+    (folder / "config.yaml").write_text(app.resolved(composed.cfg), encoding="utf-8")
+    return run(config, folder)
 
 
 def run(config: Config, folder: Path) -> float | None:
@@ -93,6 +81,7 @@ def run(config: Config, folder: Path) -> float | None:
         pool = make_pool(config, example)
         opened.callback(pool.close)
         log = RunLog(folder, config)
+        (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
         opened.callback(lambda: log.close(exit_code))
         about = {"device": str(device), **pool.about()}
         write_json(folder / "versions.json", versions(about))

@@ -3,71 +3,166 @@
     words -> keys -> [Hydra composes conf/] -> checked values -> folder -> program
 
 A few words that Hydra would refuse or merge are turned into keys before it sees them:
-see `to_keys`.
+see `words`.
 """
 
 import contextlib
 import copy
 import functools
 import os
-import re
+import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from vlmrm_exp.config import ClipConfig, Config, ConfigError, conf_dir, to_config
+from vlmrm_exp import words
+from vlmrm_exp.config import (
+    ClipConfig,
+    Config,
+    ConfigError,
+    FolderTakenError,
+    ForeignError,
+    conf_dir,
+    to_config,
+)
 
 INTERRUPTED = 130  # exit code, the shell's after Ctrl-C
 EXPECTED = (
     ConfigError,
     FloatingPointError,
+    ForeignError,
     HydraException,
     OmegaConfBaseException,
     OSError,
     MemoryError,
 )
 """What a program may end with because of what it was given."""
-HYDRA_TAKES_VALUE = tuple(
-    "-c --cfg -p --package -cd --config-dir -cn --config-name -cp --config-path -i "
-    "--info --experimental-rerun".split()
-)
-"""Options of Hydra that a value follows."""
-SENTENCES = ("prompt", "baseline")
-"""Settings that are typed as plain sentences."""
-
 ConfigStore.instance().store(name="schema", node=Config)
 
 
+HYDRAS = (".hydra", "config.yaml", "versions.json", "error.txt", "wandb")
+"""What lies in a folder before anything has come of a run."""
+SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
 class CheckFirst(Callback):
-    """Lets a program refuse its settings before Hydra makes a folder for it."""
+    """Lets a program refuse its settings before Hydra makes a folder for it.
+
+    Hydra makes one for each configuration, so what it has to remember is the class's.
+    """
 
     check: Callable[["Composed"], object] | None = None
+    before: frozenset[str] = frozenset()
+    """What was in the folder before; empty where there was none."""
+    missing: tuple[Path, ...] = ()
+    """Folders that were not there before, the innermost first."""
+    failed: ClassVar[list[str]] = []
+    """Jobs of a sweep."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Check. Hydra makes a warning of an exception, so the program ends here."""
-        try:
-            if CheckFirst.check is not None:
-                CheckFirst.check(composed_by_hydra(config, config.hydra))
-        except Exception as error:
-            if isinstance(error, EXPECTED):
-                end(error)
-            traceback.print_exc()
-            sys.exit(1)
+        """Check one run."""
+        HydraConfig.instance().set_config(config)  # its folder may be of Hydra's names
+        folder = Path(config.hydra.run.dir)
+        CheckFirst.before = frozenset(names_in(folder))
+        above = (folder, *folder.parents)
+        CheckFirst.missing = tuple(path for path in above if not path.exists())
+        with ending():
+            self._check(composed_by_hydra(config, config.hydra, folder))
+
+    def on_multirun_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
+        """Check all jobs of a sweep, if they are known before it starts."""
+        CheckFirst.failed.clear()
+        with ending():
+            if config.hydra.sweeper._target_ != SWEEPER:
+                return
+            swept = (config.hydra.sweeper.get("params") or {}).items()
+            keys = [f"{key}={value}" for key, value in swept]
+            keys += config.hydra.overrides.task
+            overrides = OverridesParser.create().parse_overrides(keys)
+            [jobs] = BasicSweeper.split_arguments(overrides, None)
+            for number, job in enumerate(jobs):
+                try:
+                    self._check(compose(config_name, *job))
+                except ConfigError as error:
+                    raise ConfigError(
+                        f"Job {number} of {len(jobs)} ({' '.join(job)}) cannot start, "
+                        f"so none was started: {error}"
+                    ) from error
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Tell of a failed job of a sweep at once: the others go on for hours."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        if job_return.status == JobStatus.FAILED:
+            from vlmrm_exp.refusals import one_sentence
+
+            job = f"Job {config.hydra.job.num} ({' '.join(job_return.overrides or [])})"
+            error = job_return._return_value
+            sentence = one_sentence(error) if isinstance(error, EXPECTED) else error
+            print(f"{job} failed: {sentence}", file=sys.stderr, flush=True)
+            CheckFirst.failed.append(job)
+
+    def _check(self, composed: "Composed") -> None:
+        if CheckFirst.check is not None:
+            CheckFirst.check(composed)
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """End the program where the block fails: Hydra makes a warning of an exception."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, EXPECTED):
+            end(error)
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of what lies in a folder, if there is one."""
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def leave(folder: Path, error: BaseException, alone: bool) -> None:
+    """Leave nothing of a run that was refused, and error.txt of one that failed.
+
+    Args:
+        folder: of the run.
+        error: what ended it.
+        alone: not a job of a sweep, which goes on and is read later.
+    """
+    if isinstance(error, FolderTakenError):  # that run is not to blame
+        return
+    new = set(names_in(folder)) - CheckFirst.before
+    if alone and isinstance(error, ConfigError) and new <= set(HYDRAS):
+        for path in (folder / name for name in new):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with contextlib.suppress(OSError):  # something else was put there
+            for path in CheckFirst.missing:
+                path.rmdir()
+        return
+    with contextlib.suppress(OSError):  # a full disk, for one
+        text = "".join(traceback.format_exception(error))
+        (folder / "error.txt").write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -81,7 +176,7 @@ class Composed:
     config_name: str
     """The primary configuration."""
     folder: Path | None = None
-    """For results; None: not made yet."""
+    """For results; None: a job of a sweep that has not begun."""
 
     def again(self, *keys: str) -> "Composed":
         """Compose once more with other values; settings files hold for it too.
@@ -108,8 +203,8 @@ def start(
         act: does it, given the composed configuration.
         config_name: of its primary configuration in conf/.
         check: refuses what is known to be impossible, before a folder is made.
-        plural: as for `to_keys`.
-        files: as for `to_keys`.
+        plural: as for `words.to_keys`.
+        files: as for `words.to_keys`.
         interrupted: what to say after Ctrl-C.
     """
     # With this variable Hydra raises its errors instead of printing them. Whoever set
@@ -127,16 +222,19 @@ def start(
     @functools.wraps(act)
     def program(cfg: DictConfig) -> object:
         own = HydraConfig.get()
+        alone = own.mode == RunMode.RUN
+        folder = Path(own.runtime.output_dir)
         try:
-            return act(composed_by_hydra(cfg, own, made=True))
-        except EXPECTED as error:
+            return act(composed_by_hydra(cfg, own, folder))
+        except Exception as error:
+            leave(folder, error, alone)
             # A sweep goes on; else Hydra would tell of it over several lines.
-            if own.mode == RunMode.RUN and not wants_traceback:
-                end(error)
+            if alone and not wants_traceback and isinstance(error, EXPECTED):
+                end(error, folder)
             raise
 
     try:
-        sys.argv[1:] = to_keys(sys.argv[1:], plural, files)
+        sys.argv[1:] = words.to_keys(sys.argv[1:], plural, files)
         program()
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read along has stopped, as `head` does
@@ -145,90 +243,30 @@ def start(
         print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except EXPECTED as error:
+        if CheckFirst.failed:
+            failed = len(CheckFirst.failed)
+            refuse(f"{failed} of the sweep's jobs failed, as told above.", 1)
         if not wants_traceback:
             end(error)
         raise
 
 
-def end(error: BaseException) -> None:
-    """End the program with one sentence, if the error is not a mistake of ours."""
+def end(error: BaseException, folder: Path | None = None) -> None:
+    """End the program with one sentence, if the error is not a mistake of ours.
+
+    Args:
+        error: what ended it.
+        folder: where its traceback is, of an error of others.
+    """
     from vlmrm_exp.refusals import one_sentence
 
     nameless = isinstance(error, OSError) and not getattr(error, "filename", None)
     if nameless and not isinstance(error, HydraException):  # some are both
         return
-    refuse(one_sentence(error), 1 if isinstance(error, FloatingPointError) else 2)
-
-
-def to_keys(
-    words: list[str], plural: Mapping[str, str], files: bool = False
-) -> list[str]:
-    """Turn words that Hydra would refuse into keys and values.
-
-    - `prompt=a car, next to a flag`: a plain sentence is quoted.
-    - `clip=tiny,base`, where several can be studied: `clips=[tiny,base]`, `clip=tiny`.
-    - `sweeps/x.yaml`: `--config-dir sweeps --config-name x`.
-    - `photo.jpg`, where files are looked at: an element of `files=[...]`.
-
-    Args:
-        words: of the command line.
-        plural: for keys that may hold several values, the key of the list.
-        files: whether words without a key are files.
-    """
-    options, keys, named = [], [], []
-    for before, word in zip(["", *words], words, strict=False):
-        key, equals, value = word.partition("=")
-        if word.startswith("-") or before in HYDRA_TAKES_VALUE:
-            options.append(word)
-        elif files and (not equals or os.path.exists(os.path.expanduser(word))):
-            named.append(word)
-        elif not equals and word.endswith((".yaml", ".yml")):
-            path = Path(word)
-            if not path.is_file():
-                raise ConfigError(f"There is no settings file {word}.")
-            if (conf_dir() / path.name).exists():  # Hydra would take that one
-                raise ConfigError(
-                    f"{word} has the name of a file of the program's own: rename it."
-                )
-            options += ["--config-dir", str(path.parent), "--config-name", path.stem]
-        elif not equals:
-            raise ConfigError(f"{word} is no setting: those are key=value; see --help.")
-        elif key in plural:
-            whole = value == "null" or re.fullmatch(r"\[.*\]", value)
-            listed = value if whole else f"[{value}]"
-            keys.append(f"{plural[key]}={listed}")
-            first = listed.strip("[]").partition(",")[0].strip()
-            if re.fullmatch(r"\w[\w.]*", first) and first != "null":
-                keys.append(f"{key}={first}")  # other keys may be of this option
-        else:
-            keys.append(quote_sentence(word))
-    if named:
-        keys.append(f"files=[{','.join(quoted(name) for name in named)}]")
-    return options + keys  # which Hydra takes in this order alone
-
-
-def quote_sentence(word: str) -> str:
-    """Let prompt=... and baseline=... be typed as a plain sentence.
-
-    Hydra would take its commas for a sweep. What is quoted or a list already stays,
-    and so does null, which is no sentence.
-    """
-    key, equals, value = word.partition("=")
-    inner = value.strip()
-    brackets = inner[:1] + inner[-1:]
-    if key.lstrip("+") not in SENTENCES or not inner or not equals:
-        return word
-    if inner == "null" or (brackets in ("[]", "''", '""') and len(inner) > 1):
-        return word
-    return f"{key}={quoted(value)}"
-
-
-def quoted(text: str) -> str:
-    """A text in Hydra's quotes, to be taken as it is."""
-    # A backslash means something only before a quote or at the end.
-    text = re.sub(r"(\\*)'", r"\1\1\\'", text)
-    text = re.sub(r"(\\+)$", r"\1\1", text).replace("${", "\\${")
-    return f"'{text}'"
+    sentence, failed = one_sentence(error), (FloatingPointError, ForeignError)
+    if isinstance(error, ForeignError) and folder and (folder / "error.txt").exists():
+        sentence += f" Its traceback is in {folder / 'error.txt'}."
+    refuse(sentence, 1 if isinstance(error, failed) else 2)
 
 
 def compose(config_name: str, *keys: str) -> Composed:
@@ -252,13 +290,12 @@ def compose(config_name: str, *keys: str) -> Composed:
         raise ConfigError(one_sentence(error)) from error
 
 
-def composed_by_hydra(cfg: DictConfig, own: Any, made: bool = False) -> Composed:
+def composed_by_hydra(cfg: DictConfig, own: Any, folder: Path) -> Composed:
     """What a program gets of Hydra's composition; `own` is Hydra's own part."""
     if "hydra" in cfg:
         cfg = copy.deepcopy(cfg)
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
-    folder = Path(own.runtime.output_dir) if made else None
     return Composed(cfg, tuple(own.overrides.task), own.job.config_name, folder)
 
 
@@ -270,7 +307,7 @@ def resolved(cfg: DictConfig) -> str:
             return {key: escaped(each) for key, each in value.items()}
         if isinstance(value, list):
             return [escaped(each) for each in value]
-        return value.replace("${", r"\${") if isinstance(value, str) else value
+        return words.literal(value) if isinstance(value, str) else value
 
     return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True)))
 

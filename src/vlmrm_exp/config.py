@@ -23,6 +23,14 @@ class ConfigError(ValueError):
     """Bad input from the person who started the program; its text is one sentence."""
 
 
+class FolderTakenError(ConfigError):
+    """The folder holds another run, which is left as it is."""
+
+
+class ForeignError(RuntimeError):
+    """Code of others failed; the text is one sentence, the cause is their error."""
+
+
 @dataclass
 class TaskConfig:
     """What is simulated and how it looks."""
@@ -69,6 +77,8 @@ class ClipConfig:
     """open_clip tag, weights file or `random`; None: `model` names weights itself."""
     download_gb: float | None = None
     """Size of the download in GB (1e9 bytes), told when it cannot be had."""
+    quick_gelu: bool | None = None
+    """Whether a weights file was trained with QuickGELU; None: as all of its kind."""
     precision: str = "auto"
     """Weights while embedding: fp32, bf16, fp16; auto: bf16 on a GPU, else fp32."""
     preprocess: str = "pad"

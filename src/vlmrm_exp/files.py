@@ -76,7 +76,10 @@ def reason(error: BaseException, named: bool = False) -> str:
         named: begin with its type, where that helps.
     """
     kind = type(error).__name__
-    line = (str(error).strip().splitlines() or [""])[0].rstrip(".: ")
+    first, *more = str(error).strip().splitlines() or [""]
+    if first.endswith(":") and more:  # a heading says nothing
+        first += f" {more[0].strip()}"
+    line = first.rstrip(".: ")
     if not line:
         return kind
     return shorten(f"{kind}: {line}" if named else line, 200)

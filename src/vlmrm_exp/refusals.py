@@ -1,13 +1,21 @@
 """What goes wrong with a command line, in one sentence."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 
 import yaml
 from omegaconf.errors import OmegaConfBaseException
 
-from vlmrm_exp.config import Config, ConfigError, conf_dir, did_you_mean
-from vlmrm_exp.files import unusable
+from vlmrm_exp.config import (
+    Config,
+    ConfigError,
+    ForeignError,
+    conf_dir,
+    did_you_mean,
+)
+from vlmrm_exp.files import reason, unusable
 
 UNREADABLE = (
     OmegaConfBaseException,
@@ -54,6 +62,31 @@ def one_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines()]
     dropped = ("full_key:", "object_type=", "reference_type=", "See https")
     return " ".join(x for x in lines if x and not x.startswith(dropped))
+
+
+@contextlib.contextmanager
+def blaming(other: object, doing: str) -> Iterator[None]:
+    """Name a reward model or world of one's own that fails in this block.
+
+    Args:
+        other: an instance or a class; the project's own errors pass as they are.
+        doing: what it was asked for, as "in rewards".
+
+    Raises:
+        ForeignError: one sentence; the error itself is its cause.
+    """
+    try:
+        yield
+    except (ConfigError, FloatingPointError, ForeignError):
+        raise
+    except (Exception, SystemExit) as error:
+        kind = other if isinstance(other, type) else type(other)
+        if kind.__module__.split(".")[0] == "vlmrm_exp":
+            raise
+        name = f"{kind.__module__}:{kind.__qualname__}"
+        raise ForeignError(
+            f"{name} failed {doing} ({reason(error, named=True)})."
+        ) from error
 
 
 def _views_hint(argument: str, before: str = " ") -> str:

@@ -7,6 +7,7 @@ in float32 whatever the precision of the weights. These are tensors, never unpic
 import contextlib
 import importlib.util
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from vlmrm_exp.files import reason, shorten
 from vlmrm_exp.vlm.hub import blob, hub_file, sha256
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import (
+    TRANSFORMERS,
     Source,
     fetch,
     fetch_description,
     find,
+    is_torchscript,
     open_clip,
     read_description,
 )
@@ -222,7 +225,7 @@ def _build(
         if source.file is None:
             logger.warning("clip=%s: random weights make random rewards", clip.name)
         else:
-            open_clip.load_checkpoint(model, str(source.file), weights_only=True)
+            _load_weights(model, source.file)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"The memory of {device} does not hold clip={clip.name} in {precision}: "
@@ -231,6 +234,8 @@ def _build(
     except Exception as error:  # a damaged file can raise nearly anything
         if source.file is None:
             raise
+        if "vision_model." in str(error):
+            raise ConfigError(f"The file {source.file} {TRANSFORMERS}") from error
         way_out = "give a whole file of that architecture, of tensors alone"
         if cached := blob(source.file):
             way_out = f"delete {cached}, so that it is downloaded again"
@@ -239,6 +244,19 @@ def _build(
             f"({clip.model}; {reason(error, named=True)}): {way_out}."
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def _load_weights(model: Any, file: Path) -> None:
+    """Put a file's tensors into the model; nothing of the file is run."""
+    if not is_torchscript(file):
+        open_clip.load_checkpoint(model, str(file), weights_only=True)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is old
+        tensors = torch.jit.load(file, map_location="cpu").state_dict()
+    for name in ("input_resolution", "context_length", "vocab_size"):
+        tensors.pop(name, None)
+    model.load_state_dict(tensors)
 
 
 def _fold_batch_norms(visual: torch.nn.Module) -> None:

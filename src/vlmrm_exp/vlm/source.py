@@ -6,14 +6,17 @@ weights that were not found. Only this module imports open_clip, which needs the
 below.
 """
 
+import contextlib
 import dataclasses
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from vlmrm_exp.config import ClipConfig, ConfigError, did_you_mean
 from vlmrm_exp.files import reason
@@ -35,6 +38,18 @@ import open_clip
 EMBEDDED = Path(__file__).parent / "weights"  # the project's own models, a folder each
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+OPENAI = {
+    "quick_gelu": True,
+    "mean": open_clip.OPENAI_DATASET_MEAN,
+    "std": open_clip.OPENAI_DATASET_STD,
+}
+"""How OpenAI's own files were trained."""
+TRANSFORMERS = (
+    "is in the layout of Hugging Face's Transformers, which open_clip does not read: "
+    "give the same weights in open_clip's; for openai/clip-vit-base-patch32 that is "
+    "clip.model=ViT-B-32-quickgelu clip.pretrained=openai, for a laion/CLIP-... "
+    "repository clip.model=hf-hub:laion/CLIP-... clip.pretrained=null."
+)
 FOLDER_OR_REPO = "give a local folder by clip.model=local-dir:/path/to/folder"
 
 
@@ -68,13 +83,19 @@ def find(clip: ClipConfig) -> Source:
         raise ConfigError("clip.name is empty: give the model a name.")
     schema, _, rest = clip.model.partition(":")
     folder = EMBEDDED / clip.name
+    listed = schema not in ("embedded", "local-dir", "hf-hub")
+    if clip.quick_gelu is not None and not (listed and _weights_file(clip)):
+        raise ConfigError(
+            f"clip.quick_gelu is {clip.quick_gelu}, but is asked for a weights file "
+            "alone, of an architecture that open_clip lists: leave it out."
+        )
     if schema not in ("embedded", "local-dir") and folder.is_dir():
         raise ConfigError(
             f"clip={clip.name} has the small pictures of an embedded model, which do "
             f"not suit clip.model={clip.model}: copy conf/clip/vitb32.yaml, write that "
             "model's name, model and pretrained there, and choose it."
         )
-    if schema not in ("embedded", "local-dir", "hf-hub"):
+    if listed:
         return _find_architecture(clip)
     if clip.pretrained is not None:
         raise ConfigError(
@@ -126,6 +147,8 @@ def fetch_description(clip: ClipConfig) -> Path:
 def read_description(folder: Path) -> dict[str, Any]:
     """open_clip's description of the model in a folder, or a ConfigError."""
     file = folder / CONFIG_FILE
+    if not file.exists() and "model_type" in _json(folder / "config.json"):
+        raise ConfigError(f"The folder {folder} {TRANSFORMERS}")
     try:
         description = json.loads(file.read_text())
         for part in ("embed_dim", "text_cfg", "vision_cfg"):
@@ -136,6 +159,30 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"({reason(error, named=True)}): give a folder that open_clip saved."
         ) from error
     return description
+
+
+def _json(file: Path) -> Any:
+    """What a JSON file holds; {} where it is none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def is_torchscript(file: Path) -> bool:
+    """Whether a file is TorchScript, as OpenAI's own are."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _weights_file(clip: ClipConfig) -> Path | None:
+    """The file that `clip.pretrained` names; None: a tag, or none."""
+    known = open_clip.get_pretrained_cfg(clip.model, clip.pretrained or "")
+    if clip.pretrained in (None, "random") or known:
+        return None
+    return Path(clip.pretrained).expanduser()
 
 
 def _find_architecture(clip: ClipConfig) -> Source:
@@ -166,9 +213,8 @@ def _find_architecture(clip: ClipConfig) -> Source:
         mean, std = _colours(clip, tag)
         way = tag["interpolation"]
         return Source(clip.model, None, repo, names, mean, std, way)
-    file = None
-    if clip.pretrained != "random":
-        file = Path(clip.pretrained).expanduser()
+    file, alike = _weights_file(clip), list(known.values())
+    if file is not None:
         if not file.is_file():
             what = f"is no tag that open_clip lists for {clip.model}"
             if file.suffix or len(file.parts) > 1:
@@ -177,11 +223,46 @@ def _find_architecture(clip: ClipConfig) -> Source:
                 f"clip.pretrained={clip.pretrained} {what}: give one of {tags}, or the "
                 f"path of a weights file.{did_you_mean(clip.pretrained, known)}"
             )
-        _check_quick_gelu(clip, config, list(known.values()))
+        if is_torchscript(file):
+            alike = [OPENAI]
+        _check_file(clip, file, config, known, alike)
     ways = {c["interpolation"] for c in known.values()}
     way = ways.pop() if len(ways) == 1 else "bicubic"
-    mean, std = _colours(clip, {}, known.values())
+    mean, std = _colours(clip, {}, alike)
     return Source(clip.model, file, None, (), mean, std, way)
+
+
+def _check_file(
+    clip: ClipConfig,
+    file: Path,
+    config: dict[str, Any],
+    known: dict[str, dict[str, Any]],
+    alike: Sequence[dict[str, Any]],
+) -> None:
+    """Refuse a file in another layout, or whose activation is unknown or another.
+
+    Args:
+        clip: as configured.
+        file: is there.
+        config: the architecture's.
+        known: descriptions of open_clip's tags for it.
+        alike: those that hold for the file.
+    """
+    with contextlib.suppress(SafetensorError, OSError):  # told when it is loaded
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as opened:
+                if any(key.startswith("vision_model.") for key in opened.keys()):
+                    raise ConfigError(f"The file {file} {TRANSFORMERS}")
+    if clip.quick_gelu is not None:
+        alike = [{"quick_gelu": clip.quick_gelu}]
+    if len({bool(one.get("quick_gelu")) for one in alike}) == 2:
+        having = [tag for tag, one in known.items() if one.get("quick_gelu")]
+        raise ConfigError(
+            f"Some weights of {clip.model} were trained with QuickGELU "
+            f"({', '.join(having)}) and the others without, which gives other "
+            f"embeddings, and {file} does not say: give clip.quick_gelu=true or false."
+        )
+    _check_quick_gelu(clip, config, alike)
 
 
 def _find_in_folder(clip: ClipConfig, folder: Path) -> Source:
