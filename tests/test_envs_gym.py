@@ -1,11 +1,15 @@
 """Any Gymnasium id: held ends, goals from infos, and one sentence for what is unfit."""
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
-from vlmrm_exp.config import ConfigError, TaskConfig
+from vlmrm_exp.config import ConfigError, ForeignError, TaskConfig
 from vlmrm_exp.envs import check_algo
+from vlmrm_exp.rl.experience import Replay, collect
 from worlds import make_envs, make_renderer
 
 
@@ -48,11 +52,78 @@ class Silent(Counter):
         super().__init__()
 
 
+class Faulty(Counter):
+    """Does one thing as others' environments do."""
+
+    def __init__(self, fault, render_mode=None, at=3):
+        super().__init__(render_mode)
+        self.fault, self.at = fault, at
+        if fault == "make":
+            raise RuntimeError("no licence\nin two lines")
+
+    def reset(self, *, seed=None, options=None):
+        if self.fault == "reset":
+            raise KeyError("level")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        observation, reward, *rest, info = super().step(action)
+        if self.count >= self.at:
+            match self.fault:
+                case "step":
+                    sys.exit(3)
+                case "nan":
+                    observation["count"][0] = np.nan
+                case "shape":
+                    observation["count"] = np.zeros(2)
+                case "reward":
+                    reward = np.inf
+        if self.fault == "four":
+            return observation, reward, False, info
+        return observation, reward, *rest, {} if self.fault else info
+
+    def render(self):
+        frame = super().render()
+        match self.fault:
+            case "render":
+                raise OSError("no display")
+            case "size" if self.count >= self.at:
+                return frame[:3]
+            case "float":
+                return frame / 255
+            case "alpha":
+                return np.concatenate([frame, np.full((4, 6, 1), 255, "u1")], axis=2)
+            case "clear":
+                return np.concatenate([frame, np.zeros((4, 6, 1), "u1")], axis=2)
+            case "none":
+                return None
+        return frame
+
+
+class Old(Counter):
+    """Gym's signatures of before 2022."""
+
+    def reset(self):
+        return super().reset()[0]
+
+
+class Late(Counter):
+    """Tells of success in the last step alone."""
+
+    def step(self, action):
+        *result, info = super().step(action)
+        return *result, info if self.count == 4 else {}
+
+
 def uninstalled(render_mode=None):
     raise gym.error.DependencyNotInstalled("box is not installed.")
 
 
+FAULTS = (
+    "make reset step four nan shape reward render size float alpha clear none".split()
+)
 UNFIT = {
+    "pictures": {"observations": gym.spaces.Box(0, 255, (96, 96, 3), np.uint8)},
     "matrix": {"actions": gym.spaces.Box(-1, 1, (2, 2), np.float32)},
     "unbounded": {"actions": gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)},
     "integer": {"actions": gym.spaces.Box(0, 3, (2,), np.int64)},
@@ -70,6 +141,12 @@ def registered():
     gym.register("test/Undrawn-v0", Undrawn, max_episode_steps=4)
     gym.register("test/Silent-v0", Silent, max_episode_steps=4)
     gym.register("test/Uninstalled-v0", uninstalled, max_episode_steps=4)
+    gym.register("test/Faulty-v0", Faulty, max_episode_steps=4)
+    gym.register("test/Old-v0", Old, max_episode_steps=4)
+    gym.register("test/Late-v0", Late, max_episode_steps=4)
+    for name in FAULTS:
+        kwargs = {"fault": name}
+        gym.register(f"test/{name}-v0", Faulty, max_episode_steps=4, kwargs=kwargs)
     for name, kwargs in UNFIT.items():
         gym.register(f"test/{name}-v0", Counter, max_episode_steps=4, kwargs=kwargs)
     yield
@@ -166,12 +243,58 @@ def test_frame_renderer_refuses_what_is_no_frame():
         ("test/integer-v0", "actions are Box"),
         ("test/several-v0", "actions are MultiDiscrete"),
         ("test/sequence-v0", r"observations \(Sequence\)"),
+        ("test/pictures-v0", r"27,648 numbers \(Box\(0, 255, \(96, 96, 3\)"),
+        ("test/none-v0", "cannot draw itself"),
     ],
 )
 def test_unfit_gym_ids_are_refused_in_one_sentence(env_id, sentence):
     with pytest.raises(ConfigError, match=sentence) as refusal:
         gym_envs(env_id)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "sentence"),
+    [
+        ("test/Faulty-v0", r"made \(TypeError: .*'fault'.*: .*register an id"),
+        ("test/make-v0", r"made \(RuntimeError: no licence\)"),
+        ("test/reset-v0", r"in reset, at step 0 of an episode \(KeyError: 'level'\)"),
+        ("test/Old-v0", r"in reset, .* expected reset\(seed=...\)"),
+        ("test/four-v0", r"in step, .* got 4.* expected .*terminated, truncated"),
+        ("test/step-v0", r"in step, at step 3 of an episode \(SystemExit: 3\)"),
+        ("test/nan-v0", "step 3 of an episode .*an observation with nan"),
+        ("test/shape-v0", r"step 3 .*observation of shape \(11,\), though .*\(10,\)"),
+        ("test/reward-v0", "step 3 of an episode .*a reward of inf"),
+        ("test/render-v0", r"in render, at step 0 .*no display.* \(height, width, 3\)"),
+        ("test/size-v0", r"in render, at step 3 .*first \(4, 6, 3\), now \(3, 6, 3\)"),
+        ("test/float-v0", r"an array \(4, 6, 3\) of float64"),
+        ("test/clear-v0", r"an array \(4, 6, 4\) of uint8"),
+    ],
+)
+def test_what_an_environment_does_wrong_is_one_sentence(env_id, sentence):
+    with pytest.raises(ForeignError, match=sentence) as told:
+        collect(gym_envs(env_id), lambda _: np.zeros(2, np.int64))
+    assert str(told.value).startswith(env_id)
+    assert "\n" not in str(told.value)
+    assert told.value.__cause__ is not None
+
+
+def test_frames_with_an_alpha_that_hides_nothing_are_taken():
+    assert gym_envs("test/alpha-v0").states().shape == (2, 4, 6, 3)
+
+
+def test_success_may_be_told_in_the_last_step_alone():
+    envs = gym_envs("test/Late-v0")
+    rollout = collect(envs, lambda _: np.zeros(2, np.int64))
+    assert rollout.goal.tolist() == [[False, False]] * 4
+    silent = gym_envs("test/alpha-v0")
+    assert collect(silent, lambda _: np.zeros(2, np.int64)).goal is None
+
+
+def test_a_replay_that_does_not_fit_is_refused_with_its_size():
+    envs = gym_envs("test/Counter-v0")
+    with pytest.raises(ConfigError, match=r"000,000 transitions takes 4,000 GB"):
+        Replay(10**11, envs, 0, torch.device("cpu"))
 
 
 def test_gym_env_says_that_it_cannot_be_saved():

@@ -23,7 +23,8 @@ from vlmrm_exp.envs.poses import PoseLibrary, quaternion
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.log import progress_bar, versions
 from vlmrm_exp.measures import check_finite
-from vlmrm_exp.reward import Episodes, RewardModel, reward_class
+from vlmrm_exp.refusals import blaming
+from vlmrm_exp.reward import Episodes, RewardModel, make_model
 from vlmrm_exp.studies import state_sets
 from vlmrm_exp.studies.rewards import rewarders
 from vlmrm_exp.studies.settings import PLURAL, Study, StudyConfig, resolve
@@ -87,7 +88,7 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
     with progress_bar(total, "search", "searching poses") as progress:
         for job in jobs:
             name = job.clip.name if by_model else job.reward.name
-            model = reward_class(job)(job)
+            model = make_model(job)
             try:
                 facts[name] = model.about().get("encoder", {})
                 of_goals = goals[job.task.name]
@@ -123,7 +124,8 @@ def reward_of(model: RewardModel, states: np.ndarray) -> np.ndarray:
     Raises:
         ConfigError: a reward is not finite.
     """
-    rewards = model.rewards(Episodes(states=states[:, None]))[:, 0]
+    with blaming(model, "in rewards"):
+        rewards = model.rewards(Episodes(states=states[:, None]))[:, 0]
     check_finite(rewards)
     return rewards
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 
 import yaml
@@ -65,12 +65,12 @@ def one_sentence(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def blaming(other: object, doing: str) -> Iterator[None]:
+def blaming(other: object, doing: str | Callable[[], str]) -> Iterator[None]:
     """Name a reward model or world of one's own that fails in this block.
 
     Args:
         other: an instance or a class; the project's own errors pass as they are.
-        doing: what it was asked for, as "in rewards".
+        doing: what it was asked for, as "in rewards", or what tells it afterwards.
 
     Raises:
         ForeignError: one sentence; the error itself is its cause.
@@ -84,8 +84,9 @@ def blaming(other: object, doing: str) -> Iterator[None]:
         if kind.__module__.split(".")[0] == "vlmrm_exp":
             raise
         name = f"{kind.__module__}:{kind.__qualname__}"
+        where = doing if isinstance(doing, str) else doing()
         raise ForeignError(
-            f"{name} failed {doing} ({reason(error, named=True)})."
+            f"{name} failed {where} ({reason(error, named=True)})."
         ) from error
 
 

@@ -6,16 +6,17 @@ limit is taken off; an environment that ends by itself is held as it ended (same
 observation, same frame, reward 0) until the common reset.
 """
 
+import contextlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from PIL import Image
 
-from vlmrm_exp.config import ConfigError, TaskConfig
+from vlmrm_exp.config import ConfigError, ForeignError, TaskConfig
 from vlmrm_exp.envs import Step, World
 from vlmrm_exp.files import reason
 
@@ -23,11 +24,23 @@ from vlmrm_exp.files import reason
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
+MOST_NUMBERS = 10_000
+"""In an observation: more are pictures, of which dense networks learn nothing."""
+CALLS = {
+    "make": "gymnasium.make to give an environment",
+    "reset": "reset(seed=...) to give (observation, info)",
+    "step": "step(action) to give (observation, reward, terminated, truncated, info)",
+    "render": "render() to give pictures (height, width, 3) of uint8, all of one size",
+}
+"""What is expected of each call."""
+
+
 class GymEnvs:
     """N environments of one Gymnasium id; frames (N, H, W, 3) for states.
 
-    The goal is what a step's info calls `is_success` or `success`; there is none if
-    the first step after a reset has neither.
+    The goal is what a step's info calls `is_success` or `success`; there is none as
+    long as no step had either. Environments are other people's: what fails in a call,
+    or is not what Gymnasium promises, is a ForeignError that says when.
     """
 
     def __init__(self, task: TaskConfig, num_envs: int) -> None:
@@ -36,14 +49,24 @@ class GymEnvs:
         first = _make(task.env_id)
         self.num_envs = num_envs
         self.episode_length = _episode_length(task, first)
-        self.observation_space = _float32(first.observation_space)
+        self.observation_space = _observation_space(task.env_id, first)
         self._gym_action_space = first.action_space
         self.action_space = _action_space(task.env_id, first)
-        self._gives_goal = _try_out(task.env_id, first)
-        self._envs = [first, *(_make(task.env_id) for _ in range(num_envs - 1))]
-        shape = num_envs, *self.observation_space.shape
-        self._observation = np.zeros(shape, np.float32)
+        self._envs = [first]
+        self._try_out()
+        self._envs += [_make(task.env_id) for _ in range(num_envs - 1)]
         self.reset(seed=0)
+
+    def _try_out(self) -> None:
+        """See in one environment whether it draws itself and can be stepped."""
+        self._start([0])
+        self._render(0)
+        self._gym_action_space.seed(0)
+        action = self._gym_action_space.sample()
+        with self._calling("step"):
+            _, reward, _, _, info = self._envs[0].step(action)
+            float(reward)
+            _goal(info)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start new episodes; (N, O) float32. A seed restarts the random stream."""
@@ -51,34 +74,99 @@ class GymEnvs:
         if seed is not None:
             streams = np.random.SeedSequence(seed).spawn(self.num_envs)
             seeds = [int(stream.generate_state(1)[0]) for stream in streams]
-        for i, env in enumerate(self._envs):
-            self._observation[i], _ = env.reset(seed=seeds[i])
-        self._goal = np.zeros(self.num_envs, bool)
-        self._ended = np.zeros(self.num_envs, bool)
-        self._frames: dict[int, np.ndarray] = {}
+        self._start(seeds)
         return self._observation.copy()
+
+    def _start(self, seeds: Sequence[int | None]) -> None:
+        self._t = 0
+        shape = len(seeds), *self.observation_space.shape
+        self._observation = np.zeros(shape, np.float32)
+        self._goal = np.zeros(len(seeds), bool)
+        self._ended = np.zeros(len(seeds), bool)
+        self._frames: dict[int, np.ndarray] = {}
+        for i, seed in enumerate(seeds):
+            with self._calling("reset"):
+                observation, _ = self._envs[i].reset(seed=seed)
+                self._observe(i, observation)
 
     def step(self, action: np.ndarray) -> Step:
         """Advance those that have not ended: (N, A) float32, or (N,) int64."""
         reward = np.zeros(self.num_envs, np.float32)
+        self._t += 1
         for i, env in enumerate(self._envs):
             if self._ended[i]:
                 continue
-            result = env.step(self._gym_action(action[i]))
-            self._observation[i], gained, terminated, truncated, info = result
-            reward[i] = float(gained)
-            self._goal[i] = _goal(info) or False
-            self._ended[i] = terminated or truncated
+            with self._calling("step"):
+                result = env.step(self._gym_action(action[i]))
+                observation, gained, terminated, truncated, info = result
+                reward[i] = float(gained)
+                if not np.isfinite(reward[i]):
+                    raise ValueError(f"a reward of {gained}")
+                self._observe(i, observation)
+                goal = _goal(info)
+                self._ended[i] = terminated or truncated
+            self._gives_goal |= goal is not None
+            self._goal[i] = goal or False
             self._frames.pop(i, None)
-        goal = self._goal.copy() if self._gives_goal else None
-        return Step(self._observation.copy(), reward, goal)
+        goals = self._goal.copy() if self._gives_goal else None
+        return Step(self._observation.copy(), reward, goals)
+
+    _gives_goal = False
 
     def states(self) -> np.ndarray:
         """The present frames (N, H, W, 3) uint8."""
-        for i, env in enumerate(self._envs):
+        for i in range(self.num_envs):
             if i not in self._frames:
-                self._frames[i] = self._shrunk(np.asarray(env.render()))
+                self._frames[i] = self._render(i)
         return np.stack([self._frames[i] for i in range(self.num_envs)])
+
+    def _render(self, i: int) -> np.ndarray:
+        """One environment's frame, no taller than the task's, as all are kept."""
+        with self._calling("render"):
+            frame = self._envs[i].render()
+        if frame is None or isinstance(frame, str):
+            raise _draws_nothing(self._env_id)
+        with self._calling("render"):
+            frame = np.asarray(frame)
+            if frame.shape[2:] == (4,) and (frame[..., 3] == 255).all():
+                frame = frame[..., :3]
+            self._size = self._size or frame.shape
+            if (frame.dtype, *frame.shape[2:]) != (np.uint8, 3):
+                raise ValueError(f"an array {frame.shape} of {frame.dtype}")
+            if frame.shape != self._size:
+                raise ValueError(f"first {self._size}, now {frame.shape}")
+            height, width = frame.shape[:2]
+            if height <= self._frame_height:
+                return frame
+            size = round(width * self._frame_height / height), self._frame_height
+            resized = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
+            return np.asarray(resized)
+
+    _size: tuple[int, ...] | None = None
+
+    def _observe(self, i: int, observation: np.ndarray) -> None:
+        if observation.shape != self.observation_space.shape:
+            raise ValueError(
+                f"an observation of shape {observation.shape}, though its space has "
+                f"{self.observation_space.shape}"
+            )
+        self._observation[i] = observation
+        if not np.isfinite(self._observation[i]).all():
+            bad = observation[~np.isfinite(self._observation[i])][0]
+            raise ValueError(f"an observation with {bad}")
+
+    @contextlib.contextmanager
+    def _calling(self, call: str) -> Iterator[None]:
+        """Say of what fails in here which environment it was, where, and why."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            if _needs_package(error):
+                raise _refusal(self._env_id, error) from error
+            raise ForeignError(
+                f"{self._env_id} failed in {call}, at step {self._t} of an episode "
+                f"({reason(error, named=True)}): expected {CALLS[call]}."
+            ) from error
 
     def episode_success(self, goal: np.ndarray) -> np.ndarray:
         """At any time: (T, N) bool -> (N,) bool."""
@@ -99,15 +187,6 @@ class GymEnvs:
         """Close every environment."""
         for env in self._envs:
             env.close()
-
-    def _shrunk(self, frame: np.ndarray) -> np.ndarray:
-        """No taller than the task's frames: a rollout's are all kept until scored."""
-        height, width = frame.shape[:2]
-        if height <= self._frame_height:
-            return frame
-        size = round(width * self._frame_height / height), self._frame_height
-        resized = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
-        return np.asarray(resized)
 
     def _gym_action(self, action: np.ndarray) -> Any:
         space = self._gym_action_space
@@ -141,7 +220,7 @@ def _make(env_id: str) -> gym.Env:
             warnings.filterwarnings("ignore", ".*render_mode='rgb_array'")
             options = {"render_mode": "rgb_array", "disable_env_checker": True}
             env = gym.make(env_id, max_episode_steps=-1, **options)  # no TimeLimit
-    except (gym.error.Error, ImportError, TypeError) as error:
+    except (Exception, SystemExit) as error:
         raise _refusal(env_id, error) from error
     if "rgb_array" not in env.metadata.get("render_modes", []):
         env.close()
@@ -173,6 +252,18 @@ def _float32(space: gym.Space) -> gym.spaces.Box:
     return gym.spaces.Box(low, high, dtype=np.float32)
 
 
+def _observation_space(env_id: str, env: gym.Env) -> gym.spaces.Box:
+    space = _float32(env.observation_space)
+    if space.shape[0] > MOST_NUMBERS:
+        raise ConfigError(
+            f"{env_id}'s observations have {space.shape[0]:,} numbers "
+            f"({env.unwrapped.observation_space}), of which the agents' dense networks "
+            f"learn nothing (at most {MOST_NUMBERS:,}): choose an environment whose "
+            "observations are no pictures."
+        )
+    return space
+
+
 def _action_space(env_id: str, env: gym.Env) -> gym.spaces.Box | gym.spaces.Discrete:
     match env.action_space:
         case gym.spaces.Discrete(n=n):
@@ -187,38 +278,33 @@ def _action_space(env_id: str, env: gym.Env) -> gym.spaces.Box | gym.spaces.Disc
     )
 
 
-def _try_out(env_id: str, env: gym.Env) -> bool:
-    """Draw one frame and take one step; tells whether steps judge success."""
-    env.action_space.seed(0)
-    try:
-        env.reset(seed=0)
-        frame = env.render()
-    except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise _refusal(env_id, error) from error
-    look = (frame.dtype, *frame.shape[2:]) if isinstance(frame, np.ndarray) else ()
-    if look != (np.uint8, 3):
-        raise _draws_nothing(env_id)
-    *_, info = env.step(env.action_space.sample())
-    return _goal(info) is not None
-
-
 def _goal(info: Mapping[str, Any]) -> bool | None:
     keys = ("is_success", "success")
     return next((bool(info[key]) for key in keys if key in info), None)
 
 
-def _refusal(env_id: str, error: Exception) -> ConfigError:
-    """What is said of an environment that Gymnasium cannot make."""
-    if isinstance(error, TypeError) and "render_mode" in str(error):
+def _needs_package(error: BaseException) -> bool:
+    return isinstance(error, (gym.error.DependencyNotInstalled, ImportError))
+
+
+def _refusal(env_id: str, error: BaseException) -> ConfigError | ForeignError:
+    """What is said of an environment that cannot be made."""
+    if "unexpected keyword argument 'render_mode'" in str(error):
         return _draws_nothing(env_id)
-    if isinstance(error, (gym.error.DependencyNotInstalled, ImportError)):
+    why = reason(error, named=not isinstance(error, gym.error.Error))
+    if _needs_package(error):
         return ConfigError(
             f"{env_id} needs a package that is not installed ({reason(error)}): "
             "install it, or choose another task.env_id."
         )
-    return ConfigError(
-        f"{env_id} cannot be made ({reason(error)}): choose another task.env_id; "
-        "`gymnasium.pprint_registry()` lists those there are."
+    if isinstance(error, gym.error.Error):
+        return ConfigError(
+            f"{env_id} cannot be made ({why}): choose another task.env_id; "
+            "`gymnasium.pprint_registry()` lists those there are."
+        )
+    return ForeignError(
+        f"{env_id} failed when it was made ({why}): where it needs arguments, register "
+        "an id that holds them (gymnasium.register, kwargs)."
     )
 
 

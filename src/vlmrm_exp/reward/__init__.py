@@ -16,6 +16,7 @@ import torch
 
 from vlmrm_exp.config import Config, ConfigError, did_you_mean
 from vlmrm_exp.envs import load
+from vlmrm_exp.refusals import blaming
 
 BUILT_IN = {
     "clip": "vlmrm_exp.reward.clip:ClipReward",
@@ -135,6 +136,18 @@ def reward_class(config: Config) -> type[RewardModel]:
             "vlmrm_exp.reward.RewardModel: give one."
         )
     return found
+
+
+def make_model(config: Config) -> RewardModel:
+    """The configured reward model, made in this process.
+
+    Raises:
+        ConfigError: as its constructor.
+        ForeignError: one's own failed otherwise.
+    """
+    kind = reward_class(config)
+    with blaming(kind, "when it was made"):
+        return kind(config)
 
 
 def choose_device(name: str, setting: str = "compute") -> torch.device:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
+from vlmrm_exp.refusals import blaming
 from vlmrm_exp.reward import Episodes, RewardModel, choose_device
 from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
 
@@ -106,7 +107,8 @@ class Appearance:
 
     def embed(self, states: np.ndarray) -> torch.Tensor:
         """States (B, S), or frames (B, H, W, 3) -> embeddings (B, V, D)."""
-        frames = self._renderer.render(states)  # views side by side: (B, H, V W, 3)
+        with blaming(self._renderer, "in render"):
+            frames = self._renderer.render(states)  # views side by side: (B, H, V W, 3)
         batch, height, width, _ = frames.shape
         views = self._views
         apart = frames.reshape(batch, height, views, width // views, 3).swapaxes(1, 2)

@@ -9,17 +9,20 @@ depend on it.
 import contextlib
 import multiprocessing
 import signal
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.reward import Episodes, RewardModel, reward_class
+from vlmrm_exp.config import Config, ConfigError, ForeignError
+from vlmrm_exp.files import reason
+from vlmrm_exp.refusals import blaming
+from vlmrm_exp.reward import Episodes, RewardModel, make_model, reward_class
 
 FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
 
@@ -97,7 +100,8 @@ class Pool:
         if self._learner is None:
             return {}
         before, episodes = self._learner.version, memory.episodes()
-        metrics = self._learner.update(episodes)
+        with blaming(self._learner, "in update"):
+            metrics = self._learner.update(episodes)
         if self._learner.version != before:
             memory.set_rewards(self.rewards(episodes))
         return metrics
@@ -135,7 +139,7 @@ def make_pool(config: Config, example: Episodes) -> Pool:
         ConfigError: as the model's constructor.
     """
     if reward_class(config).cheap or config.compute.num_workers == 0:
-        pool = InProcess(config, reward_class(config)(config))
+        pool = InProcess(config, make_model(config))
         pool.rewards(example)
         return pool
     return Workers(config, example)
@@ -168,7 +172,8 @@ class InProcess(Pool):
         self.about, self.close = model.about, model.close
 
     def _submit(self, episodes: Episodes) -> Wait:
-        rewards = self._model.rewards(episodes)
+        with blaming(self._model, "in rewards"):
+            rewards = self._model.rewards(episodes)
         return lambda: rewards
 
 
@@ -178,7 +183,7 @@ class Workers(Pool):
     def __init__(self, config: Config, example: Episodes) -> None:
         model = reward_class(config)
         super().__init__(config, model)
-        self._learner = model(config) if model.remembers else None
+        self._learner = make_model(config) if model.remembers else None
         self._sent: int | None = 0  # the version that workers have
         self._window = model.window
         self._axis = 0 if model.window == 1 else 1  # along which work is shared out
@@ -283,8 +288,8 @@ class Workers(Pool):
                 f"A reward worker ended by itself (exit code {process.exitcode}; -9 "
                 "usually means that memory ran out): its own message stands above."
             ) from None
-        if isinstance(answer, Exception):
-            raise answer
+        if isinstance(answer, Failure):
+            raise answer.error from RuntimeError(f"In a worker:\n{answer.traceback}")
         return answer
 
 
@@ -301,24 +306,41 @@ def blocked_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class Failure(NamedTuple):
+    """What a worker sends in place of rewards."""
+
+    error: Exception
+    traceback: str
+
+
 def _serve(config: Config, example: Episodes, pipe: Connection) -> None:
     """A worker's life: load, reward once, then answer until the pipe closes."""
     torch.set_num_threads(config.compute.torch_threads)
     try:
         try:
-            model = reward_class(config)(config)
+            model = make_model(config)
             pipe.send(model.batch_size)
-            model.rewards(example)
+            with blaming(model, "in rewards"):
+                model.rewards(example)
             pipe.send(model.about())
             while True:
                 asked = pipe.recv()
                 if not isinstance(asked, Episodes):
-                    model.load_state_dict(asked)
+                    with blaming(model, "in load_state_dict"):
+                        model.load_state_dict(asked)
                 elif 0 in (size := asked.shape):  # fewer batches than workers
                     pipe.send(np.empty(size, np.float32))
                 else:
-                    pipe.send(model.rewards(asked))
-        except ConfigError as error:
-            pipe.send(error)
+                    with blaming(model, "in rewards"):
+                        rewards = model.rewards(asked)
+                    pipe.send(rewards)
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:
+            told = error
+            if not isinstance(error, (ConfigError, FloatingPointError, ForeignError)):
+                # Others may not survive the pipe.
+                told = RuntimeError(reason(error, named=True))
+            pipe.send(Failure(told, traceback.format_exc()))
     except (EOFError, ConnectionError):
         pass  # the training process is gone or done

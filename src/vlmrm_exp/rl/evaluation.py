@@ -101,14 +101,19 @@ def play(
             rollouts.append(rollout)
         if waiting is not None:
             rewards.append(waiting())
-    goals = [r.goal for r in rollouts if r.goal is not None]
+    goal = None
+    if any(r.goal is not None for r in rollouts):  # an environment may tell of it late
+        never = [np.zeros(r.shape, bool) for r in rollouts]
+        parts = [
+            n if r.goal is None else r.goal
+            for r, n in zip(rollouts, never, strict=True)
+        ]
+        goal = np.concatenate(parts, axis=1)
     return Played(
         reward=np.concatenate(rewards, axis=1),
         env_reward=np.concatenate([r.env_reward for r in rollouts], axis=1),
-        success=np.concatenate([envs.episode_success(g) for g in goals])
-        if goals
-        else None,
-        goal_share=np.concatenate([g.mean(axis=0) for g in goals]) if goals else None,
+        success=None if goal is None else envs.episode_success(goal),
+        goal_share=None if goal is None else goal.mean(axis=0),
         states=states,
     )
 

@@ -23,6 +23,7 @@ import torch
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.files import written_whole
+from vlmrm_exp.refusals import blaming
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.pool import Pool, Wait
 
@@ -60,36 +61,49 @@ def collect(
 ) -> Rollout:
     """Play one episode in each environment.
 
+    Where only some steps tell whether the goal is met, it is not in the others.
+
     Args:
         envs: reset here, so that every rollout is of whole episodes.
         act: chooses the actions.
         seed: restarts the environments' random stream; None goes on with it.
         keep_states: False where nobody will look at them.
     """
-    observation = envs.reset(seed)
-    observations, actions, env_rewards, goals = [observation], [], [], []
-    states: np.ndarray | None = None
-    for t in range(envs.episode_length):
-        action = act(observation)
-        step = envs.step(action)
-        observation = step.observation
-        observations.append(observation)
-        actions.append(action)
-        env_rewards.append(step.env_reward)
-        goals.append(step.goal)
-        if keep_states:
-            now = envs.states()
-            if states is None:
-                # One array from the start: stacking a list would hold frames twice.
-                states = np.empty((envs.episode_length, *now.shape), now.dtype)
-            states[t] = now
+    t = 0
+    with blaming(envs, lambda: f"at step {t} of an episode"):
+        observation = envs.reset(seed)
+        observations, actions, env_rewards, goals = [observation], [], [], []
+        states: np.ndarray | None = None
+        for t in range(1, envs.episode_length + 1):
+            action = act(observation)
+            step = envs.step(action)
+            observation = step.observation
+            observations.append(observation)
+            actions.append(action)
+            env_rewards.append(step.env_reward)
+            goals.append(step.goal)
+            if keep_states:
+                now = envs.states()
+                if states is None:
+                    # One array from the start: stacking a list would hold frames twice.
+                    states = np.empty((envs.episode_length, *now.shape), now.dtype)
+                states[t - 1] = now
     return Rollout(
         states=states,
         env_reward=np.stack(env_rewards).astype(np.float32, copy=False),
         observation=np.stack(observations).astype(np.float32, copy=False),
         action=np.stack(actions),
-        goal=None if goals[0] is None else np.stack(goals),
+        goal=flags(goals),
     )
+
+
+def flags(goals: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Stack goal flags; None stands for False, or for all if there is nothing else."""
+    known = [goal for goal in goals if goal is not None]
+    if not known:
+        return None
+    unknown = np.zeros_like(known[0])
+    return np.stack([unknown if goal is None else goal for goal in goals])
 
 
 def network_input(observation: np.ndarray, squash: bool) -> np.ndarray:
@@ -142,7 +156,7 @@ class Replay:
             keep_states: for a reward model that learns.
 
         Raises:
-            ConfigError: states are to be kept, but are frames.
+            ConfigError: states are to be kept, but are frames; or it does not fit.
         """
         steps, count = envs.episode_length, envs.num_envs
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -156,6 +170,7 @@ class Replay:
         discrete = isinstance(envs.action_space, gym.spaces.Discrete)
         action = envs.action_space.shape or ()  # () of discrete ones
         shape = (self.capacity, steps, count)
+        _check_memory(envs.observation_space, math.prod(shape), device)
         self._observation = torch.empty(
             (self.capacity, steps + 1, count, *envs.observation_space.shape),
             device=device,
@@ -281,6 +296,20 @@ class Replay:
             # All rewards alike, as of a predicate that is not met yet: leave the scale.
             std = stored.std(correction=0)
             self._reward_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+
+def _check_memory(space: gym.Space, transitions: int, device: torch.device) -> None:
+    """Refuse a buffer that this machine cannot hold, before it is filled for hours."""
+    needed = math.prod(space.shape or ()) * 4 * transitions / 1e9
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory / 1e9
+    if needed > there:
+        raise ConfigError(
+            f"Replay of {transitions:,} transitions takes {needed:,.0f} GB for their "
+            f"observations of shape {space.shape}, but there are {there:,.0f} GB of "
+            "memory: lower algo.buffer_size."
+        )
 
 
 class Agent(Protocol):

@@ -19,7 +19,8 @@ from vlmrm_exp.config import ClipConfig, Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.files import reason
 from vlmrm_exp.log import progress_bar, versions
-from vlmrm_exp.reward import Episodes, choose_device, clip, reward_class
+from vlmrm_exp.refusals import blaming
+from vlmrm_exp.reward import Episodes, choose_device, clip, make_model
 from vlmrm_exp.reward.clip import Appearance, Sentence
 from vlmrm_exp.studies import cache
 from vlmrm_exp.studies.pictures import to_rgb
@@ -119,11 +120,11 @@ class Plain(Rewarder):
             )
         found = []
         for job in jobs:
-            model = reward_class(job)(job)
+            model = make_model(job)
+            episodes = Episodes(states=states.states[:, None])
             try:
-                found.append(
-                    model.rewards(Episodes(states=states.states[:, None]))[:, 0]
-                )
+                with blaming(model, "in rewards"):
+                    found.append(model.rewards(episodes)[:, 0])
             finally:
                 model.close()
         return found
