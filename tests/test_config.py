@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, ConfigError, conf_dir, to_config
+from vlmrm_exp.config import Config, ConfigError, conf_dir, to_config, unread
 from worlds import composed
 
 CONF = Path(conf_dir())
@@ -189,3 +189,20 @@ def test_a_reward_that_costs_nothing_is_asked_for_every_state(compose):
     assert compose("task=kneeling").reward.every == 2
     for reward in ("predicate", "environment"):
         assert compose("task=kneeling", f"reward={reward}").reward.every == 1
+
+
+def test_what_is_typed_but_not_read_is_told(compose):
+    def notes(*words: str) -> list[str]:
+        typed = [word.partition("=")[0] for word in words]
+        return [note.split()[0] for note in unread(compose(*words), typed)]
+
+    assert notes("reward=predicate", "task=cartpole", "alpha=0.5", "clip=nano") == [
+        "alpha", "clip"]  # fmt: skip
+    assert notes("reward=environment", "reward.every=7") == ["reward.every"]
+    assert notes("task.frame_height=30", "clip=nano") == ["task.frame_height"]
+    assert notes("alpha=0", "baseline=a car") == ["baseline"]
+    assert notes("renormalise=false", "prompt=[a, b]") == []
+    assert notes("renormalise=false", "log.project=x", "log=none") == [
+        "renormalise", "log.project"]  # fmt: skip
+    assert notes("task=kneeling", "alpha=0.5", "baseline=a", "clip.batch_size=8") == []
+    assert notes("+task.options.x=1") == ["task.options.x"]

@@ -1,5 +1,6 @@
 """Sentences arrive as they were typed; other words as Hydra reads them."""
 
+import os
 import re
 
 import pytest
@@ -142,6 +143,7 @@ def test_columns_of_score_are_lists_in_a_list():
         ("name='a", "name cannot be read from .*quotes"),
         ("log.tags=[ä, b]", "log.tags cannot be read"),
         ("seed=1,,2", "seed cannot be read"),
+        ("clip=null", "clip=null is not possible"),
     ],
 )
 def test_what_is_not_clear_is_refused_by_its_name(typed, reason):
@@ -163,6 +165,12 @@ def test_what_is_not_clear_is_refused_by_its_name(typed, reason):
         ("clip.preprocess=squash", "clip.preprocess=squash"),
         ("name=größer (2)", "name='größer (2)'"),
         ("seed=0,1", "seed=0,1"),
+        ("+foo=1", "foo=1"),  # which Hydra does not know
+        ("++hydra.job.name=x", "++hydra.job.name=x"),
+        ("+task.options.mass=2", "+task.options.mass=2"),
+        ("name=1e3", "name='1e3'"),
+        ("name=a,b", "name=a,b"),
+        ("experiment=null", []),
         ("prompt=a, b", "prompt='a, b'"),
         ("baseline=it's", r"baseline='it\'s'"),
         ("-m", "-m"),
@@ -179,7 +187,7 @@ def test_a_settings_file_is_one_that_is_there(tmp_path):
     (tmp_path / "epic.yaml").touch()
     with pytest.raises(ConfigError, match="rename it"):
         words.to_keys([str(tmp_path / "epic.yaml")], PLURAL)
-    path.touch()
+    path.write_text("defaults: [config, _self_]\n")
     asked = ["--config-dir", str(tmp_path), "--config-name", "study", "seed=1"]
     assert words.to_keys([str(path), "seed=1"], PLURAL) == asked
     assert words.to_keys(asked, PLURAL) == asked  # as typed for Hydra
@@ -187,9 +195,70 @@ def test_a_settings_file_is_one_that_is_there(tmp_path):
 
 def test_a_settings_file_may_ask_for_a_sweep(tmp_path):
     path = tmp_path / "sweep.yaml"
-    path.write_text("hydra:\n  mode: MULTIRUN\n")
+    path.write_text("defaults: [config]\nhydra:\n  mode: MULTIRUN\n")
     keys = words.to_keys([str(path), 'prompt="a","b"'], PLURAL)
     assert keys[-1] == 'prompt=choice(["a"],["b"])'
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [
+        ("", "does not say what it changes: begin it"),
+        ("seed: 3\n", "does not say what it changes: begin it"),
+        ("5", "does not say what it changes: begin it"),
+        ("defaults: [config]\nseed:\t3\n\t- a", "is no YAML in UTF-8"),
+        ("defaults: [config]\nprompt: gr\xfcn\n", "is no YAML in UTF-8"),
+        ("defaults: [config]\nclip: nano\n", "write - override clip: nano under def"),
+        (
+            "defaults: [config]\nhydra: {sweeper: {params: {seed: '0,1'}}}",
+            "asks for one job: add -m",
+        ),
+    ],
+)
+def test_a_settings_file_that_hydra_would_misread_is_refused(tmp_path, held, reason):
+    path = tmp_path / "own.yaml"
+    path.write_bytes(held.encode("latin-1"))
+    with pytest.raises(ConfigError, match=reason) as told:
+        words.to_keys([str(path)], PLURAL)
+    assert "\n" not in str(told.value)
+
+
+def test_two_settings_files_or_one_that_is_shadowed(tmp_path):
+    for name in ("a.yaml", "b.yaml", "c.yml", "schema.yaml"):
+        (tmp_path / name).write_text("defaults: [config]\n")
+    a, b, c, schema = (str(path) for path in sorted(tmp_path.iterdir()))
+    for typed, reason in (
+        ([a, b], "both settings files"),
+        ([c], "must end in .yaml"),
+        ([schema], "rename it"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            words.to_keys(typed, PLURAL)
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "tiny.yaml").touch()
+    for typed in ([a], ["--config-dir", str(tmp_path)]):
+        with pytest.raises(ConfigError, match=r"clip/tiny.yaml has the name of an opt"):
+            words.to_keys(typed, PLURAL)
+
+
+def test_sweep_files_take_sentences_as_the_command_line_does():
+    assert words.swept("prompt", "a car, at the peak") == "'a car, at the peak'"
+    assert words.swept("prompt", "choice(a, b)") == "choice(['a'],['b'])"
+    assert words.swept("seed", "0,1") == "0,1"
+    with pytest.raises(ConfigError, match='as seed: "0,1"'):
+        words.swept("seed", [0, 1])
+
+
+def test_letters_that_python_did_not_know_are_read_as_utf_8():
+    typed = "prompt=grün".encode().decode("ascii", "surrogateescape")  # LC_ALL=C
+    assert jobs(typed) == ["grün"]
+    with pytest.raises(ConfigError, match="prompt is no text in UTF-8"):
+        words.to_keys([os.fsdecode(b"prompt=gr\xfcn")], {})
+
+
+def test_a_key_given_twice_is_told(capsys):
+    assert words.to_keys(["seed=1", "seed=2"], {}) == ["seed=1", "seed=2"]
+    assert capsys.readouterr().out == "seed is given 2 times: seed=2 counts.\n"
 
 
 def test_pictures_are_words_without_a_key(tmp_path):

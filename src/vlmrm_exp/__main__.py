@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, FolderTakenError, to_config
+from vlmrm_exp.config import Config, FolderTakenError, to_config, unread
 
 
 def check(composed: app.Composed) -> Config:
@@ -32,7 +32,8 @@ def check(composed: app.Composed) -> Config:
     folder = composed.folder
     if folder is not None and (folder / "metrics.jsonl").exists():
         raise FolderTakenError(
-            f"{folder} holds a run already: choose another name=..., or remove it."
+            f"{folder} holds a run already: choose another name=... (or "
+            "hydra.run.dir, if that was given), or remove it."
         )
     return config
 
@@ -42,6 +43,8 @@ def train(composed: app.Composed) -> float | None:
     folder = composed.folder
     assert folder is not None
     config = check(composed)
+    for note in unread(config, [key.partition("=")[0] for key in composed.keys]):
+        print(note)
     (folder / "config.yaml").write_text(app.resolved(composed.cfg), encoding="utf-8")
     return run(config, folder)
 

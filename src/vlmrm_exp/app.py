@@ -8,6 +8,7 @@ see `words`.
 
 import contextlib
 import copy
+import errno
 import functools
 import os
 import shutil
@@ -93,8 +94,16 @@ class CheckFirst(Callback):
         with ending():
             if config.hydra.sweeper._target_ != SWEEPER:
                 return
-            swept = (config.hydra.sweeper.get("params") or {}).items()
-            keys = [f"{key}={value}" for key, value in swept]
+            if Path(config.hydra.sweep.dir, "multirun.yaml").exists():
+                raise FolderTakenError(
+                    f"{config.hydra.sweep.dir} holds a sweep already: choose another "
+                    "hydra.sweep.dir=..., or remove it."
+                )
+            params = config.hydra.sweeper.get("params") or {}
+            with read_write(config):
+                for key, value in params.items():
+                    params[key] = words.swept(key, value)
+            keys = [f"{key}={value}" for key, value in params.items()]
             keys += config.hydra.overrides.task
             overrides = OverridesParser.create().parse_overrides(keys)
             [jobs] = BasicSweeper.split_arguments(overrides, None)
@@ -150,7 +159,8 @@ def leave(folder: Path, error: BaseException, alone: bool) -> None:
         error: what ended it.
         alone: not a job of a sweep, which goes on and is read later.
     """
-    if isinstance(error, FolderTakenError):  # that run is not to blame
+    # That run is not to blame, nor is this one where nobody reads along any more.
+    if isinstance(error, (FolderTakenError, BrokenPipeError)):
         return
     new = set(names_in(folder)) - CheckFirst.before
     if alone and isinstance(error, ConfigError) and new <= set(HYDRAS):
@@ -160,7 +170,7 @@ def leave(folder: Path, error: BaseException, alone: bool) -> None:
             for path in CheckFirst.missing:
                 path.rmdir()
         return
-    with contextlib.suppress(OSError):  # a full disk, for one
+    with contextlib.suppress(OSError):  # a full disk
         text = "".join(traceback.format_exception(error))
         (folder / "error.txt").write_text(text, encoding="utf-8")
 
@@ -211,6 +221,11 @@ def start(
     # it wants to see tracebacks.
     wants_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by who started the program
+            setattr(sys, stream, open(os.devnull, "w"))
+        # A file's name may have letters that this terminal does not.
+        getattr(sys, stream).reconfigure(errors="backslashreplace")
     # A job scheduler's polite request to stop is treated like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     OmegaConf.register_new_resolver("options", options_text, replace=True)
@@ -227,7 +242,8 @@ def start(
         try:
             return act(composed_by_hydra(cfg, own, folder))
         except Exception as error:
-            leave(folder, error, alone)
+            if own.output_subdir is not None:  # the program has a folder
+                leave(folder, error, alone)
             # A sweep goes on; else Hydra would tell of it over several lines.
             if alone and not wants_traceback and isinstance(error, EXPECTED):
                 end(error, folder)
@@ -261,6 +277,8 @@ def end(error: BaseException, folder: Path | None = None) -> None:
     from vlmrm_exp.refusals import one_sentence
 
     nameless = isinstance(error, OSError) and not getattr(error, "filename", None)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        refuse(f"The disk is full ({folder or Path.cwd()}): make room, start again.", 1)
     if nameless and not isinstance(error, HydraException):  # some are both
         return
     sentence, failed = one_sentence(error), (FloatingPointError, ForeignError)

@@ -6,6 +6,7 @@ their types and checks. It imports nothing of ours and nothing heavy, so that `-
 """
 
 import difflib
+import fnmatch
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -322,7 +323,7 @@ def check(config: Config) -> None:
     """
     _check_prompts("prompt", config.prompt)
     _check_prompts("baseline", config.baseline)
-    check_name(config.name)
+    check_names(config)
     for group in ("", "task", "algo", "reward", "compute", "evaluation", "log"):
         check_values(group, getattr(config, group) if group else config)
     if config.alpha > 0 and config.prompts == config.baselines:
@@ -397,16 +398,22 @@ def check_values(group: str, settings: object) -> None:
             raise ConfigError(f"{key} is {value}: give a number above 0.")
 
 
-def check_name(name: str) -> None:
-    """Refuse a run's name that is no folder in outputs/<task>/.
+def check_names(config: Config) -> None:
+    """Refuse names that make no folder outputs/<task.name>/<name>/.
 
     Raises:
         ConfigError: it would be another folder.
     """
-    if "/" in name or name in ("", ".", ".."):
+    if "/" in config.name or config.name in ("", ".", ".."):
         raise ConfigError(
-            f"name is {name!r}, but it becomes a folder in outputs/<task>/: give a "
-            "word without slashes."
+            f"name is {config.name!r}, but it becomes a folder in outputs/<task>/: "
+            "give a word without slashes."
+        )
+    task = Path(config.task.name)  # a Gymnasium id may have a slash
+    if not task.name or task.is_absolute() or ".." in task.parts:
+        raise ConfigError(
+            f"task.name is {config.task.name!r}, but it becomes a folder in outputs/: "
+            "give a word."
         )
 
 
@@ -482,6 +489,46 @@ def no_effect(key: str, value: Any, reader: str) -> ConfigError:
     return ConfigError(
         f"{key} is {value}, but has no effect with {reader}: leave it out."
     )
+
+
+def unread(config: Config, typed: Iterable[str]) -> list[str]:
+    """Which of the settings that somebody typed change nothing here, and why.
+
+    They are told and not refused, since one sweep may compare rewards or models.
+    """
+    task, reward, algo = config.task, config.reward, config.algo
+    own = ":" in reward.model
+    one_each = len(config.prompts) == len(config.baselines) == 1
+    rules = [
+        (
+            not own and reward.model != "clip",
+            "baseline alpha renormalise clip clip.* reward.every",
+            f"reward={reward.name} has none of it",
+        ),
+        (not own, "reward.options.*", f"reward={reward.name} has no options"),
+        (":" not in task.env, "task.options.*", f"task={task.name} has no options"),
+        (
+            config.clip.frame_height is not None,
+            "task.frame_height",
+            f"clip.frame_height={config.clip.frame_height} decides",
+        ),
+        (config.alpha == 0, "baseline", "alpha is 0"),
+        (one_each, "renormalise", "there is but one prompt"),
+        (task.env != "humanoid", "clip.render_effects", "only humanoids have them"),
+        (
+            not algo.learn_temperature,
+            "algo.target_entropy",
+            "no temperature is learned",
+        ),
+        (algo.random_steps == 0, "algo.random_action_repeat", "algo.random_steps is 0"),
+        (config.log.mode == "none", "log.*", "log.mode is none"),
+    ]
+    return [
+        f"{key} changes nothing here: {why}."
+        for holds, patterns, why in rules
+        for key in dict.fromkeys(one.lstrip("+") for one in typed)
+        if holds and any(fnmatch.fnmatch(key, p) for p in patterns.split())
+    ]
 
 
 def _check_prompts(name: str, value: Any) -> None:

@@ -85,7 +85,7 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     # Imported here so that refusals are immediate.
     import torch
 
-    from vlmrm_exp.envs import world_of
+    from vlmrm_exp.envs import check_world, world_of
     from vlmrm_exp.files import write_json
     from vlmrm_exp.log import versions
     from vlmrm_exp.reward import Episodes, choose_device
@@ -93,6 +93,7 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     from vlmrm_exp.rl.evaluation import judge, play, write_video
     from vlmrm_exp.rl.policy import load_policy
 
+    check_world(config)
     folder = Path(asked.run).expanduser()
     seed = config.seed + SEED_OFFSET if asked.seed is None else asked.seed
     device = choose_device(config.compute.device)
@@ -108,6 +109,13 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
             config.compute.num_physics_threads,
         )
         opened.callback(envs.close)
+        seen = envs.observation_space.shape[0]
+        if policy and policy.observation_dim != seen:
+            raise ConfigError(
+                f"The policy in {folder} acts on observations of "
+                f"{policy.observation_dim} numbers, but task={config.task.name} has "
+                f"{seen}: its config.yaml is of another run."
+            )
         envs.reset(seed)
         envs.action_space.seed(seed)
         own = np.zeros((1, envs.num_envs), np.float32)

@@ -18,8 +18,6 @@ from hydra.core.config_store import ConfigStore
 from vlmrm_exp import app, figures
 from vlmrm_exp.config import Config, ConfigError, at_least
 from vlmrm_exp.envs import world_of
-from vlmrm_exp.envs.humanoid_model import STATE_SIZE
-from vlmrm_exp.envs.poses import PoseLibrary, quaternion
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.log import progress_bar, versions
 from vlmrm_exp.measures import check_finite
@@ -147,6 +145,9 @@ def search(
     Returns:
         The ELITE best states (ELITE, 47), best first, and their rewards (ELITE,).
     """
+    # Late, as MuJoCo's import fails without OpenGL, which `check` tells.
+    from vlmrm_exp.envs.poses import STATE_SIZE, PoseLibrary, quaternion
+
     library = PoseLibrary()
     # 17 joint angles in radians, then pitch, roll and yaw in degrees.
     low, high = library.model.jnt_range[1:].T

@@ -11,7 +11,7 @@ their commas, brackets and letters.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -25,6 +25,9 @@ HYDRA_TAKES_VALUE = tuple(
     "--info --experimental-rerun".split()
 )
 """Options of Hydra that a value follows."""
+SETTINGS = (".yaml", ".yml", ".YAML", ".YML")
+ADDED = ("hydra", "task.options.", "reward.options.")
+"""Keys that + may add."""
 SENTENCES = {"prompt": 1, "baseline": 1, "prompts": 2, "baselines": 2}
 """Settings that hold sentences, and how many lists may lie in one another."""
 QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
@@ -49,47 +52,132 @@ def to_keys(
     Raises:
         ConfigError: a word is no setting, or cannot be read; the sentence names it.
     """
-    options, keys, named = [], [], []
-    sweeps = is_sweep(words)
+    options, keys, named, files_read = [], [], [], []
+    words = [_text(word) for word in words]
+    sweeps = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(words))
+    for word in words:
+        if "=" not in word and word.endswith(SETTINGS):
+            files_read.append(word)
+            sweeps |= _read_settings(Path(word), sweeps)
+    if len(files_read) > 1:
+        raise ConfigError(
+            f"{' and '.join(files_read)} are both settings files: give one, whose "
+            "defaults may name others."
+        )
     for before, word in zip(["", *words], words, strict=False):
         key, equals, value = word.partition("=")
+        bare = key.lstrip("+")
         if word.startswith("-") or before in HYDRA_TAKES_VALUE:
+            if before in ("-cd", "--config-dir"):
+                _check_groups(Path(word))
             options.append(word)
+        elif not equals and word.endswith(SETTINGS):
+            path = Path(word)
+            options += ["--config-dir", str(path.parent), "--config-name", path.stem]
         elif files and (not equals or os.path.exists(os.path.expanduser(word))):
             named.append(word)
-        elif not equals and word.endswith((".yaml", ".yml")):
-            path = Path(word)
-            if not path.is_file():
-                raise ConfigError(f"There is no settings file {word}.")
-            if (conf_dir() / path.name).exists():  # Hydra would take that one
-                raise ConfigError(
-                    f"{word} has the name of a file of the program's own: rename it."
-                )
-            options += ["--config-dir", str(path.parent), "--config-name", path.stem]
         elif not equals:
-            raise ConfigError(f"{word} is no setting: those are key=value; see --help.")
+            raise ConfigError(
+                f"{word} is no setting: those are key=value; see --help. Nothing can "
+                "be taken out."
+            )
         elif key in plural:
             keys += several(key, value, plural[key])
-        elif key.lstrip("+") in SENTENCES:
-            keys.append(f"{key}={sentences(key.lstrip('+'), value, sweeps)}")
-        else:
+        elif bare in SENTENCES:
+            keys.append(f"{bare}={sentences(bare, value, sweeps)}")
+        elif value == "null" and (conf_dir() / bare).is_dir():
+            if bare != "experiment":  # it has none of itself
+                raise ConfigError(f"{bare}=null is not possible: choose an option.")
+        elif bare.startswith(ADDED):
             keys.append(readable(word))
+        else:  # all others are there, or are told as unknown
+            keys.append(readable(f"{bare}={value}"))
+    for key in {one.partition("=")[0] for one in keys}:
+        given = [one for one in keys if one.partition("=")[0] == key]
+        if len(given) > 1:
+            print(f"{key} is given {len(given)} times: {given[-1]} counts.", flush=True)
     if named:
+        if any(key.startswith("files=") for key in keys):
+            raise ConfigError(
+                "Files are given with files= and without: give all alike."
+            )
         keys.append(f"files=[{','.join(quoted(name) for name in named)}]")
     return options + keys  # which Hydra takes in this order alone
 
 
-def is_sweep(words: list[str]) -> bool:
-    """Whether -m, or a settings file that says so, asks for several jobs."""
-    if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(words):
-        return True
-    for path in (Path(word) for word in words if word.endswith((".yaml", ".yml"))):
-        if path.is_file():
-            try:
-                return yaml.safe_load(path.read_bytes())["hydra"]["mode"] == "MULTIRUN"
-            except (yaml.YAMLError, KeyError, TypeError, ValueError):
-                pass  # told when Hydra reads it
-    return False
+def _text(word: str) -> str:
+    """A word of a terminal whose letters Python did not know, in UTF-8."""
+    try:
+        return os.fsencode(word).decode() if "=" in word else word
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"{word.partition('=')[0]} is no text in UTF-8: set the terminal to it."
+        ) from None
+
+
+def _read_settings(path: Path, sweeps: bool) -> bool:
+    """Whether a settings file asks for several jobs; refuses what Hydra would drop.
+
+    Raises:
+        ConfigError: it is not there, no YAML, or begins with nothing of the program's.
+    """
+    if not path.is_file():
+        raise ConfigError(f"There is no settings file {path}.")
+    if path.suffix != ".yaml":
+        raise ConfigError(f"{path} must end in .yaml for Hydra: rename it.")
+    if (conf_dir() / path.name).exists() or path.stem.endswith("schema"):
+        raise ConfigError(
+            f"{path} has the name of a file of the program's own: rename it."
+        )
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{path} is no YAML in UTF-8 ({why}): mend it.") from error
+    if not isinstance(settings, dict) or not settings.get("defaults"):
+        raise ConfigError(
+            f"{path} does not say what it changes: begin it as the files in sweeps/ "
+            "do, for a training run with defaults: [config, _self_]."
+        )
+    for group in settings:
+        if (conf_dir() / str(group)).is_dir() and isinstance(settings[group], str):
+            raise ConfigError(
+                f"{path} has {group}: {settings[group]}, which Hydra does not take: "
+                f"write - override {group}: {settings[group]} under defaults."
+            )
+    _check_groups(path.parent)
+    hydra = settings.get("hydra")
+    hydra = hydra if isinstance(hydra, dict) else {}
+    swept = hydra.get("mode") == "MULTIRUN"
+    sweeper = hydra.get("sweeper")
+    if isinstance(sweeper, dict) and sweeper.get("params") and not (swept or sweeps):
+        raise ConfigError(
+            f"{path} has hydra.sweeper.params, but asks for one job: add -m, or "
+            "mode: MULTIRUN under hydra."
+        )
+    return swept
+
+
+def _check_groups(folder: Path) -> None:
+    """Refuse options of one's own that Hydra would pass over."""
+    for own in folder.glob("*/*.yaml"):
+        if (conf_dir() / own.relative_to(folder)).exists():
+            raise ConfigError(
+                f"{own} has the name of an option of the program's own, which would be "
+                "taken instead: rename it."
+            )
+
+
+def swept(key: str, value: object) -> str:
+    """What a sweep file says of one setting, as on the command line."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        raise ConfigError(
+            f"{key} is a list under hydra.sweeper.params: write its values as on the "
+            f'command line, as {key}: "0,1", or for sentences "choice(a car, a flag)".'
+        )
+    if key in SENTENCES:
+        return sentences(key, str(value), True)
+    return readable(f"{key}={value}").partition("=")[2]
 
 
 def several(key: str, value: str, plural: str) -> list[str]:
@@ -217,6 +305,8 @@ def readable(word: str) -> str:
     """
     key, _, value = word.partition("=")
     as_text = f"{key}={quoted(value)}"
+    if key == "name" and re.fullmatch(r"[\w.+-]+", value):
+        return as_text  # not a number or truth: 1e3 would become 1000.0
     if _reads(word):
         return word
     if re.search(r"""[,'"]|^\s*[\[{]|\$\{""", value) or not _reads(as_text):

@@ -6,10 +6,12 @@ Each world is described once, by a `World` in its own module. Letters: N environ
 steps, B states, S numbers in a state, O in an observation.
 """
 
+import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -19,15 +21,17 @@ import numpy as np
 from vlmrm_exp.config import (
     Config,
     ConfigError,
+    ForeignError,
     TaskConfig,
     check_effect,
     did_you_mean,
     no_effect,
     one_of,
 )
+from vlmrm_exp.files import reason
 
 # MuJoCo reads this when it is imported, later. Its own first choice needs a screen.
-os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ["MUJOCO_GL"] = os.environ.get("MUJOCO_GL") or "egl"
 # PyOpenGL tells of a missing optional accelerator at every start.
 logging.getLogger("OpenGL").setLevel(logging.WARNING)
 
@@ -196,15 +200,68 @@ def load(path: str, setting: str) -> Any:
     """What `module:NAME` names.
 
     Raises:
-        ConfigError: the module cannot be imported, or has no such name.
+        ConfigError: there is no such module or name.
+        ForeignError: the module fails when it is imported.
     """
     module, _, name = path.partition(":")
+    own = f"give {setting}=module:NAME, with the module's folder in PYTHONPATH"
     try:
-        return getattr(importlib.import_module(module), name)
-    except Exception as error:  # a module of one's own may raise anything
+        with opengl() if module.startswith("vlmrm_exp.") else contextlib.nullcontext():
+            found = importlib.import_module(module)
+    except ConfigError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and (module + ".").startswith(error.name + "."):
+            raise ConfigError(
+                f"{setting} is {path!r}, but there is no module {error.name}: {own}."
+            ) from error
+        raise _import_failed(path, setting, error) from error
+    except (Exception, SystemExit) as error:  # a module of one's own may raise anything
+        raise _import_failed(path, setting, error) from error
+    if not hasattr(found, name):
         raise ConfigError(
-            f"{setting} is {path!r}, which cannot be imported ({error}): give "
-            "module:NAME, with the module's folder in PYTHONPATH."
+            f"{setting} is {path!r}, but {module} has no {name or 'name after a colon'}"
+            f": {own}.{did_you_mean(name, vars(found))}"
+        )
+    return getattr(found, name)
+
+
+def _import_failed(path: str, setting: str, error: BaseException) -> ForeignError:
+    """That a module is there, but has a mistake or lacks a package."""
+    where = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if "importlib" not in frame.filename:
+            where = f" at {frame.filename}:{frame.lineno}"
+    return ForeignError(
+        f"{setting} is {path!r}, whose module failed when it was imported "
+        f"({reason(error, named=True)}){where}."
+    )
+
+
+@contextlib.contextmanager
+def opengl() -> Iterator[None]:
+    """Say in one sentence which OpenGL does not work, if what MuJoCo draws with fails.
+
+    Raises:
+        ConfigError: with the environment variables that chose it.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # libraries raise nearly anything where one is missing
+        chosen = os.environ["MUJOCO_GL"]
+        others = {
+            name: value
+            for name in ("PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID")
+            if (value := os.environ.get(name, chosen)) != chosen
+        }
+        told = "".join(f" {name}={value}" for name, value in others.items())
+        unset = f"; unset {' and '.join(others)}" if others else ""
+        raise ConfigError(
+            f"The humanoid cannot be rendered with MUJOCO_GL={chosen}{told} "
+            f"({reason(error)}): install that OpenGL library (make setup), or set "
+            f"MUJOCO_GL to another of egl, osmesa, glfw{unset}."
         ) from error
 
 

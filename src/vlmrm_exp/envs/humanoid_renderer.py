@@ -1,14 +1,13 @@
 """Pictures of humanoid states, by MuJoCo in an OpenGL context."""
 
 import functools
-import os
 
 import mujoco
 import numpy as np
 
-from vlmrm_exp.config import ConfigError, TaskConfig
+from vlmrm_exp.config import TaskConfig
+from vlmrm_exp.envs import opengl
 from vlmrm_exp.envs.humanoid_model import NUM_QPOS, dress, humanoid_spec
-from vlmrm_exp.files import reason
 
 MAX_GEOMS = 1_000  # of a scene; the humanoid has 18
 SHEET_SIZE = 2048  # px; every GPU has such a buffer
@@ -96,7 +95,8 @@ class HumanoidRenderer:
             columns = 1 if in_software or reflects else fit
         self._columns = columns
         font = mujoco.mjtFontScale.mjFONTSCALE_100  # nothing is written
-        context = mujoco.MjrContext(self._model, font)
+        with opengl():
+            context = mujoco.MjrContext(self._model, font)
         self._context: mujoco.MjrContext | None = context
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
         if columns > 1:
@@ -202,14 +202,8 @@ def open_opengl(size: int) -> mujoco.GLContext:
     Raises:
         ConfigError: there is none to be had.
     """
-    try:
+    with opengl():
         context = mujoco.GLContext(size, size)
         context.make_current()
         opengl_names()
-    except Exception as error:  # libraries raise nearly anything where one is missing
-        raise ConfigError(
-            f"The humanoid cannot be rendered with MUJOCO_GL={os.environ['MUJOCO_GL']} "
-            f"({reason(error)}): install that OpenGL library (make setup), or set "
-            "MUJOCO_GL to another of egl, osmesa, glfw."
-        ) from error
     return context

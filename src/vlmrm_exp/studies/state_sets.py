@@ -18,7 +18,7 @@ import numpy as np
 
 from vlmrm_exp.app import load_run_config
 from vlmrm_exp.config import Config, ConfigError, TaskConfig
-from vlmrm_exp.envs import humanoid_states, world_of
+from vlmrm_exp.envs import world_of
 from vlmrm_exp.measures import agreement, check_classes
 from vlmrm_exp.rl import experience, policy, sac
 from vlmrm_exp.rl.policy import Policy, load_policy
@@ -217,6 +217,9 @@ def _policy_states(
     policies: Sequence[tuple[TaskConfig, Policy]], count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """States that policies visit, each from starts of its own, and their episodes."""
+    # Late, as MuJoCo's import fails without OpenGL, which `world_of` tells.
+    from vlmrm_exp.envs import humanoid_states
+
     rng = np.random.default_rng([seed, 1])
     sizes = [len(part) for part in np.array_split(np.arange(count), len(policies))]
     states, episodes, first = [], [], 0
