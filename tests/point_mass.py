@@ -127,7 +127,8 @@ class Learned(RewardModel):
         self.weight = 1.0
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
-        return -np.float32(self.weight) * np.abs(episodes.states[..., 0], dtype="f4")
+        first = episodes.states.reshape(*episodes.shape, -1)[..., 0]
+        return -np.float32(self.weight) * np.abs(first, dtype="f4")
 
     def update(self, episodes: Episodes) -> dict[str, float]:
         self.weight = float(np.prod(episodes.shape))

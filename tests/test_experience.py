@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from point_mass import PointMassEnvs
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import ConfigError, ForeignError, TaskConfig
+from vlmrm_exp.envs import world_of
 from vlmrm_exp.rl.experience import Replay, collect, network_input
 
 T, N = 4, 3
@@ -191,3 +192,34 @@ def test_network_input_squashes_on_both_sides():
     assert squashed.dtype == np.float32
     np.testing.assert_allclose(squashed, [[0, 1, -2]], rtol=1e-6)
     np.testing.assert_array_equal(network_input(observation, False), observation)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("raise", "RuntimeError: out of range"),
+        ("goal", r"its goal is \(1,\), not \(3,\)"),
+        ("kind", "its goal is of int64, not bool"),
+        ("nan", "its env_reward is not finite"),
+        ("shape", r"its observation is \(3, 0\), not \(3, 1\)"),
+        ("states", "its states are not finite"),
+        ("grow", r"its states are \(3, 4\), not as before"),
+    ],
+)
+def test_what_a_world_of_ones_own_does_wrong_is_told_with_its_step(fault, sentence):
+    task = TaskConfig("p", "faulty:WORLD", episode_length=9, options={"fault": fault})
+    envs = world_of(task).make_envs(task, 3, 1)
+    told = rf"^faulty:Envs failed at step 3 of an episode \(.*{sentence}"
+    with pytest.raises(ForeignError, match=told):
+        collect(envs, lambda _: np.zeros((3, 1), np.float32))
+
+
+def test_a_world_may_fill_its_own_array_again():
+    rollouts = []
+    for fault in ("buffer", "nothing"):
+        options = {"fault": fault}
+        task = TaskConfig("p", "faulty:WORLD", episode_length=9, options=options)
+        envs = world_of(task).make_envs(task, 3, 1)
+        rollouts.append(collect(envs, lambda _: np.ones((3, 1), np.float32), seed=0))
+    for one, other in zip(*(vars(r).values() for r in rollouts), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from point_mass import Distance, Progress, point_mass_config
-from vlmrm_exp.config import ConfigError
+from point_mass import (
+    Distance,
+    Progress,
+    point_mass,
+    point_mass_config,
+    read_metrics,
+    trained,
+)
+from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
 from vlmrm_exp.reward import Episodes
@@ -182,7 +189,7 @@ class Flat(Distance):
 
 def test_a_model_that_gives_one_reward_for_several_episodes_is_refused():
     config = point_mass_config(reward={"model": "test_pool:Flat"})
-    with pytest.raises(ConfigError, match=r"shape \(4, 1\) for 4 steps of 3 episodes"):
+    with pytest.raises(ForeignError, match=r"shape \(4, 1\) for 4 steps of 3 episodes"):
         open_pool(config, np.zeros((4, 3, 2)))
 
 
@@ -246,10 +253,10 @@ def test_prompt_that_reads_as_its_baseline_is_refused(compose, workers):
     ("model", "words"),
     [
         ("clipp", "Did you mean clip?"),
-        ("nowhere:Model", "cannot be imported"),
-        (":Model", "cannot be imported"),
+        ("nowhere:Model", "there is no module nowhere: give"),
+        (":Model", "which is no module:NAME"),
         ("os:path", "no subclass of"),
-        ("point_mass:Nothing", "has no attribute 'Nothing'"),
+        ("point_mass:Nothing", "point_mass has no Nothing: give"),
     ],
 )
 def test_a_reward_model_that_is_not_there_is_refused(model, words):
@@ -281,3 +288,70 @@ def test_states_alone_have_no_reward_of_the_environment(compose):
     config = compose("task=mountaincar", "reward=environment")
     with pytest.raises(ConfigError, match="states alone"):
         open_pool(config)
+
+
+def faulty(fault: str, workers: int):
+    reward = {"name": "faulty", "model": "faulty:Reward", "options": {"fault": fault}}
+    return {"reward": reward, "compute": {"workers": workers}}
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("make", r"failed when it was made \(FileNotFoundError: .*/nowhere/model.bin"),
+        ("raise", r"failed in rewards \(KeyError: 'weight'\)"),
+        ("connection", r"in rewards \(ConnectionResetError: the server went away\)"),
+        ("pipe", r"in rewards \(BrokenPipeError: the server went away\)"),
+        ("exit", r"in rewards \(SystemExit: 0\)"),
+        ("none", "it gave NoneType, not an array of real numbers"),
+        ("complex", "it gave complex64, not an array of real numbers"),
+        ("shape", r"it gave rewards of shape \(\d+,\) for \d+ steps"),
+        ("metric", "its metric env_steps does not begin with reward/"),
+        ("update", r"failed in update \(ValueError: nothing to learn\)"),
+    ],
+)
+def test_what_a_reward_of_ones_own_does_wrong_is_one_sentence(
+    tmp_path, fault, sentence
+):
+    with pytest.raises(ForeignError, match=f"^faulty:Reward .*{sentence}") as told:
+        trained(tmp_path, **faulty(fault, 0))
+    assert "\n" not in str(told.value)
+    assert told.value.__cause__ is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("exit", r"failed in rewards \(SystemExit: 0\)"),
+        ("connection", "failed in rewards .*the server went away"),
+        ("empty", "failed in state_dict .* workers would never learn"),
+        ("lambda", "failed in state_dict .*pickle"),
+        ("load", r"failed in load_state_dict \(KeyError: 'weight'\)"),
+    ],
+)
+def test_what_goes_wrong_in_a_worker_is_told(tmp_path, fault, sentence):
+    with pytest.raises(ForeignError, match=f"faulty:Reward {sentence}"):
+        trained(tmp_path, **faulty(fault, 1))
+
+
+def test_rewards_too_large_for_float32_are_blamed_on_their_model(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"-inf at step.*reward=faulty gave"):
+        trained(tmp_path, **faulty("huge", 0))
+
+
+def test_a_model_may_fill_its_own_array_again(tmp_path):
+    for fault in ("buffer", "nothing"):
+        trained(tmp_path / fault, **faulty(fault, 0))
+    assert read_metrics(tmp_path / "buffer") == read_metrics(tmp_path / "nothing")
+
+
+def test_facts_that_no_file_can_hold_are_refused(tmp_path):
+    with point_mass(tmp_path, **faulty("about", 0)) as parts:
+        with pytest.raises(ForeignError, match=r"in about .*not JSON serializable"):
+            parts.pool.about()
+
+
+def test_a_close_that_fails_spoils_no_result(tmp_path, capsys):
+    trained(tmp_path, **faulty("close", 0))
+    assert "faulty:Reward failed in close" in capsys.readouterr().err

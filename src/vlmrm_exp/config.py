@@ -518,7 +518,7 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
         (
             not algo.learn_temperature,
             "algo.target_entropy",
-            "no temperature is learned",
+            "algo.learn_temperature is false",
         ),
         (algo.random_steps == 0, "algo.random_action_repeat", "algo.random_steps is 0"),
         (config.log.mode == "none", "log.*", "log.mode is none"),

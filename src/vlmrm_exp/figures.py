@@ -59,6 +59,7 @@ def cycle(count: int) -> list[Any]:
 
 def wrap(text: str, width: int, lines: int = 4) -> str:
     """Text for a figure in at most so many lines; a longer one ends in dots."""
+    text = text.encode("utf-8", "replace").decode()  # matplotlib takes no other
     plain = text.replace("$", r"\$")  # a dollar sign would begin a formula
     options: Any = {"max_lines": lines, "placeholder": " ..."}
     return textwrap.fill(plain, width, break_on_hyphens=False, **options)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,18 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 
 def shorten(text: str, limit: int) -> str:
-    """Text of at most `limit` characters: the middle of what is longer is left out."""
-    half = (limit - 1) // 2
+    """Text of at most `limit` characters: the middle of what is longer is left out.
+
+    What no figure could show, in the name of a file that is no valid text, becomes `?`.
+    """
+    text, half = text.encode("utf-8", "replace").decode(), (limit - 1) // 2
     return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
+
+
+def say(text: str) -> None:
+    """Print; what is no valid text, or not of the terminal's alphabet, becomes `?`."""
+    code = sys.stdout.encoding or "utf-8"
+    print(text.encode(code, "replace").decode(code))
 
 
 def reason(error: BaseException, named: bool = False) -> str:

@@ -21,8 +21,7 @@ from vlmrm_exp.envs import world_of
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.log import progress_bar, versions
 from vlmrm_exp.measures import check_finite
-from vlmrm_exp.refusals import blaming
-from vlmrm_exp.reward import Episodes, RewardModel, make_model
+from vlmrm_exp.reward import Episodes, RewardModel, facts_of, make_model, rewards_of
 from vlmrm_exp.studies import state_sets
 from vlmrm_exp.studies.rewards import rewarders
 from vlmrm_exp.studies.settings import PLURAL, Study, StudyConfig, resolve
@@ -88,7 +87,7 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
             name = job.clip.name if by_model else job.reward.name
             model = make_model(job)
             try:
-                facts[name] = model.about().get("encoder", {})
+                facts[name] = facts_of(model).get("encoder", {})
                 of_goals = goals[job.task.name]
                 row, shown = _search(study, job, model, of_goals, progress.update)
             finally:
@@ -122,8 +121,7 @@ def reward_of(model: RewardModel, states: np.ndarray) -> np.ndarray:
     Raises:
         ConfigError: a reward is not finite.
     """
-    with blaming(model, "in rewards"):
-        rewards = model.rewards(Episodes(states=states[:, None]))[:, 0]
+    rewards = rewards_of(model, Episodes(states=states[:, None]))[:, 0]
     check_finite(rewards)
     return rewards
 

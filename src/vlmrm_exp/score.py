@@ -17,12 +17,17 @@ from omegaconf import OmegaConf
 
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError, at_least, to_config
-from vlmrm_exp.files import table, write_json, written_whole
+from vlmrm_exp.files import say, table, write_json, written_whole
 from vlmrm_exp.log import progress_bar, versions
 from vlmrm_exp.reward import choose_device
 from vlmrm_exp.reward.clip import Sentence
 from vlmrm_exp.studies import settings
-from vlmrm_exp.studies.pictures import PictureFile, find_files, read_pictures
+from vlmrm_exp.studies.pictures import (
+    PictureFile,
+    find_files,
+    left_out,
+    read_pictures,
+)
 from vlmrm_exp.studies.strip import (
     Column,
     Scores,
@@ -68,6 +73,8 @@ class Asked:
     """What a training run would be told, for each column."""
     every: int
     pictures: int
+    left_out: str = ""
+    """What folders hold besides, for people."""
 
 
 def check(composed: app.Composed) -> Asked:
@@ -92,13 +99,20 @@ def check(composed: app.Composed) -> Asked:
             f"reward={cfg.reward.name} looks at states, which pictures do not have: "
             "leave it out."
         )
-    settings.check_out(cfg.out)
+    settings.check_out(composed)
     choose_device(cfg.compute.device)
     jobs = jobs_of(composed)
     for job in jobs:
         check_prompts(job.clip, [*job.prompts, *job.baselines])
     columns = columns_of(jobs)
-    return Asked(find_files(cfg.files), columns, jobs, cfg.every, cfg.pictures)
+    if Path(cfg.out).resolve() in {Path(f).expanduser().resolve() for f in cfg.files}:
+        raise ConfigError(
+            f"out={cfg.out} is a folder whose pictures are scored, and strip.png would "
+            "be one of them the next time: give another one."
+        )
+    files = find_files(cfg.files)
+    also = left_out(cfg.files)
+    return Asked(files, columns, jobs, cfg.every, cfg.pictures, also)
 
 
 def jobs_of(composed: app.Composed) -> list[Config]:
@@ -190,6 +204,8 @@ def score(asked: Asked, folder: Path) -> dict[str, Any]:
     """
     clip = asked.jobs[0].clip
     app.tell_embedded([clip])
+    if asked.left_out:
+        say(asked.left_out)
     device = choose_device(asked.jobs[0].compute.device)
     encoder = load_encoder(clip, device)
     rewards = rewards_of(encoder, asked.jobs)
@@ -214,16 +230,17 @@ def score(asked: Asked, folder: Path) -> dict[str, Any]:
     }
     write_csv(folder / "scores.csv", scores)
     write_json(folder / "score.json", result)
+    say(report(scores))
     shown = choose_shown(np.bincount(scores.file), asked.pictures)
     plot_strip(folder / "strip", scores, shown, read_again(scores, shown, asked.every))
     figures = f"strip.png ({len(shown)} of {len(scores.file):,} pictures)"
-    moving = [i for i, file in enumerate(scores.files) if file.kind != "image"]
+    moving = [i for i, file in enumerate(scores.files) if file.moves]
     if moving:
-        plotted = moving[: asked.pictures]
-        plot_curves(folder / "curve", scores, plotted)
+        alphas = len({column.alpha for column in scores.columns})
+        plotted = moving[: max(asked.pictures // alphas, 1)]
+        plot_curves(folder / "curve", scores, plotted, asked.pictures)
         figures += f", curve.png ({len(plotted)} of {len(moving)} videos)"
-    print(report(scores))
-    print(f"\nsaved {folder}/scores.csv, score.json, {figures}")
+    say(f"\nsaved {folder}/scores.csv, score.json, {figures}")
     return result
 
 

@@ -29,6 +29,7 @@ from vlmrm_exp.config import (
     one_of,
 )
 from vlmrm_exp.files import reason
+from vlmrm_exp.refusals import blaming
 
 # MuJoCo reads this when it is imported, later. Its own first choice needs a screen.
 os.environ["MUJOCO_GL"] = os.environ.get("MUJOCO_GL") or "egl"
@@ -122,6 +123,25 @@ class Renderer(Protocol):
         ...
 
 
+def frames_of(renderer: Renderer, states: np.ndarray) -> np.ndarray:
+    """Ask a renderer: states (B, S) -> frames (B, H, W, 3) uint8.
+
+    Raises:
+        ForeignError: one's own failed, or gave something else.
+    """
+    with blaming(renderer, "in render"):
+        frames = renderer.render(states)
+        if not isinstance(frames, np.ndarray) or (
+            frames.dtype, frames.ndim, len(frames), frames.shape[3:],
+        ) != (np.uint8, 4, len(states), (3,)):  # fmt: skip
+            shape = getattr(frames, "shape", type(frames).__name__)
+            dtype = getattr(frames, "dtype", "no array")
+            raise TypeError(
+                f"it gave {shape} of {dtype}, not ({len(states)}, H, W, 3) of uint8"
+            )
+    return frames
+
+
 Predicate = Callable[[np.ndarray], np.ndarray]
 """States (B, S) -> whether each meets the goal, (B,) bool."""
 
@@ -205,6 +225,8 @@ def load(path: str, setting: str) -> Any:
     """
     module, _, name = path.partition(":")
     own = f"give {setting}=module:NAME, with the module's folder in PYTHONPATH"
+    if not module or not name:
+        raise ConfigError(f"{setting} is {path!r}, which is no module:NAME: {own}.")
     try:
         with opengl() if module.startswith("vlmrm_exp.") else contextlib.nullcontext():
             found = importlib.import_module(module)
@@ -220,8 +242,8 @@ def load(path: str, setting: str) -> Any:
         raise _import_failed(path, setting, error) from error
     if not hasattr(found, name):
         raise ConfigError(
-            f"{setting} is {path!r}, but {module} has no {name or 'name after a colon'}"
-            f": {own}.{did_you_mean(name, vars(found))}"
+            f"{setting} is {path!r}, but {module} has no {name}: {own}."
+            f"{did_you_mean(name, vars(found))}"
         )
     return getattr(found, name)
 

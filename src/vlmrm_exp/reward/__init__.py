@@ -7,6 +7,7 @@ A reward model is chosen by name (`reward=clip`) or by `module:Class`; where it 
 """
 
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ import torch
 
 from vlmrm_exp.config import Config, ConfigError, did_you_mean
 from vlmrm_exp.envs import load
+from vlmrm_exp.files import plain
 from vlmrm_exp.refusals import blaming
 
 BUILT_IN = {
@@ -148,6 +150,36 @@ def make_model(config: Config) -> RewardModel:
     kind = reward_class(config)
     with blaming(kind, "when it was made"):
         return kind(config)
+
+
+def rewards_of(model: RewardModel, episodes: Episodes) -> np.ndarray:
+    """Ask a reward model: (T, N) float32 of our own, of which it keeps nothing.
+
+    Raises:
+        ForeignError: one's own failed, or gave something else.
+    """
+    with blaming(model, "in rewards"):
+        given = model.rewards(episodes)
+        if not isinstance(given, np.ndarray) or given.dtype.kind not in "fiu":
+            kind = getattr(given, "dtype", None) or type(given).__name__
+            raise TypeError(f"it gave {kind}, not an array of real numbers")
+        if given.shape != episodes.shape:
+            raise ValueError(
+                f"it gave rewards of shape {given.shape} for {episodes.shape[0]} steps "
+                f"of {episodes.shape[1]} episodes"
+            )
+        if isinstance(given, np.ma.MaskedArray):
+            raise TypeError("it gave a masked array")
+        with np.errstate(over="ignore"):  # told as not finite
+            return np.array(given, np.float32)
+
+
+def facts_of(model: RewardModel) -> dict[str, Any]:
+    """What a reward model says of itself, which must fit into JSON."""
+    with blaming(model, "in about"):
+        about = model.about()
+        json.dumps(plain(about))
+        return about
 
 
 def choose_device(name: str, setting: str = "compute") -> torch.device:

@@ -13,8 +13,7 @@ import torch
 from torch.nn import functional
 
 from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.envs import world_of
-from vlmrm_exp.refusals import blaming
+from vlmrm_exp.envs import frames_of, world_of
 from vlmrm_exp.reward import Episodes, RewardModel, choose_device
 from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
 
@@ -107,8 +106,7 @@ class Appearance:
 
     def embed(self, states: np.ndarray) -> torch.Tensor:
         """States (B, S), or frames (B, H, W, 3) -> embeddings (B, V, D)."""
-        with blaming(self._renderer, "in render"):
-            frames = self._renderer.render(states)  # views side by side: (B, H, V W, 3)
+        frames = frames_of(self._renderer, states)  # views side by side: (B, H, V W, 3)
         batch, height, width, _ = frames.shape
         views = self._views
         apart = frames.reshape(batch, height, views, width // views, 3).swapaxes(1, 2)

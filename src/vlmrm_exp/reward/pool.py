@@ -8,7 +8,9 @@ depend on it.
 
 import contextlib
 import multiprocessing
+import pickle
 import signal
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,7 +24,14 @@ import torch
 from vlmrm_exp.config import Config, ConfigError, ForeignError
 from vlmrm_exp.files import reason
 from vlmrm_exp.refusals import blaming
-from vlmrm_exp.reward import Episodes, RewardModel, make_model, reward_class
+from vlmrm_exp.reward import (
+    Episodes,
+    RewardModel,
+    facts_of,
+    make_model,
+    reward_class,
+    rewards_of,
+)
 
 FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
 
@@ -55,6 +64,9 @@ class Pool:
         # Only what costs something is worth sparing, and time must have no gaps.
         thins = not model.cheap and model.window == 1
         self._every = config.reward.every if thins else 1
+        self._advice = f"reward={config.reward.name} gave it"
+        if config.reward.model == "clip":
+            self._advice = "check the weights and clip.precision"
 
     def submit(self, episodes: Episodes, thin: bool = False) -> Wait:
         """Begin to reward episodes.
@@ -68,22 +80,17 @@ class Pool:
         Returns:
             What waits for them; it raises FloatingPointError where one is not finite.
         """
-        steps, count = episodes.shape
+        steps = episodes.shape[0]
         every = self._every if thin else 1
         at = np.arange(steps - 1, -1, -every)[::-1]
         wait = self._submit(episodes if every == 1 else episodes.thinned(at))
 
         def finish() -> np.ndarray:
             reward = wait()
-            if reward.shape != (len(at), count):
-                raise ConfigError(
-                    f"The reward model gave rewards of shape {reward.shape} for "
-                    f"{len(at)} steps of {count} episodes: it must give one for each."
-                )
             if every > 1:
                 columns = [np.interp(np.arange(steps), at, r) for r in reward.T]
                 reward = np.stack(columns, axis=1).astype(np.float32)
-            return check_finite(reward)
+            return check_finite(reward, self._advice)
 
         return finish
 
@@ -101,8 +108,14 @@ class Pool:
             return {}
         before, episodes = self._learner.version, memory.episodes()
         with blaming(self._learner, "in update"):
-            metrics = self._learner.update(episodes)
-        if self._learner.version != before:
+            metrics = {
+                key: float(value)
+                for key, value in self._learner.update(episodes).items()
+            }
+            if unfit := [key for key in metrics if not key.startswith("reward/")]:
+                raise ValueError(f"its metric {unfit[0]} does not begin with reward/")
+            changed = bool(self._learner.version != before)
+        if changed:
             memory.set_rewards(self.rewards(episodes))
         return metrics
 
@@ -145,8 +158,8 @@ def make_pool(config: Config, example: Episodes) -> Pool:
     return Workers(config, example)
 
 
-def check_finite(reward: np.ndarray) -> np.ndarray:
-    """The rewards (T, N) as they are.
+def check_finite(reward: np.ndarray, advice: str) -> np.ndarray:
+    """The rewards (T, N) as they are; `advice` ends the message.
 
     Raises:
         FloatingPointError: one is not a finite number.
@@ -157,7 +170,7 @@ def check_finite(reward: np.ndarray) -> np.ndarray:
         raise FloatingPointError(
             f"The reward is {reward[t, n]} at step {t + 1} of episode {n + 1} of a "
             f"rollout, and {int(bad.sum())} of {bad.size} are not finite: nothing can "
-            "be learned from it; check the weights and clip.precision."
+            f"be learned from it; {advice}."
         )
     return reward
 
@@ -169,11 +182,17 @@ class InProcess(Pool):
         super().__init__(config, model)
         self._model = model
         self._learner = model if model.remembers else None
-        self.about, self.close = model.about, model.close
+
+    def about(self) -> dict[str, Any]:
+        """What the rewards depend on."""
+        return facts_of(self._model)
+
+    def close(self) -> None:
+        """Release what the model holds."""
+        close(self._model)
 
     def _submit(self, episodes: Episodes) -> Wait:
-        with blaming(self._model, "in rewards"):
-            rewards = self._model.rewards(episodes)
+        rewards = rewards_of(self._model, episodes)
         return lambda: rewards
 
 
@@ -233,7 +252,7 @@ class Workers(Pool):
                 process.join()
         self._pipes, self._processes = [], []
         if self._learner is not None:
-            self._learner.close()
+            close(self._learner)
 
     def _submit(self, episodes: Episodes) -> Wait:
         # A worker that still wants to answer does not read: both ends would wait.
@@ -241,10 +260,15 @@ class Workers(Pool):
             self._finish(self._pending[-1])
         if self._learner is not None and self._learner.version != self._sent:
             self._sent = self._learner.version
+            with blaming(self._learner, "in state_dict"):
+                state = self._learner.state_dict()
+                if not state:
+                    raise ValueError("it is empty, so that workers would never learn")
+                message = pickle.dumps(state)
             for pipe in self._pipes:
-                pipe.send(self._learner.state_dict())
+                self._send(pipe, message)
         for pipe, share in zip(self._pipes, self._shares(episodes), strict=True):
-            pipe.send(share)
+            self._send(pipe, share)
         job: list[np.ndarray] = []
         self._pending.append(job)
 
@@ -253,6 +277,12 @@ class Workers(Pool):
             return np.concatenate(job, axis=self._axis).reshape(episodes.shape)
 
         return wait
+
+    @staticmethod
+    def _send(pipe: Connection, message: bytes | Episodes) -> None:
+        # Whose worker has ended is told when its answer is waited for.
+        with contextlib.suppress(ConnectionError):
+            pipe.send(message)
 
     def _shares(self, episodes: Episodes) -> list[Episodes]:
         """A part for each worker: whole batches of states, or whole episodes."""
@@ -282,7 +312,7 @@ class Workers(Pool):
             )
         try:
             answer = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             process.join(timeout=5)
             raise RuntimeError(
                 f"A reward worker ended by itself (exit code {process.exitcode}; -9 "
@@ -306,6 +336,15 @@ def blocked_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def close(model: RewardModel) -> None:
+    """Release what a model holds; results are whole even where that fails."""
+    try:
+        with blaming(model, "in close"):
+            model.close()
+    except ForeignError as error:
+        print(f"{error}", file=sys.stderr)
+
+
 class Failure(NamedTuple):
     """What a worker sends in place of rewards."""
 
@@ -320,20 +359,17 @@ def _serve(config: Config, example: Episodes, pipe: Connection) -> None:
         try:
             model = make_model(config)
             pipe.send(model.batch_size)
-            with blaming(model, "in rewards"):
-                model.rewards(example)
-            pipe.send(model.about())
+            rewards_of(model, example)
+            pipe.send(facts_of(model))
             while True:
                 asked = pipe.recv()
-                if not isinstance(asked, Episodes):
+                if isinstance(asked, bytes):
                     with blaming(model, "in load_state_dict"):
-                        model.load_state_dict(asked)
+                        model.load_state_dict(pickle.loads(asked))
                 elif 0 in (size := asked.shape):  # fewer batches than workers
                     pipe.send(np.empty(size, np.float32))
                 else:
-                    with blaming(model, "in rewards"):
-                        rewards = model.rewards(asked)
-                    pipe.send(rewards)
+                    pipe.send(rewards_of(model, asked))
         except (EOFError, ConnectionError):
             raise
         except Exception as error:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vlmrm_exp.config import Config
-from vlmrm_exp.envs import VectorEnv, world_of
+from vlmrm_exp.envs import VectorEnv, frames_of, world_of
 from vlmrm_exp.log import progress_bar
 from vlmrm_exp.measures import wilson_interval
 from vlmrm_exp.reward.pool import Pool
@@ -167,7 +167,7 @@ def write_video(path: Path, config: Config, played: Played) -> None:
     )
     try:
         episodes = [
-            (renderer.render(states), played.reward[:, n])
+            (frames_of(renderer, states), played.reward[:, n])
             for n, states in enumerate(played.states)
         ]
     finally:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from vlmrm_exp.config import ConfigError
-from vlmrm_exp.envs import VectorEnv
+from vlmrm_exp.envs import Step, VectorEnv
 from vlmrm_exp.files import written_whole
 from vlmrm_exp.refusals import blaming
 from vlmrm_exp.reward import Episodes
@@ -71,12 +71,12 @@ def collect(
     """
     t = 0
     with blaming(envs, lambda: f"at step {t} of an episode"):
-        observation = envs.reset(seed)
+        observation = np.array(envs.reset(seed), np.float32)
         observations, actions, env_rewards, goals = [observation], [], [], []
         states: np.ndarray | None = None
         for t in range(1, envs.episode_length + 1):
             action = act(observation)
-            step = envs.step(action)
+            step = _checked(envs, envs.step(action))
             observation = step.observation
             observations.append(observation)
             actions.append(action)
@@ -84,9 +84,13 @@ def collect(
             goals.append(step.goal)
             if keep_states:
                 now = envs.states()
+                if now.dtype.kind == "f" and not np.isfinite(now).all():
+                    raise ValueError("its states are not finite")
                 if states is None:
                     # One array from the start: stacking a list would hold frames twice.
                     states = np.empty((envs.episode_length, *now.shape), now.dtype)
+                if now.shape != states.shape[1:]:
+                    raise ValueError(f"its states are {now.shape}, not as before")
                 states[t - 1] = now
     return Rollout(
         states=states,
@@ -95,6 +99,31 @@ def collect(
         action=np.stack(actions),
         goal=flags(goals),
     )
+
+
+def _checked(envs: VectorEnv, step: Step) -> Step:
+    """What a step gave, in arrays of our own: a world may fill its own again.
+
+    Raises:
+        ValueError: shapes are others than `Step` has, or a number is not finite.
+    """
+    step = Step(
+        np.array(step.observation, np.float32),
+        np.array(step.env_reward, np.float32),
+        None if step.goal is None else np.array(step.goal),
+    )
+    count = (envs.num_envs,)
+    shapes = {"observation": count + envs.observation_space.shape, "env_reward": count}
+    if step.goal is not None:
+        shapes["goal"] = count
+        if step.goal.dtype != bool:
+            raise ValueError(f"its goal is of {step.goal.dtype}, not bool")
+    for name, shape in shapes.items():
+        if getattr(step, name).shape != shape:
+            raise ValueError(f"its {name} is {getattr(step, name).shape}, not {shape}")
+        if not np.isfinite(getattr(step, name)).all():
+            raise ValueError(f"its {name} is not finite")
+    return step
 
 
 def flags(goals: Sequence[np.ndarray | None]) -> np.ndarray | None:

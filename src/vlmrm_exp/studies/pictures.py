@@ -1,15 +1,18 @@
 """Pictures out of files: images, animations and videos, one at a time, as RGB.
 
-Images are put upright (EXIF), transparency is laid on white, 16 bits of grey become 8.
+Images are put upright (EXIF), transparency is laid on white, 16 bits of grey become 8;
+a video's transparency is not read.
 """
 
+import contextlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Generator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -20,12 +23,34 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = tuple(
-    ".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .ppm .pgm .apng".split()
+    ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .avif .ppm .pgm .apng .tga "
+    ".jp2".split()
 )
-"""What is taken from a folder; a file that is named may be any that Pillow opens."""
+"""What is taken from a folder; a file that is named may be of any kind."""
 VIDEO_SUFFIXES = tuple(".mp4 .webm .mov .avi .mkv .m4v .mpg .mpeg .wmv .ogv".split())
 ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
 """Formats whose further pictures follow in time, and are not pages or previews."""
+MOST_PIXELS = 1_000_000_000
+UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What puts an image upright, by the orientation in its EXIF block."""
+SHOWN = re.compile(r"\[Parsed_showinfo.* pts_time:(\S+).* s:(\d+)x(\d+) ")
+"""A frame's line in ffmpeg's log."""
+FAILED = re.compile(r"(?:\[(?!image2pipe)[^]]* @ \w+\] )*\[(?:error|fatal)\] (.*)")
+"""An error in it; that times do not rise is no fault of a picture."""
+NO_VIDEO = re.compile(
+    r"\[.*misdetection possible|\[info\] Input #0, (\w+_pipe|mjpeg|gif|apng|webp)"
+    r"|\[info\] +major_brand +: (avi|hei|mif)"
+)
+"""A guess, or an image that Pillow could not read: ffmpeg would drop its transparency,
+or show one tile of it."""
 
 
 class Picture(NamedTuple):
@@ -45,7 +70,12 @@ class PictureFile:
 
     path: Path
     kind: str
-    """image, animation (Pillow reads it) or video (ffmpeg does)."""
+    """image, animation, pages (Pillow reads them) or video (ffmpeg does)."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether its pictures follow in time."""
+        return self.kind in ("animation", "video")
 
 
 def find_files(paths: Sequence[str]) -> list[PictureFile]:
@@ -94,6 +124,21 @@ def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     ]
 
 
+def left_out(paths: Sequence[str]) -> str:
+    """What `find_files` does not take from folders, for people; empty: nothing."""
+    kinds: Counter[str] = Counter()
+    for folder in (Path(path).expanduser() for path in paths):
+        if folder.is_dir():
+            taken = set(files_in(folder, IMAGE_SUFFIXES + VIDEO_SUFFIXES))
+            kinds.update(
+                path.suffix.lower() or "no suffix"
+                for path in folder.iterdir()
+                if path not in taken and path.name[0] != "." and path.is_file()
+            )
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"Left out, as of other kinds: {told}." if told else ""
+
+
 def read_pictures(file: PictureFile, every: int = 1) -> Generator[Picture, None, None]:
     """Read a file's pictures in their order, one at a time.
 
@@ -106,7 +151,19 @@ def read_pictures(file: PictureFile, every: int = 1) -> Generator[Picture, None,
     """
     if file.kind == "video":
         return _read_video(file.path, every)
-    return _read_image(file.path, file.kind == "animation", every)
+    return _read_image(file, every)
+
+
+def read_one(path: Path) -> np.ndarray:
+    """The picture of a file that holds but one: (H, W, 3) uint8.
+
+    Raises:
+        ConfigError: it holds several, or is damaged.
+    """
+    file = PictureFile(path, _kind(path))
+    if file.kind != "image":
+        raise ConfigError(f"{path} may hold several pictures: give one in each file.")
+    return next(read_pictures(file)).pixels
 
 
 def to_rgb(image: "Image.Image") -> np.ndarray:
@@ -116,17 +173,23 @@ def to_rgb(image: "Image.Image") -> np.ndarray:
         ValueError: 32 bits a pixel, which have no known black and white. (Pillow gives
             the 16 of a PGM as 32.)
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    has_16_bits = image.mode.startswith("I;16") or image.format == "PPM"
-    image = ImageOps.exif_transpose(image)
+    is_16_bits = image.mode.startswith("I;16") or image.format == "PPM"
+    inverted = image.format == "TIFF" and image.getexif().get(262) == 0  # if of 16 bits
+    image.load()
+    with contextlib.suppress(Exception):  # a damaged block says nothing
+        if turn := UPRIGHT.get(image.getexif().get(0x0112, 1)):
+            image = image.transpose(Image.Transpose[turn])
     if image.mode.startswith("I"):
-        if not has_16_bits:
-            raise ValueError("its pixels are numbers of 32 bits, save it with 8")
+        if not is_16_bits:
+            raise ValueError("its pixels are numbers of 32 bits, not 8 or 16")
         grey = np.asarray(image).astype(np.int64)
+        grey[grey == image.info.get("transparency")] = 65535
+        grey = 65535 - grey if inverted else grey
         return np.repeat((grey / 257).round().astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode == "F":
-        raise ValueError("its pixels are floating point numbers, save it with 8 bits")
+        raise ValueError("its pixels are floating point numbers, not 8 or 16 bits")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -134,96 +197,138 @@ def to_rgb(image: "Image.Image") -> np.ndarray:
 
 
 def _kind(path: Path) -> str:
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        pictures = _read_video(path, every=1)
-        next(pictures)
-        pictures.close()
-        return "video"
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            moves = image.format in ANIMATIONS and getattr(image, "is_animated", False)
-    except PermissionError:
+        with _opened(path) as image:
+            several = getattr(image, "is_animated", False)
+            if several and image.format in (*ANIMATIONS, "TIFF"):
+                return "pages" if image.format == "TIFF" else "animation"
+            if image.format != "MPEG":  # which Pillow knows, but does not read
+                return "image"
+    except (ConfigError, MemoryError):
         raise
     except Exception as error:  # a damaged file can raise nearly anything
+        if getattr(error, "filename", None) is not None:  # the system's
+            raise
+    try:
+        with contextlib.closing(_read_video(path, every=1)) as pictures:
+            next(pictures)
+    except ConfigError as error:
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            raise
         raise ConfigError(
             f"{path} is not a picture that can be read: give an image (png, jpg, webp, "
             "gif, ...) or a video (mp4, webm, mov, avi, mkv, ...)."
         ) from error
-    return "animation" if moves else "image"
+    return "video"
 
 
-def _read_image(path: Path, moves: bool, every: int) -> Generator[Picture, None, None]:
+@contextlib.contextmanager
+def _opened(path: Path) -> "Iterator[Image.Image]":
+    """An image that is not too large; Pillow's own limit is that of a large photo."""
     from PIL import Image
 
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(path) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ConfigError(
+                f"{path} is too large: it has {image.width:,} x {image.height:,} "
+                f"pixels, but at most {MOST_PIXELS:,} are read; make it smaller."
+            )
+        yield image
+
+
+def _read_image(file: PictureFile, every: int) -> Generator[Picture, None, None]:
     try:
-        with Image.open(path) as image:
-            if not moves:
+        with _opened(file.path) as image:
+            if file.kind == "image":
                 yield Picture(0, None, to_rgb(image))
                 return
             milliseconds = 0.0
-            for frame in range(getattr(image, "n_frames", 1)):
-                image.seek(frame)
+            # A PNG may begin with a picture for who cannot show the animation.
+            first = int(getattr(image, "default_image", False))
+            for frame in range(getattr(image, "n_frames", 1) - first):
+                image.seek(frame + first)
                 image.load()
                 if frame % every == 0:
-                    yield Picture(frame, milliseconds / 1000, to_rgb(image))
+                    time_s = milliseconds / 1000 if file.moves else None
+                    yield Picture(frame, time_s, to_rgb(image))
                 milliseconds += image.info.get("duration", 0)
+    except (ConfigError, MemoryError):
+        raise
     except Exception as error:  # a damaged file can raise nearly anything
-        raise _unreadable(f"image {path}", reason(error)) from error
+        if getattr(error, "filename", None) is not None:  # the system's
+            raise
+        raise _unreadable(f"image {file.path}", reason(error)) from error
 
 
 def _read_video(path: Path, every: int) -> Generator[Picture, None, None]:
-    """Let ffmpeg write picture after picture, each with its size before it (PPM).
+    """Let ffmpeg write picture after picture, upright and with square pixels.
 
-    Its log tells when each is shown; imageio_ffmpeg.read_frames hides the log, and
-    whether ffmpeg failed.
+    Its log tells when each is shown, how large it is and what is damaged;
+    imageio_ffmpeg.read_frames hides the log, and whether ffmpeg failed.
     """
     import imageio_ffmpeg
 
-    shown = f"select=not(mod(n\\,{every})),setpts=PTS-STARTPTS,showinfo=checksum=0"
+    square = "scale='max(iw,iw*sar)':'max(ih,ih/sar)',setsar=1"
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
-        *("-nostdin", "-nostats"),
-        # An absolute path, for ffmpeg would take "a:b.mp4" for a protocol.
-        *("-i", str(path.resolve()), "-map", "0:v:0", "-fps_mode", "passthrough"),
-        *("-vf", shown, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"),
+        *"-nostdin -nostats -loglevel level+info".split(),
+        # No name, which could be a protocol's, and no files that this one names.
+        *"-protocol_whitelist fd -i fd: -map 0:V:0 -fps_mode passthrough".split(),
+        *("-noautoscale", "-vf", f"{square},format=rgb24,showinfo=checksum=0"),
+        *"-f image2pipe -c:v rawvideo -".split(),
     ]
     with (
+        path.open("rb") as file,
         tempfile.NamedTemporaryFile() as said,
         open(said.name, encoding="utf-8", errors="replace") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as ffmpeg,
+        subprocess.Popen(
+            command, stdin=file, stdout=subprocess.PIPE, stderr=said
+        ) as ffmpeg,
     ):
-        pipe = ffmpeg.stdout
-        assert pipe is not None
-        frame, cut = 0, False
+        pipe: Any = ffmpeg.stdout
+        frame, start = 0, None
         try:
-            while head := pipe.readline() + pipe.readline() + pipe.readline():
-                width, height = map(int, head.split()[1:3])
+            # A picture's line is in the log before the picture is in the pipe.
+            while pipe.peek(1) and (found := _next_shown(path, frame, log)):
+                time_s = None if found[1] == "NOPTS" else float(found[1])
+                start = time_s if start is None else start
+                width, height = int(found[2]), int(found[3])
                 read = pipe.read(3 * width * height)
-                if cut := len(read) < 3 * width * height:
+                if len(read) < 3 * width * height:
                     break
-                pixels = np.frombuffer(read, np.uint8).reshape(height, width, 3)
-                yield Picture(frame, _next_time(log), pixels)
-                frame += every
+                if frame % every == 0:
+                    pixels = np.frombuffer(read, np.uint8).reshape(height, width, 3)
+                    since = None if time_s is None or start is None else time_s - start
+                    yield Picture(frame, since, pixels)
+                frame += 1
             ffmpeg.wait()
+            _next_shown(path, frame, log)
         finally:
             ffmpeg.kill()
-        if frame == 0 or cut or ffmpeg.returncode != 0:
-            last = "".join(log.readlines()[-1:]).strip(" .\n")
-            why = f"frame {frame} is missing or damaged; {last}"
+        if frame == 0 or ffmpeg.returncode != 0:
+            why = f"damaged at frame {frame}"
             raise _unreadable(f"video {path}", why)
 
 
-def _next_time(log: TextIO) -> float | None:
-    """Read on to the next picture's line, which ffmpeg has written before it."""
+def _next_shown(path: Path, frame: int, log: TextIO) -> re.Match[str] | None:
+    """Read on to the next frame's line in ffmpeg's log; None: there is none.
+
+    Raises:
+        ConfigError: an error comes before it.
+    """
     while line := log.readline():
-        if found := re.match(r"\[Parsed_showinfo.* pts_time:(\S+)", line):
-            return None if found[1] == "NOPTS" else float(found[1])
+        if found := SHOWN.match(line):
+            return found
+        if NO_VIDEO.match(line) or "matches no streams" in line:
+            raise ConfigError(f"{path} has no video in it: leave it out.")
+        if found := FAILED.match(line):
+            why = f"damaged at frame {frame} or later; {found[1].strip(' .')}"
+            raise _unreadable(f"video {path}", why)
     return None
 
 
 def _unreadable(what: str, why: str) -> ConfigError:
     return ConfigError(
-        f"The {what} cannot be read to its end ({why}): repair it, or leave it out."
+        f"The {what} cannot be read ({why}): save it anew, or leave it out."
     )

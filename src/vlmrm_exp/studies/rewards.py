@@ -13,17 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from vlmrm_exp.config import ClipConfig, Config, ConfigError
 from vlmrm_exp.envs import world_of
-from vlmrm_exp.files import reason
 from vlmrm_exp.log import progress_bar, versions
-from vlmrm_exp.refusals import blaming
-from vlmrm_exp.reward import Episodes, choose_device, clip, make_model
+from vlmrm_exp.reward import Episodes, choose_device, clip, make_model, rewards_of
 from vlmrm_exp.reward.clip import Appearance, Sentence
-from vlmrm_exp.studies import cache
-from vlmrm_exp.studies.pictures import to_rgb
+from vlmrm_exp.studies import cache, pictures
 from vlmrm_exp.studies.settings import Study
 from vlmrm_exp.studies.state_sets import StateSet
 from vlmrm_exp.vlm import encoder, preprocess, source
@@ -123,8 +119,7 @@ class Plain(Rewarder):
             model = make_model(job)
             episodes = Episodes(states=states.states[:, None])
             try:
-                with blaming(model, "in rewards"):
-                    found.append(model.rewards(episodes)[:, 0])
+                found.append(rewards_of(model, episodes)[:, 0])
             finally:
                 model.close()
         return found
@@ -188,7 +183,10 @@ class Clip(Rewarder):
     def _see(self, part: StateSet, appearance: Appearance | None) -> np.ndarray:
         """Embed some states: (B, V, D) float32."""
         if part.states is None:  # one by one, as pictures may differ in size
-            seen = [self._encoder.embed_frames(_picture(f)[None]) for f in part.files]
+            seen = [
+                self._encoder.embed_frames(pictures.read_one(f)[None])
+                for f in part.files
+            ]
             return torch.stack(seen).cpu().numpy()
         assert appearance is not None
         size = appearance.batch_size
@@ -198,7 +196,7 @@ class Clip(Rewarder):
     def _look(self, states: StateSet, job: Config) -> dict[str, Any]:
         """What decides the picture of a state."""
         if states.files:
-            return {"drawn_by": None, "sources": cache.sources([to_rgb_file()])}
+            return {"drawn_by": None, "sources": cache.sources([pictures.__file__])}
         world = world_of(job.task)
         return {
             "env": job.task.env,
@@ -227,11 +225,6 @@ class Clip(Rewarder):
         return cache.key_of({**about, "shape": states.shape}, states.tobytes())
 
 
-def to_rgb_file() -> str:
-    """The module that decides what a file's pixels are."""
-    return to_rgb.__code__.co_filename
-
-
 def _identity(model: ClipConfig, facts: dict[str, Any]) -> dict[str, Any]:
     """What makes the model what it is, wherever it lies and whatever it is called."""
     identity = {k: v for k, v in facts.items() if k not in ("name", "weights")}
@@ -243,15 +236,3 @@ def _identity(model: ClipConfig, facts: dict[str, Any]) -> dict[str, Any]:
         # Too large to be hashed each time.
         identity["file"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]
     return identity
-
-
-def _picture(file: Path) -> np.ndarray:
-    """As `score` reads it, upright and on white; of an animation, the first picture."""
-    try:
-        with Image.open(file) as opened:
-            return to_rgb(opened)
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise ConfigError(
-            f"{file} cannot be read as a picture ({reason(error)}): mend it, or take "
-            "it and its label out."
-        ) from error

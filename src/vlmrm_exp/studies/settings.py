@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from vlmrm_exp.app import Composed
-from vlmrm_exp.config import ClipConfig, Config, ConfigError, to_config
+from vlmrm_exp.config import (
+    ClipConfig,
+    Config,
+    ConfigError,
+    FolderTakenError,
+    to_config,
+)
 from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.reward import reward_class
 
@@ -23,6 +29,8 @@ PLURAL = {"task": "tasks", "clip": "clips", "alpha": "alphas"}
 """Keys that may hold several values in a study."""
 RESULTS = ("epic.json", "peak.json", "prompts.json", "landscape.json", "scores.csv")
 """One of these is in a folder of results; files of two would be taken for one study."""
+HELD = (*RESULTS, "config.yaml", "summary.json", "metrics.jsonl", "report.html")
+"""What no other results may be added to."""
 
 
 @dataclass
@@ -91,7 +99,7 @@ def resolve(composed: Composed) -> Study:
     asked: Any = OmegaConf.to_object(composed.cfg)
     if not asked.cache:
         raise ConfigError("cache is empty: give a folder, or leave it out.")
-    check_out(asked.out)
+    check_out(composed)
     for alpha in asked.alphas:
         if not 0 <= alpha <= 1:
             raise ConfigError(f"alpha is {alpha}, but must lie between 0 and 1.")
@@ -118,18 +126,19 @@ def resolve(composed: Composed) -> Study:
     return Study(asked, tasks, models)
 
 
-def check_out(out: str) -> None:
-    """Refuse a folder for results that holds some already.
+def check_out(composed: Composed) -> None:
+    """Refuse a folder for results that holds some, or a run, already.
 
     Raises:
         ConfigError: that, or it is empty.
     """
-    if not out:
+    if not composed.cfg.out:
         raise ConfigError("out is empty: give a folder, or leave it out.")
-    for name in RESULTS:
-        if Path(out, name).exists():
-            raise ConfigError(
-                f"{out} holds {name} already: choose another out=..., or remove it."
+    folder = composed.folder or Path(composed.cfg.out)
+    for name in HELD:
+        if (folder / name).exists():
+            raise FolderTakenError(
+                f"{folder} holds {name} already: choose another out=..., or remove it."
             )
 
 

@@ -171,7 +171,7 @@ def plot_strip(
                 below.text(length + 0.04, c, value, **style)
 
 
-def plot_curves(path: Path, scores: Scores, chosen: Sequence[int]) -> None:
+def plot_curves(path: Path, scores: Scores, chosen: Sequence[int], most: int) -> None:
     """Plot rewards over time, a panel for each chosen file and alpha.
 
     Panels of one alpha have one axis; rewards of two alphas differ too much in scale.
@@ -180,11 +180,12 @@ def plot_curves(path: Path, scores: Scores, chosen: Sequence[int]) -> None:
         path: of the png and the svg, without a suffix.
         scores: of all pictures; columns are numbered from 1.
         chosen: numbers of the files.
+        most: panels at most.
     """
     columns = scores.columns
     heading = "Reward over time, for each frame that was scored."
     alphas = list(dict.fromkeys(column.alpha for column in columns))
-    panels = list(itertools.product(chosen, alphas))
+    panels = list(itertools.product(chosen, alphas))[:most]
     inside = np.isin(scores.file, chosen)
     with _page(path, (8.0, 2.1 * len(panels)), heading, columns) as made:
         grid = made.subplots(len(panels), squeeze=False)[:, 0]
