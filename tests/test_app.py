@@ -22,6 +22,10 @@ def test_composed_again_is_the_same_but_for_what_is_changed():
     ("key", "reason"),
     [
         ("clip=tniy", "clip=tniy does not exist: choose one of .*Did you mean tiny?"),
+        (
+            "hydra/launcher=joblib",
+            "hydra/launcher=joblib does not .*hydra-joblib-launch",
+        ),
         ("alhpa=1", "no setting alhpa.* Did you mean alpha?"),
         ("alpha=much", "alpha=much is not possible"),
         ("task.camera=[fixed,side]", "Views are joined with"),
@@ -99,6 +103,18 @@ def test_a_full_disk_names_no_file_but_the_one_that_is_known():
     assert unusable(full, Path("there")) == (
         "there cannot be used: No space left on device"
     )
+
+
+def test_no_memory_and_a_full_disk_are_told(start):
+    torch = RuntimeError("DefaultCPUAllocator: can't allocate memory: 40 GB")
+    for error, told in (
+        (MemoryError(), "not enough memory for this (MemoryError)"),
+        (torch, "not enough memory for this (DefaultCPUAllocator"),
+        (OSError(28, "No space left on device"), "The disk is full"),
+    ):
+        ended = start(IN_TMP, raising(error))
+        assert told in ended.err
+        assert ended.err.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback(start):

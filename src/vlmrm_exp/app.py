@@ -44,6 +44,7 @@ from vlmrm_exp.config import (
     conf_dir,
     to_config,
 )
+from vlmrm_exp.refusals import UNREADABLE, is_memory, one_sentence
 
 INTERRUPTED = 130  # exit code, the shell's after Ctrl-C
 EXPECTED = (
@@ -121,11 +122,9 @@ class CheckFirst(Callback):
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         if job_return.status == JobStatus.FAILED:
-            from vlmrm_exp.refusals import one_sentence
-
             job = f"Job {config.hydra.job.num} ({' '.join(job_return.overrides or [])})"
             error = job_return._return_value
-            sentence = one_sentence(error) if isinstance(error, EXPECTED) else error
+            sentence = one_sentence(error) if is_expected(error) else error
             print(f"{job} failed: {sentence}", file=sys.stderr, flush=True)
             CheckFirst.failed.append(job)
 
@@ -140,10 +139,15 @@ def ending() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, EXPECTED):
+        if is_expected(error):
             end(error)
         traceback.print_exc()
         sys.exit(1)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error comes from what the program was given, or from the machine."""
+    return isinstance(error, EXPECTED) or is_memory(error)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -245,7 +249,7 @@ def start(
             if own.output_subdir is not None:  # the program has a folder
                 leave(folder, error, alone)
             # A sweep goes on; else Hydra would tell of it over several lines.
-            if alone and not wants_traceback and isinstance(error, EXPECTED):
+            if alone and not wants_traceback and is_expected(error):
                 end(error, folder)
             raise
 
@@ -274,8 +278,6 @@ def end(error: BaseException, folder: Path | None = None) -> None:
         error: what ended it.
         folder: where its traceback is, of an error of others.
     """
-    from vlmrm_exp.refusals import one_sentence
-
     nameless = isinstance(error, OSError) and not getattr(error, "filename", None)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         refuse(f"The disk is full ({folder or Path.cwd()}): make room, start again.", 1)
@@ -293,8 +295,6 @@ def compose(config_name: str, *keys: str) -> Composed:
     Raises:
         ConfigError: no such option, or an impossible value.
     """
-    from vlmrm_exp.refusals import one_sentence
-
     known = GlobalHydra.instance().is_initialized()
     context = (
         contextlib.nullcontext()
@@ -358,7 +358,6 @@ def load_run_config(folder: Path) -> Config:
             f"{folder} is not the folder of a run: it has no config.yaml; runs are at "
             "outputs/TASK/NAME, and at outputs/sweeps/DATE/JOB."
         )
-    from vlmrm_exp.refusals import UNREADABLE, one_sentence
 
     try:
         written = OmegaConf.load(path)

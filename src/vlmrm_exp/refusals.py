@@ -33,19 +33,23 @@ def one_sentence(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OSError) and getattr(error, "filename", None) is not None:
         return f"{unusable(error)}."
-    if isinstance(error, MemoryError):
-        return f"There is not enough memory for this: {text}."
+    if is_memory(error):
+        return f"There is not enough memory for this ({reason(error)})."
     if error.__cause__ is not None and text.startswith("Error merging"):
         value = text.removeprefix("Error merging override ").strip("'")
-        reason = one_sentence(error.__cause__)
-        return f"{value} is not possible: {reason}{_views_hint(value, '. ')}"
-    if option := re.search(r"Could not find '(\w+)/(.*)'\n", text):
+        why = one_sentence(error.__cause__)
+        return f"{value} is not possible: {why}{_views_hint(value, '. ')}"
+    if option := re.search(r"Could not find '([\w/]+)/(.*)'\n", text):
         group, wanted = option.groups()
         options = re.findall(r"^\t(\w+)$", text, re.MULTILINE)
+        plugin = ""
+        if group in ("hydra/launcher", "hydra/sweeper"):
+            package = f"hydra-{wanted.partition('_')[0]}-{group.partition('/')[2]}"
+            plugin = f" Others come with packages of their own, as {package}."
         return (
             f"{group}={wanted} does not exist: choose one of "
             f"{', '.join(o for o in options if not o.startswith('_'))}."
-            f"{did_you_mean(wanted, options)}"
+            f"{did_you_mean(wanted, options)}{plugin}"
         )
     if unknown := re.search(r"Could not override '(.+)'", text):
         wanted = unknown.group(1)
@@ -62,6 +66,12 @@ def one_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines()]
     dropped = ("full_key:", "object_type=", "reference_type=", "See https")
     return " ".join(x for x in lines if x and not x.startswith(dropped))
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in Python's, torch's or CUDA's words."""
+    words = "allocate memory" in str(error) or "out of memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and words)
 
 
 @contextlib.contextmanager
