@@ -117,6 +117,12 @@ def test_no_memory_and_a_full_disk_are_told(start):
         assert ended.err.count("\n") == 1
 
 
+def test_what_hydra_raises_in_its_own_way_is_told(start):
+    ended = start(["--resolve"], raising(AssertionError("begun")))
+    assert ended.err.endswith("only be used in conjunction with --cfg or --help\n")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+
+
 def test_a_bug_keeps_its_traceback(start):
     for error in (RuntimeError("a bug"), OSError("a broken pipe, without a file")):
         with pytest.raises(type(error)):

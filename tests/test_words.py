@@ -143,7 +143,8 @@ def test_columns_of_score_are_lists_in_a_list():
         ("name='a", "name cannot be read from .*quotes"),
         ("log.tags=[ä, b]", "log.tags cannot be read"),
         ("seed=1,,2", "seed cannot be read"),
-        ("clip=null", "clip=null is not possible"),
+        ("clip=null", "clip=null is no option"),
+        ("clip=_embedded", "clip=_embedded is no option"),
     ],
 )
 def test_what_is_not_clear_is_refused_by_its_name(typed, reason):

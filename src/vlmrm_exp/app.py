@@ -82,11 +82,11 @@ class CheckFirst(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run."""
         HydraConfig.instance().set_config(config)  # its folder may be of Hydra's names
-        folder = Path(config.hydra.run.dir)
-        CheckFirst.before = frozenset(names_in(folder))
-        above = (folder, *folder.parents)
-        CheckFirst.missing = tuple(path for path in above if not path.exists())
         with ending():
+            folder = Path(config.hydra.run.dir)
+            CheckFirst.before = frozenset(names_in(folder))
+            above = (folder, *folder.parents)
+            CheckFirst.missing = tuple(path for path in above if not path.exists())
             self._check(composed_by_hydra(config, config.hydra, folder))
 
     def on_multirun_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
@@ -106,7 +106,8 @@ class CheckFirst(Callback):
                     params[key] = words.swept(key, value)
             keys = [f"{key}={value}" for key, value in params.items()]
             keys += config.hydra.overrides.task
-            overrides = OverridesParser.create().parse_overrides(keys)
+            loader = GlobalHydra.instance().config_loader()
+            overrides = OverridesParser.create(loader).parse_overrides(keys)
             [jobs] = BasicSweeper.split_arguments(overrides, None)
             for number, job in enumerate(jobs):
                 try:
@@ -147,7 +148,11 @@ def ending() -> Iterator[None]:
 
 def is_expected(error: BaseException) -> bool:
     """Whether an error comes from what the program was given, or from the machine."""
-    return isinstance(error, EXPECTED) or is_memory(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1].filename if frames else ""
+    by_hydra = "/hydra/" in last or "/omegaconf/" in last  # they raise plain ones too
+    kinds = (*EXPECTED, ValueError, AssertionError) if by_hydra else EXPECTED
+    return isinstance(error, kinds) or is_memory(error)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -262,11 +267,11 @@ def start(
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except EXPECTED as error:
-        if CheckFirst.failed:
+    except Exception as error:
+        if CheckFirst.failed and is_expected(error):
             failed = len(CheckFirst.failed)
             refuse(f"{failed} of the sweep's jobs failed, as told above.", 1)
-        if not wants_traceback:
+        if is_expected(error) and not wants_traceback:
             end(error)
         raise
 

@@ -85,9 +85,9 @@ def to_keys(
             keys += several(key, value, plural[key])
         elif bare in SENTENCES:
             keys.append(f"{bare}={sentences(bare, value, sweeps)}")
-        elif value == "null" and (conf_dir() / bare).is_dir():
-            if bare != "experiment":  # it has none of itself
-                raise ConfigError(f"{bare}=null is not possible: choose an option.")
+        elif (conf_dir() / bare).is_dir() and (value == "null" or value[:1] == "_"):
+            if word != "experiment=null":  # it has none of itself
+                raise ConfigError(f"{word} is no option: see --help for those.")
         elif bare.startswith(ADDED):
             keys.append(readable(word))
         else:  # all others are there, or are told as unknown
