@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, FolderTakenError, to_config, unread
+from vlmrm_exp.config import Config, FolderTakenError, conf_dir, to_config, unread
 
 
 def check(composed: app.Composed) -> Config:
@@ -43,8 +43,12 @@ def train(composed: app.Composed) -> float | None:
     folder = composed.folder
     assert folder is not None
     config = check(composed)
-    for note in unread(config, [key.partition("=")[0] for key in composed.keys]):
+    typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
+    for note in unread(config, typed):
         print(note)
+    preset = f"{typed.get('experiment')}_{typed.get('task', 'mountaincar')}.yaml"
+    if preset.startswith("paper") and not (conf_dir() / "preset" / preset).exists():
+        print(f"The paper has no settings of its own for task={typed['task']}.")
     (folder / "config.yaml").write_text(app.resolved(composed.cfg), encoding="utf-8")
     return run(config, folder)
 

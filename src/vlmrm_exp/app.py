@@ -106,6 +106,8 @@ class CheckFirst(Callback):
                     params[key] = words.swept(key, value)
             keys = [f"{key}={value}" for key, value in params.items()]
             keys += config.hydra.overrides.task
+            if any(key.startswith("name=") for key in keys):
+                print("name is not read in a sweep: its folders are numbered.")
             loader = GlobalHydra.instance().config_loader()
             overrides = OverridesParser.create(loader).parse_overrides(keys)
             [jobs] = BasicSweeper.split_arguments(overrides, None)
@@ -366,7 +368,13 @@ def load_run_config(folder: Path) -> Config:
 
     try:
         written = OmegaConf.load(path)
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), written)
+        schema = OmegaConf.structured(Config)
+        if unsaid := _unsaid(schema, written):
+            print(
+                f"{path} does not say {', '.join(unsaid)}, as one of an older version: "
+                "today's defaults are used."
+            )
+        cfg = OmegaConf.merge(schema, written)
         return to_config(cfg)  # pyright: ignore[reportArgumentType]
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.filename is not None:
@@ -376,6 +384,18 @@ def load_run_config(folder: Path) -> Config:
             f"({one_sentence(error).rstrip('.')}): train again, or use the version "
             "that wrote it (versions.json)."
         ) from error
+
+
+def _unsaid(schema: Any, written: Any) -> list[str]:
+    """Settings of a schema that a file does not have, dotted."""
+    found = []
+    for key in schema:
+        inner = None if OmegaConf.is_missing(schema, key) else schema[key]
+        if key not in written:
+            found.append(key)
+        elif isinstance(inner, DictConfig) and isinstance(written[key], DictConfig):
+            found += [f"{key}.{name}" for name in _unsaid(inner, written[key])]
+    return found
 
 
 def tell_embedded(clips: Iterable[ClipConfig]) -> None:

@@ -465,6 +465,11 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
             f"{env_steps} env steps and a buffer of {kept} (whole rollouts): it would "
             "never learn: lower it."
         )
+    if algo.random_steps >= env_steps:
+        raise ConfigError(
+            f"algo.random_steps is {algo.random_steps}, but the run has only "
+            f"{env_steps} env steps: its policy would never act: lower it."
+        )
     if algo.buffer_size < rollout:
         raise ConfigError(
             f"algo.buffer_size is {algo.buffer_size}, less than one rollout "

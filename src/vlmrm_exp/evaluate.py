@@ -8,6 +8,7 @@ evaluation.json and videos/evaluation.mp4 into the run's folder.
 import contextlib
 import json
 import math
+import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,6 +68,8 @@ def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
     check_values("compute", asked.compute)
     folder = Path(asked.run).expanduser()
     config = app.load_run_config(folder)
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{folder} cannot be written to, but gets the results.")
     checkpoint = folder / "checkpoints" / f"{asked.checkpoint}.pt"
     if asked.checkpoint != "random" and not checkpoint.is_file():
         raise ConfigError(

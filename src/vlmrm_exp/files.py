@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -44,17 +42,16 @@ def write_json(path: Path, value: Any) -> None:
 def plain(value: Any) -> Any:
     """What JSON can hold of a value."""
     match value:
-        case np.generic():
-            return plain(value.item())
         case float():
-            return value if math.isfinite(value) else None
+            return float(value) if math.isfinite(value) else None
         case Mapping():
             return {str(key): plain(item) for key, item in value.items()}
         case list() | tuple():
             return [plain(item) for item in value]
         case Path():
             return str(value)
-    return value
+    # NumPy's scalars, without importing it here, as refusals should be immediate.
+    return plain(value.item()) if getattr(value, "ndim", None) == 0 else value
 
 
 def natural(text: str) -> list[tuple[int, str]]:
