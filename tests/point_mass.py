@@ -184,21 +184,25 @@ class Parts(NamedTuple):
     pool: Pool
     log: RunLog
 
-    def train(self, saved: Mapping[str, Any] | None = None) -> State:
+    def train(
+        self, saved: Mapping[str, Any] | None = None, save=lambda state: None
+    ) -> State:
         algorithm = {"sac": sac, "dqn": dqn}[self.config.algo.name]
-        return algorithm.train(*self, torch.device("cpu"), saved)
+        return algorithm.train(*self, torch.device("cpu"), saved, save)
 
 
 @contextlib.contextmanager
-def point_mass(folder: Path, name: str = "sac", **changes: Any) -> Iterator[Parts]:
-    """The parts of a run on the point mass, opened."""
+def point_mass(
+    folder: Path, name: str = "sac", saved: Any = None, **changes: Any
+) -> Iterator[Parts]:
+    """The parts of a run on the point mass, opened; `saved`: of its log."""
     config = point_mass_config(name, **changes)
     make_envs = world_of(config.task).make_envs
     envs = make_envs(config.task, config.algo.num_envs, 1)
     eval_envs = make_envs(config.task, config.evaluation.episodes, 1)
     own = np.zeros((1, config.algo.num_envs), np.float32)
     pool = make_pool(config, Episodes(states=envs.states()[None], env_reward=own))
-    log = RunLog(folder, config)
+    log = RunLog(folder, config, saved)
     try:
         yield Parts(config, envs, eval_envs, pool, log)
     finally:

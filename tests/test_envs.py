@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from vlmrm_exp.config import Config, ConfigError, conf_dir
+from vlmrm_exp.config import Config, conf_dir
 from worlds import make_envs, make_renderer
 
 TASKS = sorted(
@@ -133,13 +133,11 @@ def test_states_given_out_do_not_change_later(envs):
 
 
 def test_states_go_on_after_loading(task, envs):
+    if task.env == "gym":
+        return  # goes on with a new episode: see test_resume
     actions = random_actions(envs, 12)
     envs.reset(seed=2)
     play(envs, actions[:4])
-    if task.env == "gym":
-        with pytest.raises(ConfigError, match="cannot be saved"):
-            envs.state_dict()
-        return
     state = envs.state_dict()
     expected = [*play(envs, actions), envs.reset()]
     other = make_envs(task, NUM_ENVS)

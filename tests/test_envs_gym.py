@@ -297,14 +297,6 @@ def test_a_replay_that_does_not_fit_is_refused_with_its_size():
         Replay(10**11, envs, 0, torch.device("cpu"))
 
 
-def test_gym_env_says_that_it_cannot_be_saved():
-    envs = gym_envs("test/Counter-v0")
-    with pytest.raises(ConfigError, match=r"test/Counter-v0.* cannot be saved"):
-        envs.state_dict()
-    with pytest.raises(ConfigError, match="cannot be saved"):
-        envs.load_state_dict({})
-
-
 def test_check_algo_refuses_actions_it_cannot_choose():
     box, discrete = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(3)
     check_algo(box, "sac", "Pendulum-v1")

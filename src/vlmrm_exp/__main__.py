@@ -8,11 +8,17 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, FolderTakenError, conf_dir, to_config, unread
+
+MAY_CHANGE = ("log.", "compute.", "env_steps")
+"""Settings that a run may go on with in another way; the last, if it is unfinished."""
 
 
 def check(composed: app.Composed) -> Config:
@@ -29,13 +35,59 @@ def check(composed: app.Composed) -> Config:
         from vlmrm_exp.reward import choose_device
 
         choose_device("gpu")
-    folder = composed.folder
-    if folder is not None and (folder / "metrics.jsonl").exists():
-        raise FolderTakenError(
-            f"{folder} holds a run already: choose another name=... (or "
-            "hydra.run.dir, if that was given), or remove it."
-        )
+    if composed.folder is not None:
+        check_folder(composed.folder, app.resolved(composed.cfg))
     return config
+
+
+def check_folder(folder: Path, settings: str) -> None:
+    """Refuse a folder that holds another run; end the program where it is finished.
+
+    An unfinished run of the same settings is gone on with.
+
+    Args:
+        folder: of the run.
+        settings: as YAML.
+
+    Raises:
+        FolderTakenError: it is another run's, or there is nothing to go on from.
+    """
+    if not (folder / "metrics.jsonl").exists():
+        return
+    another = "give another name=... (or hydra.run.dir), or remove it"
+    held = {
+        name: yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+        for name in ("config.yaml", "summary.json")
+        if (folder / name).exists()
+    }
+    finished = not held.get("summary.json", {"interrupted": True})["interrupted"]
+    before, now = flat(held.get("config.yaml", {})), flat(yaml.safe_load(settings))
+    changed = [
+        f"{key}={now.get(key)} (was {before.get(key)})"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+        and not key.startswith(MAY_CHANGE[:2] if finished else MAY_CHANGE)
+    ]
+    if changed:
+        raise FolderTakenError(
+            f"{folder} holds a run of other settings, {', '.join(changed)}: {another}."
+        )
+    if finished:
+        print(f"{folder} is finished: nothing to do.")
+        sys.exit(0)
+    if not any((folder / "checkpoints").glob("state*.pt")):
+        raise FolderTakenError(
+            f"{folder} holds a run that left no state to go on from: {another}."
+        )
+
+
+def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        found |= flat(value, f"{before}{key}.") if nested else {before + key: value}
+    return found
 
 
 def train(composed: app.Composed) -> float | None:
@@ -65,7 +117,8 @@ def run(config: Config, folder: Path) -> float | None:
         from vlmrm_exp.log import RunLog, versions
         from vlmrm_exp.reward import Episodes, choose_device
         from vlmrm_exp.reward.pool import make_pool
-        from vlmrm_exp.rl import dqn, sac
+        from vlmrm_exp.rl import checkpoint, dqn, sac
+        from vlmrm_exp.rl.experience import REQUEUE, REQUEUE_SIGNALS, TooLate
         from vlmrm_exp.rl.summary import finish
 
     if config.task.env == "gym" and config.reward.model == "clip":
@@ -87,13 +140,28 @@ def run(config: Config, folder: Path) -> float | None:
         example = Episodes(states=envs.states()[None], env_reward=own)
         pool = make_pool(config, example)
         opened.callback(pool.close)
-        log = RunLog(folder, config)
+        saved: dict[str, Any] = {"state": None, "log": None}
+        if checkpoint.has_state(folder):
+            saved = checkpoint.load(folder)
+        log = RunLog(folder, config, saved["log"])
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
         opened.callback(lambda: log.close(exit_code))
         about = {"device": str(device), **pool.about()}
         write_json(folder / "versions.json", versions(about))
+        states = checkpoint.Checkpoint(log, config.compute.checkpoint_s)
         algorithm = {"sac": sac, "dqn": dqn}[config.algo.name]
-        state = algorithm.train(config, envs, eval_envs, pool, log, device)
+        try:
+            state = algorithm.train(
+                config, envs, eval_envs, pool, log, device,
+                saved["state"], states.save_when_due,
+            )  # fmt: skip
+            states.save(state)
+        except TooLate:
+            state = None
+        if state is None or state.interrupted in REQUEUE_SIGNALS:
+            print("Stopped by a signal; the same command goes on from here.")
+            exit_code = REQUEUE
+            sys.exit(exit_code)
         try:
             summary = finish(config, state, eval_envs, pool, log, device, started)
         except KeyboardInterrupt:
@@ -105,6 +173,8 @@ def run(config: Config, folder: Path) -> float | None:
             )
             sys.exit(exit_code)
         exit_code = app.INTERRUPTED if state.interrupted else 0
+        if not state.interrupted:
+            states.remove()
         if state.interrupted:
             sys.exit(exit_code)
         return summary["eval/reward_mean"]

@@ -238,7 +238,8 @@ def start(
         # A file's name may have letters that this terminal does not.
         getattr(sys, stream).reconfigure(errors="backslashreplace")
     # A job scheduler's polite request to stop is treated like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.default_int_handler)
     OmegaConf.register_new_resolver("options", options_text, replace=True)
     CheckFirst.check = check
 

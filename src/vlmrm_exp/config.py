@@ -168,6 +168,9 @@ class ComputeConfig:
     """Threads of each process's tensor operations on the CPU."""
     physics_threads: int | None = None
     """Threads of the humanoids' physics; null: all cores, at most 8."""
+    checkpoint_s: float = 60.0
+    """Seconds between states from which a killed run goes on, at least: saving takes
+    2 % of the time at most. 0: after each rollout."""
     cuda_graph: bool = True
     """On a GPU, replay gradient steps as a CUDA graph; false: launch each kernel."""
 
@@ -355,8 +358,8 @@ OPTIONS = {
 AT_LEAST = {
     key: low
     for low, keys in {
-        0: "seed algo.learning_starts algo.random_steps algo.exploration_steps "
-        "compute.workers evaluation.video_episodes",
+        0: "seed compute.checkpoint_s algo.learning_starts algo.random_steps "
+        "algo.exploration_steps compute.workers evaluation.video_episodes",
         1: "env_steps task.frame_skip task.episode_length clip.batch_size reward.every "
         "algo.num_envs algo.gradient_steps algo.batch_size algo.buffer_size "
         "algo.random_action_repeat compute.torch_threads compute.physics_threads "

@@ -59,8 +59,15 @@ class RunLog:
     wandb_id: str | None
     """W&B's id of this run, by which a later run can go on in it; None without W&B."""
 
-    def __init__(self, folder: Path, config: Config) -> None:
+    def __init__(
+        self, folder: Path, config: Config, saved: Mapping[str, Any] | None = None
+    ) -> None:
         """Open metrics.jsonl for appending, and a W&B run unless `log.mode` is none.
+
+        Args:
+            folder: of the run.
+            config: the run's.
+            saved: a `state_dict` to go on from; what was written later is cut off.
 
         Raises:
             ConfigError: W&B cannot be reached, or does not know who is logging.
@@ -68,15 +75,20 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._wandb = (
-            _start_wandb(folder, config) if config.log.mode != "none" else None
+            _start_wandb(folder, config, (saved or {}).get("wandb_id"))
+            if config.log.mode != "none"
+            else None
         )
         self.wandb_id = self._wandb.id if self._wandb else None
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        if saved:
+            self._metrics.truncate(saved["metrics_bytes"])
         self._progress = progress_bar(config.env_steps, "step", "training")
         self._laps: dict[str, float] = {}
         self._lap_started = time.perf_counter()
         self._first: tuple[float, int] | None = None  # report: when, and env steps
-        self._last_steps = 0
+        self._last_steps = saved["env_steps"] if saved else 0
+        self._progress.update(self._last_steps)
 
     def lap(self, key: str) -> None:
         """Time what was done since the last lap, for the next report, in s."""
@@ -107,6 +119,14 @@ class RunLog:
                  for k in SHOWN if k in values}  # fmt: skip
         self._progress.set_postfix(shown, refresh=False)
         self._progress.update(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the records stand."""
+        return {
+            "metrics_bytes": self._metrics.tell(),
+            "env_steps": self._last_steps,
+            "wandb_id": self.wandb_id,
+        }
 
     def env_steps_per_s(self) -> float | None:
         """The rate since the first report, all included; None before the second."""
@@ -159,7 +179,7 @@ class RunLog:
             wandb.teardown()
 
 
-def _start_wandb(folder: Path, config: Config) -> Any:
+def _start_wandb(folder: Path, config: Config, run_id: str | None) -> Any:
     """Start a W&B run that writes nowhere but into the folder, and asks nothing."""
     import wandb
     from wandb.errors import Error as WandbError
@@ -197,6 +217,8 @@ def _start_wandb(folder: Path, config: Config) -> Any:
             group=config.log.group,
             tags=config.log.tags,
             name=folder.name,
+            id=run_id,
+            resume="allow" if run_id else None,
             # Groups as tables, and their names once more: W&B groups by flat keys only.
             config={**dataclasses.asdict(config), **flat},
             settings=settings,

@@ -173,15 +173,21 @@ class GymEnvs:
         return np.asarray(goal.any(axis=0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Refuse: Gymnasium has no way to save an arbitrary simulator."""
-        raise ConfigError(
-            f"{self._env_id}'s simulators cannot be saved, as Gymnasium has no call "
-            "for it: a task=gym run can only go on from an episode's start."
-        )
+        """Their random generators: Gymnasium has no way to save the simulators.
+
+        That is enough between two episodes, if an environment has no other memory.
+        """
+        states = [env.unwrapped.np_random.bit_generator.state for env in self._envs]
+        return {"generators": states, "gives_goal": self._gives_goal}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Refuse, as `state_dict` does."""
-        self.state_dict()
+        """Go on from a `state_dict`, from a fresh episode."""
+        print(
+            f"{self._env_id}'s simulators cannot be saved: going on with new episodes."
+        )
+        for env, saved in zip(self._envs, state["generators"], strict=True):
+            env.unwrapped.np_random.bit_generator.state = saved
+        self._gives_goal = state["gives_goal"]
 
     def close(self) -> None:
         """Close every environment."""

@@ -7,7 +7,7 @@ by the network that learns (arXiv 1509.06461).
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -197,6 +197,7 @@ def train(
     log: RunLog,
     device: torch.device,
     saved: Mapping[str, Any] | None = None,
+    save: Callable[[State], object] = lambda state: None,
 ) -> State:
     """Simulate, reward, learn and report, until all env steps are learned from.
 
@@ -209,6 +210,7 @@ def train(
         log: takes metrics; checkpoints go into its folder.
         device: of networks and replay.
         saved: a `State.state_dict` to go on from.
+        save: called after each rollout that was learned from.
 
     Raises:
         FloatingPointError: a reward or a loss is not a finite number.
@@ -242,7 +244,7 @@ def train(
         return agent.act(observation, 1.0 if random else epsilon(algo, state.env_steps))
 
     with Interrupts() as interrupt:
-        while state.learned_steps < config.env_steps and not interrupt.requested:
+        while state.learned_steps < config.env_steps and not interrupt.number:
             # Simulate one episode in each environment, and have it rewarded.
             more = state.env_steps < config.env_steps
             if more:
@@ -299,5 +301,6 @@ def train(
                 ) * evaluation.every
                 log.lap("perf/evaluate_s")
             log.metrics(state.learned_steps, metrics)
-    state.interrupted = interrupt.requested
+            save(state)
+    state.interrupted = interrupt.number
     return state

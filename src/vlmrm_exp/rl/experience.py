@@ -429,7 +429,8 @@ class State:
     best: dict[str, Any] | None = None
     """Checkpoint of the policy with the highest reward so far."""
     best_reward: float = -math.inf
-    interrupted: bool = False
+    interrupted: int = 0
+    """The signal that ended it early."""
 
     def checkpoint(self) -> dict[str, Any]:
         """The present policy."""
@@ -463,6 +464,7 @@ class State:
                 getattr(self, name).load_state_dict(value)
             else:
                 setattr(self, name, value)
+        self.interrupted = 0
         self.in_flight = deque(Rollout(**rollout) for rollout in state["in_flight"])
         self.rewards = deque(partial(np.asarray, each) for each in state["rewards"])
 
@@ -476,34 +478,57 @@ def save_policy(path: Path, checkpoint: Mapping[str, Any]) -> None:
         torch.save(dict(checkpoint), part)
 
 
+REQUEUE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Schedulers send one of these some time before they kill a job."""
+REQUEUE = os.EX_TEMPFAIL
+"""Exit code (75): the same command, started again, goes on."""
+PATIENCE_S = 12
+"""Seconds after such a signal within which a rollout must be over."""
+
+
+class TooLate(BaseException):
+    """A rollout was not over when a scheduler's patience was."""
+
+
 class Interrupts:
-    """Within it, Ctrl-C and SIGTERM are a request to stop after this rollout.
+    """Within it, signals are a request to stop after this rollout.
 
     Else they could strike halfway through a gradient step, or a message to a worker. A
-    second one ends the block at once, without an exception.
+    second Ctrl-C ends the block at once, without an exception. A scheduler waits half a
+    minute at most: if the rollout is not over soon, the last saved state has to do.
     """
 
-    requested = False
+    number = 0
+    """Of the signal; 0: none came."""
 
     def __enter__(self) -> "Interrupts":
         """Take over the signals; in another thread than the main one, nothing."""
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *REQUEUE_SIGNALS):
                 self._before[number] = signal.signal(number, self._on_signal)
+            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._too_late)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         """Give the signals back."""
+        signal.alarm(0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if kind is KeyboardInterrupt:
-            self.requested = True
+            self.number = self.number or signal.SIGINT
         return kind is KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.number == number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self.number = number
         # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nStopping after this rollout; Ctrl-C again stops at once.\n")
+        if number == signal.SIGINT:
+            text = b"\nStopping after this rollout; Ctrl-C again stops at once.\n"
+            os.write(2, text)
+        else:
+            signal.alarm(PATIENCE_S)
+
+    def _too_late(self, number: int, frame: FrameType | None) -> None:
+        raise TooLate

@@ -76,7 +76,7 @@ def finish(
         "baseline": config.baselines,
         "alpha": config.alpha,
         "seed": config.seed,
-        "interrupted": state.interrupted,
+        "interrupted": bool(state.interrupted),
         "env_steps": state.learned_steps,
         "gradient_steps": state.gradient_steps,
         "perf/env_steps_per_s": log.env_steps_per_s(),

@@ -1,0 +1,128 @@
+"""A run's state on disk, from which the same command goes on.
+
+It holds tensors and primitives alone, so that reading it runs no code. The file before
+the newest is kept: it is read where the newest is damaged.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.files import reason, written_whole
+from vlmrm_exp.log import RunLog
+from vlmrm_exp.rl.experience import State
+
+FORMAT = 1
+"""Of the file; another one is refused."""
+MOST_TIME = 0.02
+"""Share of a run's time that saving takes at most."""
+NAMES = ("state.pt", "state-before.pt")
+"""In the folder checkpoints/: the newest, and the one before."""
+
+
+class Checkpoint:
+    """Saves a run's state, as often as `compute.checkpoint_s` says."""
+
+    def __init__(self, log: RunLog, every_s: float) -> None:
+        self._log = log
+        self._every_s = every_s
+        self._cost_s = 0.0
+        self._saved_at = time.monotonic()
+
+    def save_when_due(self, state: State) -> None:
+        """Save if enough time has passed since the last one ended."""
+        due = self._every_s and max(self._every_s, self._cost_s / MOST_TIME)
+        if time.monotonic() - self._saved_at >= due:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Write the state whole; waits for rewards in flight."""
+        started = time.monotonic()
+        newest, before = (self._log.folder / "checkpoints" / name for name in NAMES)
+        kept = {
+            "format": FORMAT,
+            "state": _packed(state.state_dict()),
+            "log": self._log.state_dict(),
+        }
+        with written_whole(newest) as part:
+            with part.open("wb") as file:
+                torch.save(kept, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if newest.exists():
+                os.replace(newest, before)
+        self._saved_at = time.monotonic()
+        self._cost_s = self._saved_at - started
+
+    def remove(self) -> None:
+        """The run is finished: nothing goes on from here."""
+        for name in NAMES:
+            (self._log.folder / "checkpoints" / name).unlink(missing_ok=True)
+
+
+def has_state(folder: Path) -> bool:
+    """Whether an unfinished run left something to go on from."""
+    return any((folder / "checkpoints" / name).exists() for name in NAMES)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Read the newest state of a run that is not damaged: `state` and `log`.
+
+    Raises:
+        ConfigError: there is none, or it is of another version.
+    """
+    told = []
+    for name in NAMES:
+        path = folder / "checkpoints" / name
+        try:
+            kept = torch.load(path, map_location="cpu", weights_only=True)
+            found = kept["format"]
+        except Exception as error:  # a damaged file can raise nearly anything
+            told.append(f"{path} cannot be read ({reason(error, named=True)})")
+            continue
+        if found != FORMAT:
+            raise ConfigError(
+                f"{path} has format {found}, but this version reads {FORMAT}: go on "
+                "with the version that wrote it (versions.json), or start anew."
+            )
+        if told:
+            print(f"{told[0]}: going on from the one before.")
+        return _unpacked(kept)
+    raise ConfigError(
+        f"{'; '.join(told)}: remove {folder}, or give another name=... to start anew."
+    )
+
+
+def _packed(value: Any) -> Any:
+    """Arrays as tensors, which torch reads without running code."""
+    match value:
+        case np.ndarray():
+            return {"array": torch.from_numpy(np.ascontiguousarray(value))}
+        case torch.Tensor():
+            # A view would be written with all of the memory behind it.
+            whole = value.untyped_storage().nbytes() == value.nbytes
+            return value.detach() if whole else value.detach().clone()
+        case Mapping():
+            return {key: _packed(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_packed(item) for item in value]
+        case np.generic():
+            return value.item()
+    return value
+
+
+def _unpacked(value: Any) -> Any:
+    match value:
+        case {"array": torch.Tensor() as tensor}:
+            return tensor.numpy()
+        case dict():
+            return {key: _unpacked(item) for key, item in value.items()}
+        case list():
+            return [_unpacked(item) for item in value]
+    return value

@@ -1,0 +1,224 @@
+"""A run that was cut anywhere goes on as if nothing had been."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from point_mass import Parts, point_mass, read_metrics, trained
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.rl.checkpoint import Checkpoint, load
+
+BOTH = pytest.mark.parametrize("name", ["sac", "dqn"])
+
+
+class Cut(Exception):
+    """The run ends here, as if it were killed."""
+
+
+def train_until(parts: Parts, reports: int, saved=None):
+    """Train, save after each rollout, and be cut after some."""
+    states = Checkpoint(parts.log, 0)
+    left = [reports]
+
+    def save(state) -> None:
+        states.save_when_due(state)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Cut
+
+    return parts.train(saved, save)
+
+
+def go_on(folder: Path, name: str, reports: int, **changes):
+    """Go on from what is on disk, in new environments, agent and pool."""
+    kept = load(folder)
+    with point_mass(folder, name, saved=kept["log"], **changes) as parts:
+        return train_until(parts, reports, kept["state"])
+
+
+@BOTH
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("reward", ["Distance", "Learned"])
+def test_a_run_cut_after_any_rollout_is_that_of_one_piece(
+    tmp_path, name, overlap, reward
+):
+    changes = {
+        "compute": {"overlap": overlap},
+        "reward": {"model": f"point_mass:{reward}"},
+        "algo": {"buffer_size": 480},  # three rollouts of five
+    }
+    whole = trained(tmp_path / "whole", name, **changes)
+    for cut in range(1, 5):
+        folder = tmp_path / str(cut)
+        with point_mass(folder, name, **changes) as parts:
+            with pytest.raises(Cut):
+                train_until(parts, cut)
+            parts.log.metrics(9999, {"loss/x": 1.0})  # after what was saved
+        if cut < 4:  # and once more
+            with pytest.raises(Cut):
+                go_on(folder, name, 1, **changes)
+        state = go_on(folder, name, 99, **changes)
+        assert read_metrics(folder) == read_metrics(tmp_path / "whole")
+        assert state.gradient_steps == whole.gradient_steps
+        for key, tensor in whole.best["policy"].items():
+            assert torch.equal(state.best["policy"][key], tensor)
+
+
+def test_a_gymnasium_ids_run_goes_on_with_new_episodes_and_says_so(tmp_path, capsys):
+    from vlmrm_exp.config import TaskConfig
+    from vlmrm_exp.envs.any_gym import GymEnvs
+
+    task = TaskConfig("gym", "gym", env_id="Pendulum-v1", episode_length=3)
+    first, second = GymEnvs(task, 2), GymEnvs(task, 2)
+    first.reset(7)
+    second.load_state_dict(first.state_dict())
+    assert "Pendulum-v1's simulators cannot be saved" in capsys.readouterr().out
+    np.testing.assert_array_equal(first.reset(), second.reset())
+
+
+def saved_run(folder: Path) -> list[Path]:
+    """A run that was cut after two rollouts; its states, the newest first."""
+    with point_mass(folder) as parts, pytest.raises(Cut):
+        train_until(parts, 2)
+    return [folder / "checkpoints" / name for name in ("state.pt", "state-before.pt")]
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, capsys):
+    newest, before = saved_run(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert load(tmp_path)["state"]["learned_steps"] == 160
+    told = capsys.readouterr().out
+    assert "state.pt cannot be read" in told
+    assert "going on from the one before" in told
+    before.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"state-before\.pt cannot be read .*anew"):
+        load(tmp_path)
+
+
+def test_a_state_runs_no_code_when_it_is_read(tmp_path):
+    newest, before = saved_run(tmp_path)
+    sprung = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (sprung,)
+
+    torch.save({"format": 1, "state": Trap()}, newest)
+    before.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ConfigError):
+        load(tmp_path)
+    assert not sprung.exists()
+
+
+def test_a_state_of_another_format_is_refused(tmp_path):
+    newest, _ = saved_run(tmp_path)
+    kept = torch.load(newest, weights_only=True)
+    torch.save(kept | {"format": 99}, newest)
+    with pytest.raises(ConfigError, match=r"format 99, but this version reads 1.*anew"):
+        load(tmp_path)
+
+
+def test_a_view_of_a_large_buffer_is_saved_alone(tmp_path):
+    with point_mass(tmp_path, algo={"buffer_size": 10**6}, env_steps=10**6) as parts:
+        with pytest.raises(Cut):
+            train_until(parts, 1)
+    assert (tmp_path / "checkpoints" / "state.pt").stat().st_size < 200_000
+
+
+def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with point_mass(tmp_path) as parts:
+        states, saved = Checkpoint(parts.log, 60), []
+
+        class Slow:
+            def state_dict(self):
+                clock[0] += 3.0  # seconds that saving takes
+                saved.append(clock[0])
+                return {}
+
+        for _ in range(600):
+            clock[0] += 1.0
+            states.save_when_due(Slow())
+    assert saved == [63.0, 216.0, 369.0, 522.0]  # after 60 s, then 3 / 0.02 = 150 s
+
+
+SMALL = (
+    "task=mountaincar clip=nano log=none env_steps=4800 algo.gradient_steps=20 "
+    "algo.random_steps=1600 evaluation.every=1600 evaluation.episodes=2 "
+    "evaluation.final_episodes=4 evaluation.video_episodes=0 name=mine"
+).split()
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vlmrm_exp", *SMALL, *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(
+        command, cwd=folder, start_new_session=True, text=True, **pipes
+    )
+
+
+def wait_for_state(process, run: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not ((run / "checkpoints" / "state.pt").exists() and read_metrics(run)):
+        assert time.monotonic() < deadline, "no state"
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_a_kill(tmp_path, program, monkeypatch):
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole, cut = (tmp_path / n / "outputs/mountaincar/mine" for n in ("whole", "cut"))
+    monkeypatch.chdir(tmp_path / "whole")
+    assert program(*SMALL).code == 0
+    process = start(tmp_path / "cut", "compute.checkpoint_s=0", "compute.workers=1")
+    wait_for_state(process, cut)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (cut / "summary.json").exists()
+    monkeypatch.chdir(tmp_path / "cut")
+
+    other = program(*SMALL, "seed=1")
+    assert other.code == 2
+    assert "holds a run of other settings, seed=1 (was 0)" in other.err
+
+    assert program(*SMALL).code == 0
+    assert read_metrics(cut) == read_metrics(whole)
+    summaries = [json.loads((f / "summary.json").read_text()) for f in (whole, cut)]
+    timed = ("perf/", "wall_s", "train_wall_s")
+    for key in summaries[0]:
+        if not key.startswith(timed):
+            assert summaries[0][key] == summaries[1][key], key
+    assert sorted(p.name for p in (cut / "checkpoints").iterdir()) == [
+        "best.pt", "last.pt"]  # fmt: skip
+
+    again = program(*SMALL)
+    assert again.code == 0
+    assert "is finished: nothing to do" in again.out
+
+
+@pytest.mark.slow
+def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path):
+    run = tmp_path / "outputs/mountaincar/mine"
+    process = start(tmp_path, "env_steps=160000")
+    deadline = time.monotonic() + 120
+    while not ((run / "metrics.jsonl").exists() and read_metrics(run)):
+        assert time.monotonic() < deadline, "no report"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "the same command goes on" in told
+    assert load(run)["state"]["learned_steps"] == read_metrics(run)[-1]["env_steps"]
+    assert not (run / "summary.json").exists()
