@@ -1,7 +1,11 @@
 """A reward model and a world that do one thing wrong, as those of users may."""
 
+import os
+import signal
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +35,10 @@ class Reward(RewardModel):
             return self.buffer
         if self.calls < 2:
             return right
+        if self.fault == "hang" and self.first("hung"):
+            time.sleep(1000)
+        if self.fault == "die" or (self.fault == "die once" and self.first("died")):
+            os.kill(os.getpid(), signal.SIGKILL)
         match self.fault:
             case "raise":
                 raise KeyError("weight")
@@ -49,6 +57,14 @@ class Reward(RewardModel):
             case "huge":
                 return right.astype(np.float64) - 1e300
         return right
+
+    @staticmethod
+    def first(name: str) -> bool:
+        """Whether no process asked before; the folder is the test's own."""
+        path = Path(os.environ["FAULTY_FOLDER"], name)
+        before = path.exists()
+        path.touch()
+        return not before
 
     def update(self, episodes: Episodes) -> dict[str, float]:
         self.version += 1

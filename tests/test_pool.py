@@ -355,3 +355,41 @@ def test_facts_that_no_file_can_hold_are_refused(tmp_path):
 def test_a_close_that_fails_spoils_no_result(tmp_path, capsys):
     trained(tmp_path, **faulty("close", 0))
     assert "faulty:Reward failed in close" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["die once", "hang"])
+def test_a_worker_that_ends_or_hangs_is_replaced(tmp_path, monkeypatch, capsys, fault):
+    monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
+    monkeypatch.setattr("vlmrm_exp.reward.pool.HANGS_S", 1)
+    monkeypatch.setattr("vlmrm_exp.reward.pool.SLOW", 0)
+    trained(tmp_path / "whole", **faulty("nothing", 2))
+    trained(tmp_path / "cut", **faulty(fault, 2))
+    told = capsys.readouterr().err
+    how = "was killed by SIGKILL" if fault == "die once" else "gave no answer within 1"
+    assert f"A reward worker {how}" in told
+    assert "another one goes on" in told
+    assert read_metrics(tmp_path / "cut") == read_metrics(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_workers_that_end_one_after_another_end_the_run(tmp_path):
+    with pytest.raises(ForeignError, match=r"one after another.*SIGKILL, .*memory"):
+        trained(tmp_path, **faulty("die", 1))
+
+
+@pytest.mark.slow
+def test_a_worker_in_anothers_place_knows_what_was_learned(tmp_path):
+    metrics = []
+    for kill in (False, True):
+        folder = tmp_path / str(kill)
+        changes = {"reward": {"model": "point_mass:Learned"}, "compute": {"workers": 2}}
+        with point_mass(folder, **changes) as parts:
+
+            def save(state, parts=parts, kill=kill) -> None:
+                if kill and state.learned_steps == 320:
+                    parts.pool._processes[1].kill()
+
+            parts.train(save=save)
+        metrics.append(read_metrics(folder))
+    assert metrics[0] == metrics[1]

@@ -7,10 +7,12 @@ depend on it.
 """
 
 import contextlib
+import math
 import multiprocessing
 import pickle
 import signal
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -34,6 +36,9 @@ from vlmrm_exp.reward import (
 )
 
 FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
+HANGS_S = 600  # a worker that gives no answer for so long, and for
+SLOW = 20  # times as long as its states took at first, hangs
+MOST_ENDED = 3  # workers one after another: it is no accident
 
 Wait = Callable[[], np.ndarray]
 """Waits for rewards: (T, N) float32."""
@@ -207,30 +212,48 @@ class Workers(Pool):
         self._window = model.window
         self._axis = 0 if model.window == 1 else 1  # along which work is shared out
         self._pending: deque[list[np.ndarray]] = deque()  # answers so far, of each job
+        self._arguments = config, example
         self._pipes: list[Connection] = []
-        self._processes = []
-        # spawn: an OpenGL or CUDA context does not survive a fork.
-        context = multiprocessing.get_context("spawn")
+        self._processes: list[Any] = []
+        # What the workers were told last, for one that takes another's place.
+        self._state: bytes | None = None
+        self._asked: list[Episodes] = []
+        self._ended = 0  # workers, one after another
         try:
-            for _ in range(config.compute.num_workers):
-                ours, theirs = context.Pipe()
-                arguments = (config, example, theirs)
-                process = context.Process(target=_serve, args=arguments, daemon=True)
-                # A terminal sends Ctrl-C to all processes, a scheduler SIGTERM. Only
-                # the training process reacts, and tells the workers.
-                with blocked_interrupts():
-                    process.start()
-                theirs.close()
-                self._pipes.append(ours)
-                self._processes.append(process)
+            for number in range(config.compute.num_workers):
+                self._start(number)
             # However long loading takes; then the first reward, and what it depends on.
-            numbers = range(len(self._pipes))
-            sizes = [self._receive(number) for number in numbers]
-            abouts = [self._receive(number, FIRST_REWARD_S) for number in numbers]
-            self._batch_size, self._about = sizes[0], abouts[0]
+            greetings = [self._greeting(number) for number in range(len(self._pipes))]
+        except WorkerEnded as ended:
+            self.close()
+            raise ForeignError(f"A reward worker {ended}.") from ended
         except BaseException:
             self.close()
             raise
+        self._batch_size, self._about, _ = greetings[0]
+        self._s_per_state = max(s for *_, s in greetings) / math.prod(example.shape)
+
+    def _start(self, number: int) -> None:
+        """Start a worker, in the place of one that ended if there was one."""
+        # spawn: an OpenGL or CUDA context does not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        arguments = (*self._arguments, theirs)
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        # A terminal sends Ctrl-C to all processes, a scheduler SIGTERM. Only the
+        # training process reacts, and tells the workers.
+        with blocked_interrupts():
+            process.start()
+        theirs.close()
+        place = slice(number, number + 1)
+        self._pipes[place], self._processes[place] = [ours], [process]
+
+    def _greeting(self, number: int) -> tuple[int, dict[str, Any], float]:
+        """A new worker's batch size and facts, and how long its first rewards took."""
+        size = self._answer(number)
+        started = time.monotonic()
+        about = self._answer(number, FIRST_REWARD_S)
+        return size, about, time.monotonic() - started
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`, workers too."""
@@ -264,10 +287,11 @@ class Workers(Pool):
                 state = self._learner.state_dict()
                 if not state:
                     raise ValueError("it is empty, so that workers would never learn")
-                message = pickle.dumps(state)
+                self._state = pickle.dumps(state)
             for pipe in self._pipes:
-                self._send(pipe, message)
-        for pipe, share in zip(self._pipes, self._shares(episodes), strict=True):
+                self._send(pipe, self._state)
+        self._asked = self._shares(episodes)
+        for pipe, share in zip(self._pipes, self._asked, strict=True):
             self._send(pipe, share)
         job: list[np.ndarray] = []
         self._pending.append(job)
@@ -302,25 +326,56 @@ class Workers(Pool):
                 oldest.append(self._receive(len(oldest)))
             self._pending.popleft()
 
-    def _receive(self, number: int, timeout_s: float | None = None) -> Any:
+    def _receive(self, number: int) -> Any:
+        """A worker's answer; if it ends or hangs, that of one in its place."""
+        patience = SLOW * self._s_per_state * math.prod(self._asked[number].shape)
+        while True:
+            try:
+                answer = self._answer(number, max(HANGS_S, patience))
+                self._ended = 0
+                return answer
+            except WorkerEnded as ended:
+                self._ended += 1
+                if self._ended == MOST_ENDED:
+                    raise ForeignError(
+                        f"Reward workers end one after another, the last one {ended}."
+                    ) from ended
+                print(f"A reward worker {ended}: another one goes on.", file=sys.stderr)
+            self._pipes[number].close()
+            self._start(number)
+            with contextlib.suppress(WorkerEnded):  # told by the next answer
+                self._greeting(number)
+            if self._state is not None:
+                self._send(self._pipes[number], self._state)
+            self._send(self._pipes[number], self._asked[number])
+
+    def _answer(self, number: int, timeout_s: float | None = None) -> Any:
         pipe, process = self._pipes[number], self._processes[number]
         if timeout_s is not None and not pipe.poll(timeout_s):
-            raise ConfigError(
-                f"A reward worker gave no reward within {timeout_s} s, so its OpenGL "
-                "driver probably hangs: try compute.workers=1, or another MUJOCO_GL "
-                "(egl, osmesa)."
+            process.kill()
+            process.join()
+            raise WorkerEnded(
+                f"gave no answer within {timeout_s:.0f} s, so its OpenGL driver "
+                "probably hangs (try another MUJOCO_GL: egl, osmesa)"
             )
         try:
             answer = pipe.recv()
         except (EOFError, ConnectionError):
             process.join(timeout=5)
-            raise RuntimeError(
-                f"A reward worker ended by itself (exit code {process.exitcode}; -9 "
-                "usually means that memory ran out): its own message stands above."
-            ) from None
+            code = process.exitcode
+            why = f"ended by itself (exit code {code})"
+            if code is not None and code < 0:
+                why = f"was killed by {signal.Signals(-code).name}"
+            if code == -signal.SIGKILL:
+                why += ", as the system does where memory runs out"
+            raise WorkerEnded(why) from None
         if isinstance(answer, Failure):
             raise answer.error from RuntimeError(f"In a worker:\n{answer.traceback}")
         return answer
+
+
+class WorkerEnded(Exception):
+    """A worker ended or hangs; the text says how."""
 
 
 @contextlib.contextmanager
