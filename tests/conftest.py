@@ -81,7 +81,9 @@ def start(
 @pytest.fixture
 def program(start: Callable[..., Ended]) -> Callable[..., Ended]:
     """`python -m vlmrm_exp WORDS`."""
-    return lambda *words: start(words, training.train, check=training.check)
+    return lambda *words: start(
+        words, training.train, check=training.check, goes_on=True
+    )
 
 
 @pytest.fixture

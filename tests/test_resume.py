@@ -205,7 +205,25 @@ def test_the_same_command_goes_on_after_a_kill(tmp_path, program, monkeypatch):
 
     again = program(*SMALL)
     assert again.code == 0
-    assert "is finished: nothing to do" in again.out
+    assert "is finished: nothing is left to do" in again.out
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_started_again_does_what_is_missing(
+    tmp_path, program, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    small = ("experiment=smoke", "reward=environment", "log=none", "sweep=mine", "-m")
+    assert program(*small, "seed=0,1").code == 0
+    sweep = tmp_path / "outputs" / "sweeps" / "mine"
+    written = {path: path.stat().st_mtime_ns for path in sweep.glob("*/summary.json")}
+    assert len(written) == 2
+    ended = program(*small, "seed=2,1,0")  # numbered in another way
+    assert ended.code == 0
+    assert ended.out.count("is finished: nothing is left to do") == 2
+    after = {path: path.stat().st_mtime_ns for path in sweep.glob("*/summary.json")}
+    assert len(after) == 3
+    assert written.items() < after.items()
 
 
 @pytest.mark.slow

@@ -15,9 +15,16 @@ from typing import Any
 import yaml
 
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, FolderTakenError, conf_dir, to_config, unread
+from vlmrm_exp.config import (
+    Config,
+    FinishedError,
+    FolderTakenError,
+    conf_dir,
+    to_config,
+    unread,
+)
 
-MAY_CHANGE = ("log.", "compute.", "env_steps")
+MAY_CHANGE = ("name", "log.", "compute.", "env_steps")
 """Settings that a run may go on with in another way; the last, if it is unfinished."""
 
 
@@ -41,9 +48,7 @@ def check(composed: app.Composed) -> Config:
 
 
 def check_folder(folder: Path, settings: str) -> None:
-    """Refuse a folder that holds another run; end the program where it is finished.
-
-    An unfinished run of the same settings is gone on with.
+    """Refuse a folder that holds another run; an unfinished one is gone on with.
 
     Args:
         folder: of the run.
@@ -51,6 +56,7 @@ def check_folder(folder: Path, settings: str) -> None:
 
     Raises:
         FolderTakenError: it is another run's, or there is nothing to go on from.
+        FinishedError: nothing is left to do.
     """
     if not (folder / "metrics.jsonl").exists():
         return
@@ -66,15 +72,14 @@ def check_folder(folder: Path, settings: str) -> None:
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
-        and not key.startswith(MAY_CHANGE[:2] if finished else MAY_CHANGE)
+        and not key.startswith(MAY_CHANGE[:3] if finished else MAY_CHANGE)
     ]
     if changed:
         raise FolderTakenError(
             f"{folder} holds a run of other settings, {', '.join(changed)}: {another}."
         )
     if finished:
-        print(f"{folder} is finished: nothing to do.")
-        sys.exit(0)
+        raise FinishedError(f"{folder} is finished: nothing is left to do.")
     if not any((folder / "checkpoints").glob("state*.pt")):
         raise FolderTakenError(
             f"{folder} holds a run that left no state to go on from: {another}."
@@ -94,7 +99,11 @@ def train(composed: app.Composed) -> float | None:
     """Run one job; returns the kept policy's mean reward, for sweepers."""
     folder = composed.folder
     assert folder is not None
-    config = check(composed)
+    try:
+        config = check(composed)
+    except FinishedError as error:  # a job of a sweep that is started again
+        print(error)
+        return None
     typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
     for note in unread(config, typed):
         print(note)
@@ -143,6 +152,8 @@ def run(config: Config, folder: Path) -> float | None:
         saved: dict[str, Any] = {"state": None, "log": None}
         if checkpoint.has_state(folder):
             saved = checkpoint.load(folder)
+            steps = saved["state"]["learned_steps"]
+            print(f"Going on with {folder} from env step {steps:,}.")
         log = RunLog(folder, config, saved["log"])
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
         opened.callback(lambda: log.close(exit_code))
@@ -198,4 +209,5 @@ if __name__ == "__main__":
         train,
         check=check,
         interrupted="Interrupted: what was written so far stays.",
+        goes_on=True,
     )

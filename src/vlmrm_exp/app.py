@@ -10,6 +10,8 @@ import contextlib
 import copy
 import errno
 import functools
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -39,6 +41,7 @@ from vlmrm_exp.config import (
     ClipConfig,
     Config,
     ConfigError,
+    FinishedError,
     FolderTakenError,
     ForeignError,
     conf_dir,
@@ -76,6 +79,8 @@ class CheckFirst(Callback):
     """What was in the folder before; empty where there was none."""
     missing: tuple[Path, ...] = ()
     """Folders that were not there before, the innermost first."""
+    goes_on: bool = False
+    """Whether a sweep may be started again in its folder."""
     failed: ClassVar[list[str]] = []
     """Jobs of a sweep."""
 
@@ -95,7 +100,8 @@ class CheckFirst(Callback):
         with ending():
             if config.hydra.sweeper._target_ != SWEEPER:
                 return
-            if Path(config.hydra.sweep.dir, "multirun.yaml").exists():
+            begun = Path(config.hydra.sweep.dir, "multirun.yaml").exists()
+            if begun and not CheckFirst.goes_on:
                 raise FolderTakenError(
                     f"{config.hydra.sweep.dir} holds a sweep already: choose another "
                     "hydra.sweep.dir=..., or remove it."
@@ -217,6 +223,7 @@ def start(
     plural: Mapping[str, str] = MappingProxyType({}),
     files: bool = False,
     interrupted: str = "Interrupted: nothing is saved of this.",
+    goes_on: bool = False,
 ) -> None:
     """Run a program on the command line; bad input ends in one sentence.
 
@@ -227,6 +234,7 @@ def start(
         plural: as for `words.to_keys`.
         files: as for `words.to_keys`.
         interrupted: what to say after Ctrl-C.
+        goes_on: whether a sweep may be started again in its folder.
     """
     # With this variable Hydra raises its errors instead of printing them. Whoever set
     # it wants to see tracebacks.
@@ -241,7 +249,8 @@ def start(
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.default_int_handler)
     OmegaConf.register_new_resolver("options", options_text, replace=True)
-    CheckFirst.check = check
+    OmegaConf.register_new_resolver("settings_hash", settings_hash, replace=True)
+    CheckFirst.check, CheckFirst.goes_on = check, goes_on
 
     @hydra.main(
         version_base="1.3", config_path=str(conf_dir()), config_name=config_name
@@ -291,6 +300,9 @@ def end(error: BaseException, folder: Path | None = None) -> None:
         refuse(f"The disk is full ({folder or Path.cwd()}): make room, start again.", 1)
     if nameless and not isinstance(error, HydraException):  # some are both
         return
+    if isinstance(error, FinishedError):
+        print(error)
+        sys.exit(0)
     sentence, failed = one_sentence(error), (FloatingPointError, ForeignError)
     if isinstance(error, ForeignError) and folder and (folder / "error.txt").exists():
         sentence += f" Its traceback is in {folder / 'error.txt'}."
@@ -336,6 +348,19 @@ def resolved(cfg: DictConfig) -> str:
         return words.literal(value) if isinstance(value, str) else value
 
     return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True)))
+
+
+def settings_hash(*, _root_: DictConfig) -> str:
+    """Six digits of a job's settings, by which a sweep finds its folder again."""
+    kept = {
+        key: OmegaConf.to_container(_root_[key], resolve=True)
+        if OmegaConf.is_config(_root_[key])
+        else _root_[key]
+        for key in _root_
+        if key not in ("hydra", "name", "log", "compute", "env_steps")
+    }
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def options_text(*groups: str) -> str:

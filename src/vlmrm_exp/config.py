@@ -28,6 +28,10 @@ class FolderTakenError(ConfigError):
     """The folder holds another run, which is left as it is."""
 
 
+class FinishedError(FolderTakenError):
+    """The folder holds this very run, and it is finished: nothing is wrong."""
+
+
 class ForeignError(RuntimeError):
     """Code of others failed; the text is one sentence, the cause is their error."""
 
@@ -467,11 +471,6 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
             f"algo.learning_starts is {algo.learning_starts}, but the run has only "
             f"{env_steps} env steps and a buffer of {kept} (whole rollouts): it would "
             "never learn: lower it."
-        )
-    if algo.random_steps >= env_steps:
-        raise ConfigError(
-            f"algo.random_steps is {algo.random_steps}, but the run has only "
-            f"{env_steps} env steps: its policy would never act: lower it."
         )
     if algo.buffer_size < rollout:
         raise ConfigError(

@@ -42,6 +42,7 @@ def to_keys(
     - `prompt=a car, next to a flag`: a sentence is quoted.
     - `clip=tiny,base`, where several can be studied: `clips=[tiny,base]`, `clip=tiny`.
     - `sweeps/x.yaml`: `--config-dir sweeps --config-name x`.
+    - `sweep=NAME`: `hydra.sweep.dir=outputs/sweeps/NAME`.
     - `photo.jpg`, where files are looked at: an element of `files=[...]`.
 
     Args:
@@ -88,6 +89,8 @@ def to_keys(
         elif (conf_dir() / bare).is_dir() and (value == "null" or value[:1] == "_"):
             if word != "experiment=null":  # it has none of itself
                 raise ConfigError(f"{word} is no option: see --help for those.")
+        elif key == "sweep":
+            keys.append(readable(f"hydra.sweep.dir=outputs/sweeps/{value}"))
         elif bare.startswith(ADDED):
             keys.append(readable(word))
         else:  # all others are there, or are told as unknown
