@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from vlmrm_exp.config import ClipConfig, ConfigError
+from vlmrm_exp.config import ClipConfig, ConfigError, check_clip
 from vlmrm_exp.vlm import preprocess as preprocess_module
 from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
 from vlmrm_exp.vlm.preprocess import preprocess
@@ -294,11 +294,20 @@ def test_prompt_is_cut_by_the_models_own_merges(folder):
         check_prompts(clip_of(folder), ["the the the the the the the the a ant"])
 
 
-def test_merges_of_another_model_are_refused(folder, tmp_path):
-    odd = write_model(tmp_path / "odd")
-    (odd / "bpe.txt.gz").write_bytes(gzip.compress(b"#version\nt h"))
-    with pytest.raises(ConfigError, match="515 tokens, but the model knows 517"):
-        load_encoder(clip_of(odd), CPU)
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (gzip.compress(b"#version\nt h"), "bpe.txt.gz makes 515 tokens, .* knows 517"),
+        (gzip.compress(b"#version\nt h")[:-9], "bpe.txt.gz cannot be read .*EOFError"),
+        (b"text", "bpe.txt.gz cannot be read .*BadGzipFile"),
+        (None, r"CLIP makes 49408 tokens, .* knows 517: put .* as bpe\.txt\.gz"),
+    ],
+)
+def test_merges_that_do_not_suit_are_refused(tmp_path, content, says):
+    merges = write_model(tmp_path / "odd") / "bpe.txt.gz"
+    merges.unlink() if content is None else merges.write_bytes(content)
+    with pytest.raises(ConfigError, match=says):
+        load_encoder(clip_of(merges.parent), CPU)
 
 
 def test_missing_tokenizer_package_is_named(monkeypatch):
@@ -346,6 +355,12 @@ def test_hugging_face_tokenizer_is_checked_too(tmp_path):
         ({"name": "base"}, "small pictures of an embedded model"),
         ({"name": "base", "model": "embedded"}, "weights of its own"),
         ({"name": ""}, "clip.name is empty"),
+        ({"pretrained": "/dev"}, "/dev is a folder"),
+        ({"pretrained": "/dev/null"}, "/dev/null is no file"),
+        *(
+            ({"model": f"hf-hub:{name}", "pretrained": None}, "names no repository")
+            for name in ("", "a/b/c", "a/b@main", "../../etc/x")
+        ),
     ],
 )
 def test_impossible_source_is_one_sentence(changes, says):
@@ -493,8 +508,109 @@ def test_weights_of_another_architecture_are_refused(folder, tmp_path):
     mixed = write_model(tmp_path / "mixed", other)
     weights = "open_clip_model.safetensors"
     (mixed / weights).write_bytes((folder / weights).read_bytes())
-    with pytest.raises(ConfigError, match="cannot be read as those of clip=small"):
+    with pytest.raises(ConfigError, match="cannot be read as that of clip=small"):
         load_encoder(clip_of(mixed), CPU)
+
+
+def test_of_several_weights_none_is_taken_but_one_of_open_clips_name(tmp_path):
+    several = write_model(tmp_path / "several")
+    own = several / "open_clip_model.safetensors"
+    save_file({"step": torch.zeros(1)}, several / "a_optimizer.safetensors")
+    assert find(clip_of(several)).file == own
+    own.rename(several / "model.safetensors")
+    names = r"\(a_optimizer\.safetensors, model\.safetensors\)"
+    with pytest.raises(ConfigError, match=names):
+        find(clip_of(several))
+    (several / "a_optimizer.safetensors").unlink()
+    assert find(clip_of(several)).file == several / "model.safetensors"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])
+@pytest.mark.parametrize(
+    ("part", "key", "value", "sizes"),
+    [
+        ("vision_cfg", "image_size", 64, r"\[17, 64\].*\[65, 64\]"),
+        ("text_cfg", "context_length", 20, r"\[12, 32\].*\[20, 32\]"),
+    ],
+)
+def test_positions_are_not_interpolated(tmp_path, name, part, key, value, sizes):
+    weights = write_model(tmp_path / "of") / "open_clip_model.safetensors"
+    other = {**MODEL, part: {**MODEL[part], key: value}}
+    changed = write_model(tmp_path / "changed", other)
+    (changed / weights.name).unlink()
+    tensors = load_file(weights)
+    if name.endswith(".pth"):
+        tensors = {f"module.{key}": value for key, value in tensors.items()}
+        torch.save({"state_dict": tensors, "epoch": 3}, changed / name)
+    else:
+        save_file(tensors, changed / name)
+    with pytest.raises(ConfigError, match=f"positional_embedding .*{sizes}"):
+        load_encoder(clip_of(changed), CPU)
+
+
+def without(key: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("model", "pictures", "says"),
+    [
+        ({"text_cfg": None}, {}, "text_cfg is None, not an object"),
+        ({"embed_dim": "16"}, {}, "embed_dim is '16', not a whole number"),
+        ({"text_cfg": without("vocab_size", MODEL["text_cfg"])}, {}, "vocab_size is N"),
+        ({"no_such": 1}, {}, r"config\.json cannot be read as .*'no_such'"),
+        ({}, None, "preprocess_cfg is None, not an object"),
+        ({}, {"interpolation": "nearest"}, "interpolation 'nearest'"),
+        ({}, {"mode": "BGR"}, "mode 'BGR'"),
+        ({}, {"mean": [122, 116, 104]}, r"mean is \[122, .* in 0\.\.1"),
+        ({}, {"mean": 0.5}, r"mean is 0\.5, but must be three numbers"),
+        ({}, {"std": [0.2, "a", 0.2]}, "std is .* three numbers"),
+        ({}, {"std": [0.2, 0.2, 0]}, r"std is \[0\.2, 0\.2, 0\].* above 0"),
+    ],
+)
+def test_wrong_description_is_named(tmp_path, model, pictures, says):
+    wrong = write_model(tmp_path / "wrong")
+    asked = None if pictures is None else PICTURES | pictures
+    text = json.dumps({"model_cfg": MODEL | model, "preprocess_cfg": asked})
+    (wrong / "open_clip_config.json").write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load_encoder(clip_of(wrong), CPU)
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [("mean", [-5, 0.5, 0.5]), ("mean", [float("nan")] * 3), ("std", [0, 0.2, 0.2])],
+)
+def test_impossible_colours_are_refused_before_anything(part, values):
+    with pytest.raises(ConfigError, match=rf"clip\.{part} is .* in 0\.\.1"):
+        check_clip(ClipConfig(name="x", **{part: values}))
+
+
+def test_weights_of_zeros_are_refused(tmp_path):
+    empty = write_model(tmp_path / "empty")
+    file = empty / "open_clip_model.safetensors"
+    save_file({name: 0 * value for name, value in load_file(file).items()}, file)
+    encoder = load_encoder(clip_of(empty), CPU)
+    with pytest.raises(ConfigError, match=f"zeros: its weights .*{file}"):
+        encoder.embed_prompts(["the ant"])
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("", "it is empty"), (LFS, "run git lfs pull"), ("hello", r"cannot be read \(")],
+)
+def test_what_is_no_weights_file_is_told_as_what_it_is(tmp_path, suffix, content, says):
+    file = tmp_path / f"weights{suffix}"
+    file.write_text(content)
+    clip = ClipConfig(name="x", model="ViT-S-32-alt", pretrained=str(file))
+    clip.mean, clip.std = [0.5] * 3, [0.5] * 3
+    with pytest.raises(ConfigError, match=says) as refusal:
+        load_encoder(clip, CPU)
+    assert "weights_only" not in str(refusal.value)
 
 
 def test_truncated_file_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import weakref
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from vlmrm_exp.measures import auroc, interval
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward
 from vlmrm_exp.studies import cache, rewards
+from vlmrm_exp.studies.pictures import read_one
 from vlmrm_exp.studies.rewards import Clip
 from vlmrm_exp.studies.settings import PLURAL, Study
 from vlmrm_exp.studies.state_files import picture_states, save_states, stored_states
@@ -31,7 +33,9 @@ from vlmrm_exp.vlm.source import EMBEDDED
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-MOUNTAIN = ("task=mountaincar", "clip=nano", "states=100", "resamples=20", "alpha=0")
+GIVEN = ("task=mountaincar", "clip=nano", "resamples=20", "alpha=0")
+"""With states of a file."""
+MOUNTAIN = (*GIVEN, "states=100")
 
 
 @pytest.fixture
@@ -197,9 +201,16 @@ def test_an_interruption_loses_one_part_at_most(compose, tmp_path, monkeypatch):
     assert whole.shape[:2] == (300, 1)
     np.testing.assert_array_equal(whole[:256], parts[0])
     assert kept.stat().st_mtime_ns == before
-    # A damaged file is made again.
+    # A damaged file is made again, and one that holds something else.
     kept.write_bytes(kept.read_bytes()[:100])
     np.testing.assert_array_equal(rewarder._embed(states, config), whole)
+    for other in (
+        {"foo": 1},
+        {"embeddings": whole[:5]},
+        {"embeddings": whole * np.nan},
+    ):
+        np.savez(kept, **other)
+        np.testing.assert_array_equal(rewarder._embed(states, config), whole)
 
 
 def test_pictures_with_labels_measure_as_their_states_do(compose, tmp_path, folders):
@@ -214,7 +225,7 @@ def test_pictures_with_labels_measure_as_their_states_do(compose, tmp_path, fold
         lines.append(f"{i:03}.png,{int(states[i, 0] >= 0.45)}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     given = [f"frames={frames}", f"labels={tmp_path}/labels.csv", "alpha=0.5"]
-    (of_pictures,) = epic_of(folders, *MOUNTAIN, *given)["rows"]
+    (of_pictures,) = epic_of(folders, *GIVEN, *given)["rows"]
     (of_states,) = epic_of(folders, *MOUNTAIN, "alpha=0.5")["rows"]
     for key in ("epic", "auroc"):
         assert of_pictures[key] == pytest.approx(of_states[key], abs=1e-5)
@@ -224,8 +235,10 @@ def test_pictures_with_labels_measure_as_their_states_do(compose, tmp_path, fold
     broken = whole[:40] + b"\xff" * 8 + whole[48:]  # a chunk of impossible length
     for content in (b"no picture", broken):
         (frames / "000.png").write_bytes(content)
-        with pytest.raises(ConfigError, match=r"000.png cannot be read") as caught:
-            epic_of(folders, *MOUNTAIN, *given)
+        with pytest.raises(
+            ConfigError, match=r"000.png (cannot be|is not a)"
+        ) as caught:
+            epic_of(folders, *GIVEN, *given)
         assert "\n" not in str(caught.value)
 
 
@@ -240,7 +253,7 @@ def test_pictures_are_read_as_score_reads_them(tmp_path):
     Image.new("RGB", (6, 4)).save(tmp_path / ".hidden.png")
     states = picture_states(tmp_path)
     assert [file.name for file in states.files] == ["a.png", "b.webp"]
-    first, second = (rewards._picture(file) for file in states.files)
+    first, second = (read_one(file) for file in states.files)
     np.testing.assert_array_equal(first, upright)
     assert (second == 255).all()
 
@@ -292,12 +305,12 @@ def test_labels_by_people_replace_the_predicate_of_a_stored_set(
     labels = [f"{i},{int(goal)}" for i, goal in enumerate(left)]
     (tmp_path / "l.csv").write_text("\n".join(["index,label", *labels]))
     given = [f"state_set={tmp_path}/s.npz", f"labels={tmp_path}/l.csv"]
-    result = epic_of(folders, *MOUNTAIN, *given)
+    result = epic_of(folders, *GIVEN, *given)
     assert result["tasks"]["mountaincar"]["goal_states"] == left.sum()
     assert result["rows"][0]["auroc"] < 0.4  # people meant the other hill
     # And stay with the states that are kept with the results.
     kept = f"state_set={folders.out}/states-mountain_car.npz"
-    again = epic_of(folders, *MOUNTAIN, kept)
+    again = epic_of(folders, *GIVEN, kept)
     assert again["tasks"]["mountaincar"]["labelled_by"] == f"{tmp_path}/l.csv"
     assert again["rows"] == result["rows"]
 
@@ -406,7 +419,7 @@ def test_older_results_stay(tmp_path):
     (tmp_path / "other.txt").touch()
     asked(*words)
     # Another verb's too: both would write states under the same name.
-    for name in ("epic.json", "prompts.json"):
+    for name in ("epic.json", "prompts.json", "metrics.jsonl"):
         (tmp_path / name).touch()
         with pytest.raises(ConfigError, match=f"holds {name} already"):
             asked(*words)
@@ -419,14 +432,24 @@ def test_all_weights_are_there_before_the_first_model_is_used(folders, monkeypat
         epic_of(folders, "task=mountaincar", "clip=nano,vitb32")
 
 
+LABELLED = {"labelled_by_mountaincar": ["me"]}
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         ({"states": np.zeros((20, 3))}, "have 2 numbers each"),
-        ({"source": np.full(7, "x")}, "not as many sources"),
-        ({"group": np.arange(19)}, "not as many sources"),
+        ({"states": np.zeros((0, 2))}, "holds no states"),
+        ({"source": np.full(7, "x")}, r"source of shape \(7,\) for 20 states"),
+        ({"source": "x"}, r"source of shape \(\)"),
+        ({"group": np.arange(19)}, r"group of shape \(19,\)"),
+        ({"group": np.zeros((20, 1))}, r"group of shape \(20, 1\)"),
         ({"states": np.full((20, 2), np.nan)}, "not finite"),
-        ({"states": np.full((20, 2), "1")}, "no numbers"),
+        ({"states": np.full((20, 2), "1")}, "of type <U1, which are no real numbers"),
+        ({"goal_mountaincar": np.arange(20) > 3}, "say who gave the labels"),
+        (LABELLED | {"goal_mountaincar": np.arange(20)}, "is not 0 or 1 for every"),
+        (LABELLED | {"goal_mountaincar": np.full(20, "0")}, "is not 0 or 1 for every"),
+        ({"world": ["cartpole"]}, "holds states of cartpole, but"),
         (None, "not a stored state set"),
     ],
 )
@@ -436,9 +459,61 @@ def test_damaged_states_are_refused(tmp_path, compose, damage, words):
         if damage is None:
             np.save(file, whole["states"])  # one array, no archive
         else:
-            np.savez(file, world="mountain_car", **(whole | damage))
+            np.savez(file, **(whole | {"world": "mountain_car"} | damage))
     with pytest.raises(ConfigError, match=words):
         stored_states(tmp_path / "s.npz", compose("task=mountaincar").task)
+
+
+def test_states_that_others_stored_are_read(tmp_path, compose):
+    """Whole numbers as states, labels of 0 and 1, texts in a list or as bytes."""
+    goal = np.arange(20) > 3
+    whole = {"world": [b"mountain_car"], "states": np.ones((20, 2), int)}
+    whole |= LABELLED | {"source": np.full(20, "x"), "goal_mountaincar": goal * 1.0}
+    np.savez(tmp_path / "s.npz", **whole)
+    states, truth = stored_states(tmp_path / "s.npz", compose("task=mountaincar").task)
+    assert states.states.dtype == np.float64
+    assert (truth.labelled_by, truth.goal.tolist()) == ("me", goal.tolist())
+    # A zip that somebody else packed: encrypted, or with other files in it.
+    data = (tmp_path / "s.npz").read_bytes()
+    locked = data.replace(
+        b"PK\x01\x02\x2d\x03\x2d\0\0\0", b"PK\x01\x02\x2d\x03\x2d\0\1\0"
+    )
+    assert locked != data
+    with zipfile.ZipFile(tmp_path / "other.npz", "w") as packed:
+        for name in ("world", "states", "source"):
+            packed.writestr(name, "text")
+    (tmp_path / "locked.npz").write_bytes(locked)
+    for name in ("locked.npz", "other.npz"):
+        with pytest.raises(ConfigError, match="not a stored state set"):
+            stored_states(tmp_path / name, compose("task=mountaincar").task)
+
+
+def test_states_of_one_episode_have_no_interval(tmp_path, folders):
+    states = np.stack([np.linspace(-1.2, 0.6, 20), np.zeros(20)], axis=1)
+    group = np.zeros(20, int)
+    alike = StateSet("mountain_car", np.full(20, "x"), states, group=group)
+    save_states(tmp_path / "s.npz", alike, {})
+    given = ["task=mountaincar", "clip=nano", f"state_set={tmp_path}/s.npz", "alpha=0"]
+    with pytest.raises(ConfigError, match="of one episode, which gives no interval"):
+        epic_of(folders, *given)
+    epic_of(folders, *given, "resamples=0")
+
+
+@pytest.mark.parametrize(
+    ("given", "unread"),
+    [
+        ("frames", "states=300"),
+        ("frames", "task.camera=side"),
+        ("frames", "clip.render_effects=true"),
+        ("state_set", "states=300"),
+    ],
+)
+def test_settings_that_have_no_effect_are_refused(folders, given, unread):
+    words = ["task=kneeling", f"{given}=/nowhere", unread, *folders]
+    if given == "frames":
+        words.append("labels=/nowhere")
+    with pytest.raises(ConfigError, match=f"has no effect with {given}: leave it out"):
+        asked(*words)
 
 
 def test_a_sentence_too_long_and_a_baseline_that_says_the_same_are_refused(folders):
@@ -484,7 +559,7 @@ def test_constant_rewards_are_refused(tmp_path, folders):
     (tmp_path / "l.csv").write_text("\n".join(["index,label", *labels]))
     given = [f"state_set={tmp_path}/s.npz", f"labels={tmp_path}/l.csv"]
     with pytest.raises(ConfigError, match="in all 20 states"):
-        epic_of(folders, *MOUNTAIN, *given)
+        epic_of(folders, *GIVEN, *given)
 
 
 def test_a_command_writes_into_its_folder_and_a_refused_one_makes_none(folders, start):

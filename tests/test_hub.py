@@ -217,7 +217,7 @@ def assert_sentence_of_big_clip(error):
     for part in (
         "clip=bigG (ViT-bigG-14 laion2b_s39b_b160k, a download of 10.2 GB)",
         "HF_HUB_OFFLINE=1",
-        "name a local file by pretrained: in conf/clip/bigG.yaml",
+        "give a local file by clip.pretrained=FILE",
     ):
         assert part in error
     assert "\n" not in error
@@ -275,3 +275,7 @@ def test_repository_of_its_own_loads_without_safetensors(
     ).encode()
     clip = {"name": "own", "model": f"hf-hub:{REPO}"}
     assert torch.allclose(load(hub.url, clip), embedding, atol=1e-5)
+    (link,) = (tmp_path / "hf/hub").glob("models--*/snapshots/*/open_clip_config.json")
+    blob = link.resolve()
+    blob.write_bytes(blob.read_bytes()[:-9])
+    assert f"delete {blob}, so that it is downloaded again" in load(hub.url, clip)

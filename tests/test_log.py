@@ -7,11 +7,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from vlmrm_exp import log
-from vlmrm_exp.config import AlgoConfig, ClipConfig, Config, LogConfig, TaskConfig
+from vlmrm_exp.config import (
+    AlgoConfig,
+    ClipConfig,
+    Config,
+    ConfigError,
+    LogConfig,
+    TaskConfig,
+    conf_dir,
+)
 
 SOURCE = Path(log.__file__).parents[1]
 
@@ -284,10 +294,74 @@ def test_online_without_a_server_is_one_sentence(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WANDB_RESUME", "banana"),
+        ("WANDB_BASE_URL", "nonsense"),
+        ("WANDB__SERVICE_WAIT", "abc"),
+        ("WANDB_TAGS", "x" * 65),
+    ],
+)
+def test_variables_that_wandb_cannot_read_are_named(tmp_path, name, value) -> None:
+    done = start("offline", tmp_path, **{name: value})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"one sentence: W&B did not start a run ({name}: ")
+    assert done.stderr.endswith("): correct or unset it.\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_project_that_wandb_cannot_have_is_no_matter_of_the_network(tmp_path) -> None:
+    config = make_config("offline")
+    config.log.project = "a/b"
+    with pytest.raises(ConfigError, match=r"'a/b'.*correct log\.project") as refusal:
+        log.RunLog(tmp_path, config)
+    assert "network" not in str(refusal.value)
+
+
+def test_wandb_variables_are_read_or_said_not_to_be(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_TAGS", "one,two")
+    config = make_config("offline")
+    config.log.tags = []
+    log.RunLog(tmp_path, config).close()
+    (head,) = [r.run for r in wandb_records(tmp_path) if r.HasField("run")]
+    assert (head.project, list(head.tags)) == ("vlmrm_exp", ["one", "two"])
+    told = capsys.readouterr().out.splitlines()[0]
+    assert told.startswith("W&B: WANDB_MODE, WANDB_PROJECT: set, but not read")
+
+
+def test_one_wandb_id_for_all_jobs_of_a_sweep_is_refused(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "one")
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        keys = ["name=x", "hydra.mode=MULTIRUN"]
+        sweep = hydra.compose("config", keys, return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", sweep)
+    with pytest.raises(ConfigError, match=r"WANDB_RUN_ID is set, .* unset it"):
+        log.RunLog(tmp_path, make_config("offline"))
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    run = log.RunLog(tmp_path, make_config("offline"))
+    run.close()
+    assert run.wandb_id == "one"
+
+
+@pytest.mark.parametrize("tag", ["", "x" * 65])
+def test_tags_that_wandb_cannot_have_are_refused_at_once(compose, tag) -> None:
+    assert compose(f"log.tags=[{'x' * 64}]").log.tags == ["x" * 64]
+    with pytest.raises(ConfigError, match=r"log\.tags .* 1 to 64"):
+        compose(f"log.tags=['{tag}']")
+
+
 def test_versions_names_the_installed_packages_and_the_facts() -> None:
     import torch
 
-    told = log.versions({"gl_renderer": "llvmpipe"})
+    told = log.versions({"gl_renderer": "llvmpipe", "packages": "mine", "command": ""})
+    assert told["command"]
     assert told["packages"]["torch"] == torch.__version__
     assert told["packages"]["numpy"] == np.__version__
     assert told["python"] == "{}.{}.{}".format(*sys.version_info[:3])

@@ -74,10 +74,13 @@ def test_a_damaged_policy_is_one_sentence(tmp_path):
     path = tmp_path / "best.pt"
     save_policy(path, {**make_agent("sac").checkpoint(), "env_steps": 1})
     whole = path.read_bytes()
-    for content in (b"", b"not a checkpoint", whole[: len(whole) // 2]):
+    for content in (b"", b"not a checkpoint", whole[: len(whole) // 2], b"\x80\x02h"):
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match="is not a policy"):
+        with pytest.raises(ConfigError, match=r"not a policy .* can read: it is dam"):
             load_policy(path)
+    torch.save(torch.zeros(3), path)
+    with pytest.raises(ConfigError, match="is not a policy"):
+        load_policy(path)
 
 
 @pytest.mark.parametrize(

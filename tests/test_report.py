@@ -553,10 +553,13 @@ def test_runs_of_older_versions_are_listed(tmp_path, no_figures):
     assert len(make(tmp_path).rows("status")) == 2
 
 
-def test_a_long_prompt_is_folded(tmp_path, no_figures):
-    long = "a humanoid robot " + "on its knees " * 400
+@pytest.mark.parametrize("word", ["on its knees ", "knees"])
+def test_a_long_prompt_is_folded(tmp_path, no_figures, word):
+    long = "a humanoid robot " + word * 400
     for seed, prompt in enumerate((long, f"{long} now")):
         add_video(write_run(tmp_path / str(seed), seed=seed, prompt=prompt))
+    rows = [{"sentence": long, "epic": 0.5}]
+    write_json(tmp_path / "prompts.json", rows=rows, tasks={"a": {"prompt": [long]}})
     page = make(tmp_path)
     text = (tmp_path / "report" / "report.html").read_text()
     unfolded = re.sub(
@@ -660,6 +663,117 @@ def test_bad_rows_and_pictures_of_results_leave_the_rest(tmp_path):
     assert len(page.rows("parameters")) == 4
     assert "epic.png cannot be shown" in page.text
     assert (tmp_path / "report" / "epic-1-size-kneeling.png").is_file()
+
+
+HUGE = "9" * 400
+ODD = "[" * 100_000, HUGE, f'{{"env_steps": {HUGE}}}', "{task: &a {a: *a}}", "NaN"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("text", ODD)
+@pytest.mark.parametrize(
+    "name", "config.yaml summary.json metrics.jsonl versions.json error.txt".split()
+)
+def test_no_file_of_a_run_stops_the_report(tmp_path, no_figures, name, text):
+    write_run(tmp_path / "good")
+    (write_run(tmp_path / "bad", seed=1) / name).write_text(text)
+    page = make(tmp_path)
+    assert notes_of(page)["good"] == ""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("versions.json", {"encoder": {"name": ["a"]}, "commit": ["a"]}),
+        ("versions.json", {"encoder": {"name": {"a": 1}}, "packages": [1]}),
+        ("summary.json", {"eval/reward_mean": 10**400, "eval/buckets": [10**400] * 5}),
+        ("config.yaml", {3: 4, None: 1}),
+        ("config.yaml", {"alpha": "x", "prompt": 5}),
+        ("config.yaml", {"alpha": float("nan"), "prompt": {"a": [1]}}),
+        ("config.yaml", {"seed": [1], "clip": {"name": None}, "prompt": "\ud800"}),
+    ],
+)
+def test_no_value_of_a_run_stops_the_report(tmp_path, name, values):
+    for seed, alpha in enumerate((0.0, 0.5)):
+        add_video(write_run(tmp_path / str(seed), alpha=alpha))
+    path = tmp_path / "1" / name
+    older = yaml.safe_load(path.read_text())  # JSON is YAML too
+    dump = yaml.safe_dump if name == "config.yaml" else json.dumps
+    path.write_text(dump(older | values))
+    assert "2 runs: 2 finished" in make(tmp_path).text
+    assert (tmp_path / "report" / "success.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"rows": [{}]},
+        {"models": [1], "rows": [{"a": [1, 2], "b": {"c": 1}}]},
+        {"rows": [epic_row("a", 10, 0.5) | {"clip": {"a": 1}, "task": ["t"]}] * 2},
+        {"rows": [epic_row(n, 10 * n, 0.5, task=t) for n, t in ((5, 7), (6, None))]},
+    ],
+)
+def test_no_value_of_a_study_stops_the_report(tmp_path, no_figures, held):
+    write_json(tmp_path / "epic.json", **held)
+    page = make(tmp_path)
+    shown = isinstance(held["rows"][0].get("epic"), float)
+    assert ("holds no rows that could be shown" in page.text) != shown
+
+
+def test_a_study_is_no_run(tmp_path, no_figures):
+    """It has the settings of a run, and its own; here one of scores alone."""
+    write_run(tmp_path / "score", settings={"out": "o", "files": ["a.png"]})
+    (tmp_path / "score" / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="score holds no run and no result"):
+        make(tmp_path / "score")
+    write_run(tmp_path / "run")
+    assert "1 run: 1 finished" in make(tmp_path).text
+
+
+def test_folders_that_cannot_be_read_are_told(tmp_path, no_figures, monkeypatch):
+    for name in ("good", "bad", "worse"):
+        write_run(tmp_path / name)
+    scandir, is_file = os.scandir, Path.is_file
+
+    def refused(path: str) -> Any:
+        if str(path).endswith("/bad"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    def odd(path: Path) -> bool:
+        if path.parent.name == "worse":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    monkeypatch.setattr(Path, "is_file", odd)
+    page = make(tmp_path)
+    assert "1 run: 1 finished" in page.text
+    assert f"{tmp_path}/bad cannot be used: Permission denied." in page.text
+    assert f"{tmp_path}/worse cannot be read (PermissionError:" in page.text
+
+
+def test_names_that_are_no_text_are_written(tmp_path):
+    for seed in range(2):
+        name = os.fsdecode(os.fsencode(tmp_path) + b"/\xe4%d" % seed)
+        write_run(tmp_path / "run", alpha=seed / 2).rename(name)
+    assert "2 runs: 2 finished" in make(tmp_path).text
+    assert "\\udce40" in (tmp_path / "report" / "runs.csv").read_text()
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch, older):
+    write_run(tmp_path / "run")
+    out = tmp_path / "report"
+    if older:
+        make(tmp_path)
+    before = {path.name: path.stat().st_ino for path in tmp_path.glob("report/*")}
+    monkeypatch.setattr("jinja2.Template.render", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path)
+    assert out.exists() == older
+    assert before == {path.name: path.stat().st_ino for path in out.glob("*")}
 
 
 def test_a_row_that_success_over_tasks_lacks_is_told(tmp_path, no_figures):

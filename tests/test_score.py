@@ -1,6 +1,7 @@
 """`python -m vlmrm_exp.score` against the same files, embedded and rewarded by hand."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -316,7 +317,7 @@ def test_curves_of_alphas_have_panels_of_their_own(tmp_path: Path, made):
     rewards = np.stack([rise, 0.9 + rise / 100], axis=1)
     number, frame = np.repeat([0, 1], 60), np.tile(np.arange(60), 2)
     scores = Scores(files, columns, number, frame, frame / 10, rewards)
-    plot_curves(tmp_path / "curve", scores, [0, 1])
+    plot_curves(tmp_path / "curve", scores, [0, 1], 4)
     assert (tmp_path / "curve.png").stat().st_size > 10_000
     panels = made[0].axes
     assert len(panels) == 4
@@ -326,6 +327,8 @@ def test_curves_of_alphas_have_panels_of_their_own(tmp_path: Path, made):
         assert np.array_equal(line.get_xdata(), frame[:60] / 10)
         low, high = axes.get_ylim()
         assert np.ptp(line.get_ydata()) > 0.8 * (high - low), "it is flat"
+    plot_curves(tmp_path / "few", scores, [0, 1], 3)
+    assert len(made[1].axes) == 3
 
 
 def test_shown_pictures_are_chosen_evenly():
@@ -387,7 +390,6 @@ def test_the_report_lists_both_ends():
         (["x", "prompt=a", "prompts=[a, b]"], "prompt and prompts are both given"),
         (["x", "prompts=[]"], "prompts is an empty list"),
         (["x", "prompts=[a, ' ']"], "prompt is empty"),
-        (["x", "prompts=[a, 1]"], "prompt holds 1, which is not text"),
         (["x", "prompt=a", "baselines=['']"], "baseline is empty"),
         (["x", "prompt=a", "baseline=b", "alpha=2"], "between 0 and 1"),
         (["x", "prompt=a", "baseline=b", "alpha=nan"], "between 0 and 1"),
@@ -426,16 +428,40 @@ def test_what_the_model_or_a_file_shows_later_is_refused(tmp_path: Path, folder)
     with pytest.raises(ConfigError, match="have the same embedding"):
         run(tmp_path / "out", folder, *words)
     (folder / "9.png").write_bytes((folder / "1.png").read_bytes()[:700])
-    with pytest.raises(ConfigError, match=r"9\.png cannot be read to its end"):
+    with pytest.raises(ConfigError, match=r"9\.png cannot be read"):
         run(tmp_path / "out", folder, f"prompt={KNEELING}")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_older_scores_are_not_lost(tmp_path: Path, folder):
-    (tmp_path / "scores.csv").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds scores\.csv already"):
+@pytest.mark.parametrize("name", ["scores.csv", "config.yaml", "report.html"])
+def test_older_scores_and_runs_are_not_lost(tmp_path: Path, folder, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"holds {name} already".replace(".", r"\.")):
         run(tmp_path, folder, f"prompt={KNEELING}")
-    assert (tmp_path / "scores.csv").read_text() == "mine"
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_results_are_not_put_among_the_pictures(folder):
+    with pytest.raises(ConfigError, match="is a folder whose pictures are scored"):
+        asked(folder, "prompt=a", f"out={folder}/../{folder.name}")
+    asked(folder / "1.png", "prompt=a", f"out={folder}")
+
+
+def test_names_that_are_no_text_are_told_and_plotted(tmp_path, folder, capsys):
+    """As from an old archive."""
+    odd = os.fsdecode(os.fsencode(folder) + b"/\xe4\xf6.gif")
+    frames = [Image.new("RGB", (96, 96), (grey,) * 3) for grey in (10, 200)]
+    frames[0].save(odd, save_all=True, append_images=frames[1:])
+    (folder / "notes.txt").touch()
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ("clip=nano", folder, f"prompt={KNEELING}", "pictures=1", f"out={out}")
+    score.score(asked(*words), out)
+    assert b"\xe4\xf6.gif" in (out / "scores.csv").read_bytes()
+    assert {"strip.png", "curve.png"} <= {path.name for path in out.iterdir()}
+    said = capsys.readouterr().out
+    assert "??.gif  frame 0" in said
+    assert "Left out, as of other kinds: 1 .txt." in said
 
 
 def test_weights_that_are_no_numbers_are_told(tmp_path: Path, folder, frames, by_hand):
@@ -470,3 +496,17 @@ def test_the_program_writes_a_folder_of_its_own(tmp_path: Path, folder):
     assert f"saved {out}/scores.csv" in ended.stdout
     assert list(pd.read_csv(out / "scores.csv"))[3:] == ["a robot", "a car"]
     assert (out / ".hydra" / "overrides.yaml").is_file()
+
+
+def test_each_job_of_a_sweep_has_a_folder_in_out(tmp_path: Path, folder, start):
+    words = [str(folder), f"prompt={KNEELING}", "clip=nano", f"out={tmp_path}/o"]
+    words += ["-m", "pictures=1,2"]
+
+    def scored(composed: app.Composed) -> None:
+        score.score(score.check(composed), composed.folder or Path())
+
+    for code in (0, 2):  # the second time nothing is replaced
+        ended = start(words, scored, "score", score.check, score.PLURAL, files=True)
+        assert ended.code == code
+        assert all((tmp_path / "o" / name / "scores.csv").is_file() for name in "01")
+    assert "holds a sweep already" in ended.err

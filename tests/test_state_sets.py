@@ -222,6 +222,15 @@ def test_stored_states_come_back(tmp_path, compose):
         stored_states(tmp_path / "other.npz", task)
 
 
+@pytest.mark.parametrize("arrays", [{"foo": 1}, {"source": "x", "states": 1.0}])
+def test_kept_states_of_another_kind_are_made_anew(tmp_path, compose, arrays):
+    task = compose("task=kneeling").task
+    states = sample(task, 100, kept=tmp_path).states
+    (kept,) = tmp_path.iterdir()
+    np.savez(kept, **arrays)
+    np.testing.assert_array_equal(sample(task, 100, kept=tmp_path).states, states)
+
+
 def pictures(folder: Path, count: int = 3) -> StateSet:
     for i in range(count):
         Image.new("RGB", (4, 4), (i, i, i)).save(folder / f"f{i}.png")
@@ -239,8 +248,17 @@ def test_labels_of_pictures_and_of_stored_states(tmp_path):
     assert truth.goal.tolist() == [False, False, True]
     assert truth.labelled_by == str(file)
     rows = StateSet("mountain_car", np.full(2, "x"), np.zeros((2, 2)))
-    file.write_text("index,label\n1,0\n0,1\n")
+    file.write_text("\n ,\nindex,label,\n1,0.0,\n0,1.0,,\n")
     assert labels_of(file, rows).goal.tolist() == [True, False]
+
+
+def test_one_name_in_two_spellings_is_one_file(tmp_path):
+    """A file system may part a letter from its dots, and a spreadsheet not."""
+    for name in ("u\u0308.png", "b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    file = tmp_path / "labels.csv"
+    file.write_text("file,label\n\u00fc.png,1\nb.png,0\n")
+    assert labels_of(file, picture_states(tmp_path)).goal.tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +277,11 @@ def test_labels_of_pictures_and_of_stored_states(tmp_path):
             "f9.png, which is not",
         ),
         ("file,label\nf0.png,1\nf1.png,1\nf2.png,1\n", "All of the 3 states"),
-        (b"\xff\xfe\x00", "no CSV file"),
+        (b"\xff\xfe\x00", "not in UTF-8: save it as CSV UTF-8"),
+        ("file;label\nf0.png;1\n", "file and label, between commas, but has file;l"),
+        ("file,label,label\nf0.png,1,0\n", "has two columns label"),
+        ("file,label\nf0.png,1,0\n", "line 2: there are more cells than columns"),
+        ("file,label\n/a/f0.png,1\n", "/a/f0.png, .* names without folders"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused_in_one_sentence(tmp_path, text, words):

@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+MAX_TAG = 64  # characters, W&B's own limit
 MAX_WORKERS = 16  # each has a model of its own in memory
 MAX_PHYSICS_THREADS = 8  # the rest of a step is Python's, in one thread
 
@@ -340,6 +341,12 @@ def check(config: Config) -> None:
         )
     _check_task(config.task)
     check_clip(config.clip)
+    for tag in config.log.tags:
+        if not 1 <= len(tag) <= MAX_TAG:
+            raise ConfigError(
+                f"log.tags holds {tag!r} of {len(tag)} characters, but W&B takes tags "
+                f"of 1 to {MAX_TAG}: shorten it."
+            )
     _check_algo(config.algo, config.task, config.env_steps)
     evaluation = config.evaluation
     most = min(evaluation.reward_episodes, evaluation.final_episodes)
@@ -449,13 +456,25 @@ def check_clip(clip: ClipConfig) -> None:
         ConfigError: one sentence says which, and what to do.
     """
     check_values("clip", clip)
-    for name in ("mean", "std"):
-        values = getattr(clip, name)
-        if values is not None and len(values) != 3:
-            raise ConfigError(
-                f"clip.{name} has {len(values)} numbers, but a colour has three "
-                "channels: give three, or null for the checkpoint's own."
-            )
+    for part in ("mean", "std"):
+        if (values := getattr(clip, part)) is not None:
+            check_colour(f"clip.{part}", values)
+
+
+def check_colour(name: str, values: Any) -> None:
+    """Refuse a mean or std that values in 0..1 cannot have.
+
+    Args:
+        name: where it stands; ends in mean or std.
+        values: R, G and B, as anyone wrote them.
+    """
+    rgb, above = _as_list(values), ", above 0" if name.endswith("std") else ""
+    fit = all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in rgb)
+    if len(rgb) != 3 or not fit or (above and min(rgb) == 0):
+        raise ConfigError(
+            f"{name} is {values}, but must be three numbers, of R, G and B in 0..1"
+            f"{above}: give what the weights were trained with."
+        )
 
 
 def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:

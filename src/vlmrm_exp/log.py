@@ -39,6 +39,8 @@ PACKAGES = (
     "torchvision",
     "wandb",
 )
+WANDB_UNREAD = tuple(f"WANDB_{x}" for x in "MODE DISABLED PROJECT NAME DIR".split())
+"""Variables of W&B's in whose place our settings stand."""
 WANDB_INIT_S = 30.0
 """Seconds within which the W&B server must answer before a run starts."""
 WANDB_FINISH_S = 300.0
@@ -182,8 +184,23 @@ class RunLog:
 def _start_wandb(folder: Path, config: Config, run_id: str | None) -> Any:
     """Start a W&B run that writes nowhere but into the folder, and asks nothing."""
     import wandb
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from pydantic import ValidationError
     from wandb.errors import Error as WandbError
+    from wandb.errors import UsageError
 
+    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweeps and "WANDB_RUN_ID" in os.environ:
+        raise ConfigError(
+            "WANDB_RUN_ID is set, by which all jobs of a sweep would be one W&B run: "
+            "unset it."
+        )
+    if dropped := [name for name in WANDB_UNREAD if name in os.environ]:
+        print(
+            f"W&B: {', '.join(dropped)}: set, but not read; log.mode, log.project and "
+            "the run's folder decide."
+        )
     online = config.log.mode == "online"
     settings = wandb.Settings(
         mode="online" if online else "offline",  # whatever WANDB_MODE says
@@ -215,7 +232,7 @@ def _start_wandb(folder: Path, config: Config, run_id: str | None) -> Any:
             project=config.log.project,
             entity=config.log.entity,
             group=config.log.group,
-            tags=config.log.tags,
+            tags=config.log.tags or None,  # None: WANDB_TAGS, as of entity and group
             name=folder.name,
             id=run_id,
             resume="allow" if run_id else None,
@@ -223,12 +240,19 @@ def _start_wandb(folder: Path, config: Config, run_id: str | None) -> Any:
             config={**dataclasses.asdict(config), **flat},
             settings=settings,
         )
-    except WandbError as error:
+    except (WandbError, ValidationError) as error:
         wandb.teardown()
-        raise ConfigError(
-            f"W&B did not start a run ({reason(error)}): check the network and `wandb "
-            "login`, or use log=offline and upload later."
-        ) from error
+        why, way_out = reason(error), "use log=none"
+        if isinstance(error, ValidationError):
+            why, way_out = _variable(error.errors()[0]), "correct or unset it"
+        elif isinstance(error, UsageError):
+            way_out = "correct log.project, or the WANDB_ variables that are set"
+        elif online:
+            way_out = (
+                "check the network and `wandb login`, or use log=offline and upload "
+                "later"
+            )
+        raise ConfigError(f"W&B did not start a run ({why}): {way_out}.") from error
     finally:
         if borrowed:
             del os.environ["WANDB_CACHE_DIR"]
@@ -236,6 +260,19 @@ def _start_wandb(folder: Path, config: Config, run_id: str | None) -> Any:
     if online:
         print(f"W&B: {run.url}")
     return run
+
+
+def _variable(wrong: Mapping[str, Any]) -> str:
+    """The variable, or else the setting, that W&B cannot read, and why."""
+    setting = str(wrong["loc"][0])
+    alike = (
+        name
+        for name in os.environ
+        if name.startswith("WANDB_")
+        and setting.endswith(name[len("WANDB_") :].strip("_").lower())
+    )
+    name = max(alike, key=len, default=f"its setting {setting}")
+    return f"{name}: {wrong['msg']}"
 
 
 class _Lines:
@@ -280,11 +317,12 @@ def versions(about: Mapping[str, Any]) -> dict[str, Any]:
     """Tell what a run ran on, for versions.json.
 
     Args:
-        about: what only the run knows (device, GL renderer, encoder), added as it is.
+        about: what only the run knows (device, GL renderer, encoder), added as it is
+            where it has other names.
     """
     import torch
 
-    return {
+    own = {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -293,8 +331,8 @@ def versions(about: Mapping[str, Any]) -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         **_commit(Path(__file__).resolve().parents[2]),
-        **about,
     }
+    return {**own, **about, **own}
 
 
 def _version(package: str) -> str | None:

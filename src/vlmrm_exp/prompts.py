@@ -41,7 +41,7 @@ def check(composed: app.Composed) -> Study:
         ConfigError: one sentence says what is wrong.
     """
     study = resolve(composed)
-    examine.check_states(study)
+    examine.check_states(study, composed.keys)
     for task in study.tasks:
         sentences(task.task.name)
     return study

@@ -1,6 +1,8 @@
 """One page, which needs no network, that shows the results of runs and studies."""
 
+import contextlib
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from omegaconf import OmegaConf
 
 from vlmrm_exp import app
 from vlmrm_exp.config import ConfigError
-from vlmrm_exp.files import unusable
+from vlmrm_exp.files import say, unusable
 from vlmrm_exp.reporting.groups import count_statuses
 from vlmrm_exp.reporting.page import write_page
 from vlmrm_exp.reporting.run_folders import walk
@@ -42,32 +44,42 @@ def report(asked: ReportConfig) -> Path:
     if not (math.isfinite(asked.max_mb) and asked.max_mb >= 0):
         raise ConfigError(f"max_mb is {asked.max_mb}: give a number of MB from 0 up.")
     runs, results = {}, {}  # by their places, so that each counts once
+    unread: dict[str, None] = {}
     folders = [Path(folder).expanduser() for folder in asked.files]
     for folder in folders:
         if not folder.is_dir():
             is_file = f"{folder} is a file" if folder.exists() else ""
             raise ConfigError(f"{is_file or f'There is no folder {folder}'}: {hint}")
         found = walk(folder)
-        if not any(found):
-            raise ConfigError(
-                f"{folder} holds no run and no result of epic, landscape, peak or "
-                f"prompts: {hint}"
-            )
+        if not any(found[:2]):
+            none = "holds no run and no result of epic, landscape, peak or prompts"
+            raise ConfigError(" ".join(found[2]) or f"{folder} {none}: {hint}")
         runs |= {run.folder.resolve(): run for run in found[0]}
         results |= {path.resolve(): path for path in found[1]}
+        unread |= dict.fromkeys(found[2])
     out = Path(asked.out).expanduser() if asked.out else folders[0] / "report"
     title = ", ".join(folder.resolve().name for folder in folders)
-    max_mb = asked.max_mb if asked.videos else None
+    page, max_mb = out / "report.html", asked.max_mb if asked.videos else None
+    found = [*runs.values()], [*results.values()], [*unread]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        page = write_page(out, title, [*runs.values()], [*results.values()], max_mb)
+        # All is there before anything of an older report is replaced.
+        with tempfile.TemporaryDirectory(prefix=".", dir=out) as part:
+            write_page(Path(part), title, *found, max_mb)
+            for path in sorted(Path(part).iterdir()):
+                path.replace(out / path.name)
     except OSError as error:
         raise ConfigError(
             f"{unusable(error, out)}; out=FOLDER chooses where the report is written."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty, or not there
+            out.rmdir()
     counts = count_statuses([*runs.values()])
-    print(f"{len(runs)} runs ({counts}), {len(results)} results of studies")
-    print(f"  page  {page}")
+    say(f"{len(runs)} runs ({counts}), {len(results)} results of studies")
+    say(f"  page  {page}")
+    for text in unread:
+        say(text)
     return page
 
 

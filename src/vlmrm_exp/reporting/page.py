@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from vlmrm_exp.files import natural, written_whole
+from vlmrm_exp.files import natural
 from vlmrm_exp.reporting import parts, plots, statistics
 from vlmrm_exp.reporting.groups import (
     COLUMNS,
@@ -48,11 +48,13 @@ def write_page(
     title: str,
     runs: Sequence[Run],
     results: Sequence[Path],
+    unread: Sequence[str],
     max_mb: float | None,
-) -> Path:
+) -> None:
     """Write report.html, its figures and its tables into the existing folder `out`.
 
-    `results` are files that studies wrote; `max_mb` are for videos, None: no videos.
+    `results` are files that studies wrote; `unread` tells of folders that cannot be
+    read; `max_mb` are for videos, None: no videos.
     """
     groups = group_runs(runs)
     kinds = _results_section, _curves_section, _comparisons_section
@@ -67,12 +69,14 @@ def write_page(
         sections.append(section)
         embedded |= models
     numbers = [_group_numbers(group) for group in groups]
+    # Names may be no valid text.
+    written: Any = {"index": False, "errors": "backslashreplace"}
     if groups:
-        pd.DataFrame(numbers).to_csv(out / "groups.csv", index=False)
+        pd.DataFrame(numbers).to_csv(out / "groups.csv", **written)
     columns, same = _columns(groups)
     videos, left_out = ([], []) if max_mb is None else _videos(groups, max_mb)
     if runs:
-        _run_numbers(runs, groups).to_csv(out / "runs.csv", index=False)
+        _run_numbers(runs, groups).to_csv(out / "runs.csv", **written)
     options: Any = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": True}
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     template = jinja2.Template(text, undefined=jinja2.StrictUndefined, **options)
@@ -83,6 +87,7 @@ def write_page(
         counts=count_statuses(runs),
         runs=runs,
         results=len(results),
+        unread=unread,
         sections=[section for section in sections if section.items or section.note],
         videos=videos,
         left_out=left_out,
@@ -96,9 +101,7 @@ def write_page(
         success_of=success_of,
         text=value_text,
     )
-    with written_whole(out / "report.html") as part:
-        part.write_text(page, encoding="utf-8")
-    return out / "report.html"
+    (out / "report.html").write_text(page, encoding="utf-8", errors="replace")
 
 
 def _results_section(groups: Sequence[Group], out: Path) -> Section:
@@ -194,7 +197,9 @@ def _mixed(group: Group) -> str:
     """In what its runs differ although they should not."""
     encoders = [run.encoder for run in group.runs if run.encoder]
     counts = {
-        "commits": {r.versions["commit"] for r in group.runs if "commit" in r.versions},
+        "commits": {
+            str(r.versions["commit"]) for r in group.runs if "commit" in r.versions
+        },
         "model weights": {str(e.get("weights_sha256")) for e in encoders},
         "precisions": {str(e.get("precision")) for e in encoders},
     }
@@ -243,7 +248,7 @@ def _curves_section(groups: Sequence[Group], out: Path) -> Section:
     section = Section("Learning curves", "curves")
     for task in sorted({group.task for group in groups}):
         of_task = [group for group in groups if group.task == task]
-        every = [run for group in of_task for run in group.runs]
+        every = [r for group in of_task for r in group.runs if not r.repeats]
         for key, (short, axis) in CURVES.items():
             runs = [run for run, _ in plots.curves_of(every, key)]
             if not runs:
@@ -251,7 +256,6 @@ def _curves_section(groups: Sequence[Group], out: Path) -> Section:
             path = out / f"curves-{parts.file_name(task)}-{short}"
             note = plots.curves(of_task, key, axis, path)
             about = f"{task}: {axis}", path, f"{axis} over env steps"
-            runs = [run for run in runs if not run.repeats]
             section.items.append(parts.figure(about, note, runs, of_task))
     if groups and not section.items:
         section.note = "No run has reported anything yet."
@@ -262,7 +266,12 @@ def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
     section = Section("Comparisons", "comparisons")
     for stem, what, keys, x in (
         ("size", "model size", ("clip.",), lambda group: group.parameters),
-        ("alpha", "alpha", ("alpha",), lambda group: group.settings.get("alpha")),
+        (
+            "alpha",
+            "alpha",
+            ("alpha",),
+            lambda group: number(group.settings.get("alpha")),
+        ),
     ):
         if series := series_over(groups, keys, x):
             path = out / f"success-{stem}"

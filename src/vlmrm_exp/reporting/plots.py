@@ -61,7 +61,11 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
     Solid: interquartile mean over finished runs with a band, or, if these are too few
     for a band, the runs themselves. Dashed: runs that did not finish.
     """
-    groups = [group for group in groups if curves_of(group.runs, key)]
+    groups = [
+        group
+        for group in groups
+        if curves_of([run for run in group.runs if not run.repeats], key)
+    ]
     names = labels(groups, known=("task.name",))
     notes = []
     with figures.figure(WIDTH, 3) as figure:

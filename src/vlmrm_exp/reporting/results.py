@@ -45,7 +45,7 @@ def result_section(path: Path, anchor: str, out: Path) -> tuple[Section, set[str
         item = Item(f"As plotted by {path.stem}", "", sources, wide=True)
         item.image = parts.data_uri(picture, "image/png")
         item.alt = f"The figure beside {path.name}"
-        item.file = os.path.relpath(picture, out)
+        item.file = os.path.relpath(picture, out.parent)  # `out` is moved there
         section.items.append(item)
     except FileNotFoundError:
         pass
@@ -69,14 +69,16 @@ def result_section(path: Path, anchor: str, out: Path) -> tuple[Section, set[str
 
 
 def _tables(data: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The lists of mappings in a result, by name; its tasks are made one of them."""
+    """Lists of mappings that show something, by name; tasks are made one of them."""
     found = dict(data)
     if tasks := mapping(found.get("tasks")):
         found["tasks"] = [{"task": k, **v} for k, v in tasks.items() if mapping(v)]
     return {
         name: rows
         for name, rows in found.items()
-        if isinstance(rows, list) and rows and all(isinstance(r, dict) for r in rows)
+        if isinstance(rows, list)
+        and all(isinstance(r, dict) for r in rows)
+        and any(_cell(value) is not None for row in rows for value in row.values())
     }
 
 
@@ -94,6 +96,10 @@ def _epic_over_size(
     numbers = ["alpha", "parameters", *plots.EPIC]
     frame: Any = pd.DataFrame(rows).reindex(columns=["task", "clip", *numbers])
     frame[numbers] = frame[numbers].map(number).astype(float)
+    names = ["task", "clip"]
+    frame[names] = frame[names].map(
+        lambda x: str(x) if isinstance(x, str | int) else None
+    )
     frame = frame[frame["parameters"] > 0].dropna(subset=["clip", "alpha", "epic"])
     frame = frame.fillna({"task": ""}).sort_values("task", kind="stable")
     models = frame.drop_duplicates(["clip", "alpha"])

@@ -1,7 +1,7 @@
 """Find and read what runs left in their folders, whatever state they are in.
 
-Nothing here raises: a run that failed, was killed or is still being written is read as
-far as possible, and its notes say what could not be read.
+Nothing here raises, whatever the files hold: a run that failed, was killed or is still
+being written is read as far as possible, and its notes say what could not be read.
 """
 
 import json
@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from vlmrm_exp.files import natural, reason
+from vlmrm_exp.files import natural, reason, unusable
 from vlmrm_exp.reporting.statistics import Success
 
 STATUSES = ("finished", "interrupted", "failed", "unfinished")
@@ -55,7 +56,7 @@ class Run:
         self.versions = content("versions.json")
         self.encoder = mapping(self.versions.get("encoder"))  # of the reward
         self.environment = environment_text(
-            self.versions, {self.encoder.get("name"): self.encoder}
+            self.versions, {str(self.encoder.get("name")): self.encoder}
         )
         self.typed = str(self.versions.get("command") or "")  # it may be a sweep's
         self.command = _command(folder, config, self.typed, notes)  # of this run alone
@@ -94,22 +95,33 @@ class Run:
         return points.set_index("env_steps", drop=False)[key].sort_index()
 
 
-def walk(top: Path) -> tuple[list[Run], list[Path]]:
+def walk(top: Path) -> tuple[list[Run], list[Path], list[str]]:
     """Find all runs and all result files of studies in a folder and below.
 
     A run is a folder with the settings of a training run, or with one of `TRACES`. The
     folders in it are searched too: such a file may lie in a folder of runs by mistake.
+
+    Returns:
+        Both, and what is to be told of folders that cannot be read.
     """
     runs: list[Run] = []
     results: list[Path] = []
-    for name, inner, files in os.walk(top):
+    unread: list[str] = []
+
+    def told(error: OSError) -> None:
+        unread.append(f"{unusable(error)}.")
+
+    for name, inner, files in os.walk(top, onerror=told):
         folder = Path(name)
-        if run := read_run(folder, top):
-            runs.append(run)
+        try:
+            if run := read_run(folder, top):
+                runs.append(run)
+        except Exception as error:  # such files may hold anything
+            unread.append(f"{folder} cannot be read ({reason(error, named=True)}).")
         searched = (i for i in inner if i not in SKIPPED and i[0] != ".")
         inner[:] = sorted(searched, key=natural)
         results += [folder / result for result in sorted(set(files) & set(RESULTS))]
-    return runs, results
+    return runs, results, unread
 
 
 def read_run(folder: Path, top: Path) -> Run | None:
@@ -119,8 +131,8 @@ def read_run(folder: Path, top: Path) -> Run | None:
         return None
     readable = (read(folder / name, yaml.safe_load, {}, notes) for name in CONFIGS)
     config = next(filter(None, readable), {})
-    if config and not isinstance(config.get("task"), dict):
-        return None  # pretraining, or something that is not ours
+    if config and (not isinstance(config.get("task"), dict) or "out" in config):
+        return None  # pretraining, a study, or something that is not ours
     if not config:
         notes.append("its settings are not known")
     name = str(Path(top.resolve().name, folder.relative_to(top)))
@@ -155,7 +167,7 @@ def number(value: Any) -> float | None:
     """The value if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -193,7 +205,7 @@ def read(path: Path, load: Callable[[str], Any], empty: Any, notes: list[str]) -
         if isinstance(value, type(empty)):
             return value
         why = "it holds something else"
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except Exception as error:  # 10,000 brackets are a RecursionError
         why = reason(error)
     notes.append(f"{path.name} cannot be read ({why})")
     return empty
@@ -205,7 +217,7 @@ def _reports(path: Path, notes: list[str]) -> pd.DataFrame:
         try:
             report = json.loads(line)
             reports.append({key: number(value) for key, value in report.items()})
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             bad += 1
     if bad:
         lines = "1 line is" if bad == 1 else f"{bad} lines are"
@@ -214,8 +226,13 @@ def _reports(path: Path, notes: list[str]) -> pd.DataFrame:
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    return pd.json_normalize(config).to_dict("records")[0]
+    """Nested settings by their dotted names; what is no number of them is a text."""
+    plain = json.loads(json.dumps(config, default=str, skipkeys=True))
+    flat = pd.json_normalize(plain).to_dict("records")
+    return {
+        key: str(value) if isinstance(value, float) and number(value) is None else value
+        for key, value in (flat[0] if flat else {}).items()
+    }
 
 
 def _command(folder: Path, config: dict[str, Any], typed: str, notes: list[str]) -> str:

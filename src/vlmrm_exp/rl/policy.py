@@ -1,6 +1,5 @@
 """A trained policy without exploration, read from its file."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,18 +65,14 @@ def load_policy(path: Path, device: torch.device | str = "cpu") -> Policy:
             f"There is no policy at {path}: give the folder of a run that has been "
             "evaluated at least once."
         )
+    checkpoint = None
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         return Policy(checkpoint, device)
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
+        # Of what it does not read, PyTorch says how to load it all the same.
+        why = f" ({reason(error, named=True)})" if checkpoint is not None else ""
         raise ConfigError(
-            f"{path} is not a policy that this version can read ({reason(error)}): it "
-            "is damaged, or was written by something else; train again or give another."
+            f"{path} is not a policy that this version can read{why}: it is damaged, "
+            "or was written by something else; train again or give another."
         ) from error

@@ -7,8 +7,6 @@ again is only lost space, and the folder may be deleted at any time.
 import hashlib
 import importlib.metadata
 import json
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,10 +43,10 @@ def load(path: Path) -> dict[str, np.ndarray] | None:
     try:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return dict(file)
-    # TypeError: of a file .npy, which is one array and no archive.
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+            held = dict(file)
+    except Exception:  # a damaged or an encrypted file can raise nearly anything
         return None
+    return held if all(isinstance(x, np.ndarray) for x in held.values()) else None
 
 
 def store(path: Path, **arrays: Any) -> None:

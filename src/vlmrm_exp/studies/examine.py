@@ -1,11 +1,13 @@
 """The states of a study with the truth about them, for each of its tasks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.config import Config, ConfigError, no_effect
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.studies import state_sets
 from vlmrm_exp.studies.rewards import Rewarder, of_each_model, rewarders
@@ -18,9 +20,20 @@ from vlmrm_exp.studies.state_files import (
 )
 from vlmrm_exp.studies.state_sets import Examined, StateSet, Truth, truth_of
 
+LOOK = "task.camera task.textures task.frame_height clip.frame_height"
+UNREAD = {
+    "state_set": ("states",),
+    "frames": ("states", *LOOK.split(), "clip.render_effects"),
+}
+"""Settings of states that are sampled or rendered, which these are not."""
 
-def check_states(study: Study) -> None:
+
+def check_states(study: Study, keys: Sequence[str]) -> None:
     """Refuse what `examine` could not do, as far as that is known without rendering.
+
+    Args:
+        study: is resolved.
+        keys: key=value, as typed.
 
     Raises:
         ConfigError: settings that exclude each other, or lack or hold the impossible.
@@ -54,6 +67,10 @@ def check_states(study: Study) -> None:
             "runs adds to sampled states, but frames or state_set gives others: leave "
             "one of them out."
         )
+    for key, _, value in (key.partition("=") for key in keys):
+        for given, unread in UNREAD.items():
+            if getattr(asked, given) and key in unread:
+                raise no_effect(key, value, given)
     for task in study.tasks:
         if asked.frames or asked.state_set:
             _given(task, asked)
@@ -84,6 +101,12 @@ def examine(study: Study) -> list[Examined]:
             kept = study.cache / "states"
             states = state_sets.sample(
                 task.task, asked.states, asked.seed, _runs(asked), kept
+            )
+        alone = states.group is not None and len(np.unique(states.group)) == 1
+        if alone and asked.resamples:
+            raise ConfigError(
+                f"All {len(states)} states are of one episode, which gives no "
+                "interval: set resamples=0."
             )
         examined.append(Examined(task, states, truth or truth_of(task, states)))
     return examined

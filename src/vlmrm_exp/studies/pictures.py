@@ -43,7 +43,10 @@ UPRIGHT = {
 """What puts an image upright, by the orientation in its EXIF block."""
 SHOWN = re.compile(r"\[Parsed_showinfo.* pts_time:(\S+).* s:(\d+)x(\d+) ")
 """A frame's line in ffmpeg's log."""
-FAILED = re.compile(r"(?:\[(?!image2pipe)[^]]* @ \w+\] )*\[(?:error|fatal)\] (.*)")
+FAILED = re.compile(
+    r"(?:\[(?!image2pipe)[^]]* @ \w+\] )*"
+    r"\[(?:error|fatal|warning(?=.*corrupt))\] (.*)"
+)
 """An error in it; that times do not rise is no fault of a picture."""
 NO_VIDEO = re.compile(
     r"\[.*misdetection possible|\[info\] Input #0, (\w+_pipe|mjpeg|gif|apng|webp)"
@@ -178,9 +181,11 @@ def to_rgb(image: "Image.Image") -> np.ndarray:
     is_16_bits = image.mode.startswith("I;16") or image.format == "PPM"
     inverted = image.format == "TIFF" and image.getexif().get(262) == 0  # if of 16 bits
     image.load()
+    turn = None
     with contextlib.suppress(Exception):  # a damaged block says nothing
-        if turn := UPRIGHT.get(image.getexif().get(0x0112, 1)):
-            image = image.transpose(Image.Transpose[turn])
+        turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
+    if turn:
+        image = image.transpose(Image.Transpose[turn])
     if image.mode.startswith("I"):
         if not is_16_bits:
             raise ValueError("its pixels are numbers of 32 bits, not 8 or 16")
@@ -296,7 +301,7 @@ def _read_video(path: Path, every: int) -> Generator[Picture, None, None]:
                 width, height = int(found[2]), int(found[3])
                 read = pipe.read(3 * width * height)
                 if len(read) < 3 * width * height:
-                    break
+                    raise _damaged(path, frame)
                 if frame % every == 0:
                     pixels = np.frombuffer(read, np.uint8).reshape(height, width, 3)
                     since = None if time_s is None or start is None else time_s - start
@@ -307,8 +312,7 @@ def _read_video(path: Path, every: int) -> Generator[Picture, None, None]:
         finally:
             ffmpeg.kill()
         if frame == 0 or ffmpeg.returncode != 0:
-            why = f"damaged at frame {frame}"
-            raise _unreadable(f"video {path}", why)
+            raise _damaged(path, frame)
 
 
 def _next_shown(path: Path, frame: int, log: TextIO) -> re.Match[str] | None:
@@ -323,9 +327,12 @@ def _next_shown(path: Path, frame: int, log: TextIO) -> re.Match[str] | None:
         if NO_VIDEO.match(line) or "matches no streams" in line:
             raise ConfigError(f"{path} has no video in it: leave it out.")
         if found := FAILED.match(line):
-            why = f"damaged at frame {frame} or later; {found[1].strip(' .')}"
-            raise _unreadable(f"video {path}", why)
+            raise _damaged(path, frame, f" or later; {found[1].strip(' .')}")
     return None
+
+
+def _damaged(path: Path, frame: int, told: str = "") -> ConfigError:
+    return _unreadable(f"video {path}", f"damaged at frame {frame}{told}")
 
 
 def _unreadable(what: str, why: str) -> ConfigError:

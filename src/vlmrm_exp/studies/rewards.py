@@ -163,8 +163,11 @@ class Clip(Rewarder):
                 for start in range(0, len(states), PART):
                     part = states.part(slice(start, start + PART))
                     file = self._kept / f"{self._key(look, part)}.npz"
-                    held = cache.load(file)
-                    if held is None:
+                    views = 1 if part.states is None else len(job.task.views)
+                    shape = (len(part), views, self.facts["embed_dim"])
+                    held = cache.load(file) or {}
+                    kept = held.get("embeddings", np.empty(0))
+                    if kept.shape != shape or not np.isfinite(kept).all():
                         if appearance is None and part.states is not None:
                             appearance = Appearance(job, self._encoder)
                         about = json.dumps(look | {"model": self.facts})

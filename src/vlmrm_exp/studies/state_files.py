@@ -1,6 +1,7 @@
 """States and labels that come from files: pictures, stored sets, what people judged."""
 
 import csv
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from vlmrm_exp.measures import check_classes
 from vlmrm_exp.studies import cache
 from vlmrm_exp.studies.pictures import IMAGE_SUFFIXES, files_in
 from vlmrm_exp.studies.state_sets import PREDICATE, StateSet, Truth
+
+LABELS = {"0": False, "1": True, "0.0": False, "1.0": True}
+"""Also as spreadsheets and pandas write them."""
 
 
 def labels_of(path: Path, states: StateSet) -> Truth:
@@ -27,17 +31,19 @@ def labels_of(path: Path, states: StateSet) -> Truth:
     column = "file" if states.files else "index"
     named = read_labels(path, column)
     if states.files:
-        names = [file.name for file in states.files]
+        # As people see them: one letter can have two spellings in Unicode.
+        names = [unicodedata.normalize("NFC", file.name) for file in states.files]
     else:
         names = [str(i) for i in range(len(states))]
     known = set(names)
     unknown = [name for name in named if name not in known]
     missing = [name for name in names if name not in named]
     if unknown:
+        bare = "" if column == "index" else ", by their names without folders"
         raise ConfigError(
             f"{path} has a label for {column} {unknown[0]}, which is not among the "
             f"{len(names)} states of {states.world} ({len(unknown)} such labels): give "
-            "the labels of these states."
+            f"the labels of these states{bare}."
         )
     if missing:
         raise ConfigError(
@@ -54,28 +60,42 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
     """Labels by what stands in a column of a CSV file.
 
     Raises:
-        ConfigError: there is no such file, it lacks a column, or a label is not 0 or 1.
+        ConfigError: there is no such file, it lacks a column or has one twice, a line
+            has too many cells, or a label is not 0 or 1.
     """
     if not path.is_file():
         raise ConfigError(f"There is no file of labels {path}: give labels=FILE.csv.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = columns
+            reader = csv.reader(file, skipinitialspace=True)
             # With the number of the line that each ends on, as editors count.
-            lines = [(reader.line_num, line) for line in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
+            lines = [(reader.line_num, [x.strip() for x in line]) for line in reader]
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not in UTF-8: save it as CSV UTF-8.") from error
+    except csv.Error as error:
         raise ConfigError(f"{path} is no CSV file: {error}.") from error
+    lines = [(number, cells) for number, cells in lines if any(cells)]
+    columns = lines[0][1] if lines else []
     if not {column, "label"} <= set(columns):
+        commas = ", between commas" if len(columns) == 1 else ""
         raise ConfigError(
-            f"{path} needs the columns {column} and label, but has "
+            f"{path} needs the columns {column} and label{commas}, but has "
             f"{', '.join(columns) or 'none'}."
         )
+    for name in (column, "label"):
+        if columns.count(name) > 1:
+            raise ConfigError(f"{path} has two columns {name}: leave one.")
     named: dict[str, bool] = {}
-    for number, line in lines:
-        name, label = ((line[key] or "").strip() for key in (column, "label"))
-        if label not in ("0", "1"):
+    for number, cells in lines[1:]:
+        if any(cells[len(columns) :]):
+            raise ConfigError(
+                f"{path}, line {number}: there are more cells than columns, of which "
+                f"there are {len(columns)}; put what holds a comma in quotes."
+            )
+        line = dict(zip(columns, cells, strict=False))
+        name = unicodedata.normalize("NFC", line.get(column, ""))
+        label = line.get("label", "")
+        if label not in LABELS:
             raise ConfigError(
                 f"{path}, line {number}: the label is {label!r}, but must be 1 (goal) "
                 "or 0."
@@ -84,7 +104,7 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
             raise ConfigError(
                 f"{path}, line {number}: {column} {name} is labelled a second time."
             )
-        named[name] = label == "1"
+        named[name] = LABELS[label]
     return named
 
 
@@ -148,43 +168,51 @@ def stored_states(path: Path, task: TaskConfig) -> tuple[StateSet, Truth | None]
             f"There is no stored state set {path}: give one that an earlier study "
             "left, as state_set=outputs/epic/TIME/states-humanoid.npz."
         )
+    path.open("rb").close()  # or it would be told to be damaged
     held = cache.load(path)
     if held and "rows" in held:  # as it was called before version 0.2
         held["states"] = held["rows"]
     if held is None or not {"world", "states", "source"} <= set(held):
         raise ConfigError(f"{path} is not a stored state set, or is damaged.")
-    world = str(held["world"])
+    world = "".join(np.ravel(held["world"]).astype(str))
     if world != task.env:
         raise ConfigError(
             f"{path} holds states of {world}, but task={task.name} is of {task.env}: "
             "give a task of that world, or another file."
         )
-    states, group = held["states"], held.get("group")
-    if states.dtype.kind != "f":
-        raise ConfigError(f"{path} holds states that are no numbers: it is damaged.")
+    states = held["states"]
+    if states.dtype.kind not in "fiu":
+        raise ConfigError(
+            f"{path} holds states of type {states.dtype}, which are no real numbers."
+        )
     size = world_of(task).state_size
     if states.ndim != 2 or states.shape[1] != size:
         raise ConfigError(
             f"{path} holds states of shape {states.shape}, but those of {world} have "
             f"{size} numbers each: it is damaged."
         )
-    if {len(held["source"]), len(states if group is None else group)} != {len(states)}:
-        raise ConfigError(
-            f"{path} has {len(states)} states, but not as many sources and groups: it "
-            "is damaged."
-        )
+    if not len(states):
+        raise ConfigError(f"{path} holds no states: give another file.")
+    goal, labelled_by = f"goal_{task.name}", f"labelled_by_{task.name}"
+    for name in ("source", "group", goal):
+        if name in held and held[name].shape != states.shape[:1]:
+            raise ConfigError(
+                f"{path} has {name} of shape {held[name].shape} for {len(states)} "
+                "states: it must hold one for each."
+            )
     if not np.isfinite(states).all():
         raise ConfigError(f"{path} holds states that are not finite numbers.")
-    found = StateSet(world, held["source"], states, group=group)
-    goal, labelled_by = (
-        held.get(f"{what}_{task.name}") for what in ("goal", "labelled_by")
-    )
-    if goal is None or labelled_by is None or labelled_by == PREDICATE:
-        return found, None
-    if goal.shape != (len(states),) or goal.dtype != bool:
+    if (goal in held) != (labelled_by in held):
         raise ConfigError(
-            f"{path} has labels of shape {goal.shape} for {len(states)} states: it is "
-            "damaged."
+            f"{path} has only one of {goal} and {labelled_by}: say who gave the "
+            "labels, as labelled_by."
         )
-    check_classes(goal, str(path))
-    return found, Truth(goal, str(labelled_by))
+    states = states.astype(float)
+    found = StateSet(world, held["source"], states, group=held.get("group"))
+    if goal not in held or held[labelled_by].tolist() == PREDICATE:
+        return found, None
+    labels, by = held[goal], "".join(np.ravel(held[labelled_by]).astype(str)[:1])
+    if labels.dtype.kind not in "bfiu" or not np.isin(labels, (0, 1)).all():
+        raise ConfigError(f"{path} has {goal} that is not 0 or 1 for every state.")
+    check_classes(labels.astype(bool), str(path))
+    return found, Truth(labels.astype(bool), by)

@@ -147,7 +147,9 @@ def sample(
         *(file.read_bytes() for file in checkpoints),
     )
     path = None if kept is None else kept / f"{key}.npz"
-    if path and (held := cache.load(path)):
+    held = (cache.load(path) if path else None) or {}
+    shape = held.get("source", np.empty(0)).size, world.state_size
+    if "states" in held and held["states"].shape == shape:
         return StateSet(task.env, held["source"], held["states"], (), held.get("group"))
     # First of all, as a damaged checkpoint is to be refused before anything is played.
     policies = [(_run_task(run), policy) for run in runs for policy in _policies(run)]

@@ -19,10 +19,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, shorten
-from vlmrm_exp.vlm.hub import blob, hub_file, sha256
+from vlmrm_exp.vlm.hub import hub_file, sha256, way_out
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import (
-    TRANSFORMERS,
+    CONFIG_FILE,
     Source,
     fetch,
     fetch_description,
@@ -30,6 +30,7 @@ from vlmrm_exp.vlm.source import (
     is_torchscript,
     open_clip,
     read_description,
+    read_sizes,
 )
 
 logger = logging.getLogger(__name__)
@@ -98,10 +99,19 @@ class Encoder:
 
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Embed P prompts: (P, D) float32 of unit length, on the device."""
+        """Embed P prompts: (P, D) float32 of unit length, on the device.
+
+        Raises:
+            ConfigError: the weights are of no use, as an embedding is zero.
+        """
         tokens = self._tokenizer(list(prompts)).to(self._device)
-        embedding = self._model.encode_text(tokens)
-        return functional.normalize(embedding.float(), dim=-1)
+        embedding = self._model.encode_text(tokens).float()
+        if not embedding.any(dim=-1).all():
+            raise ConfigError(
+                f"clip={self._clip.name} embeds a sentence as zeros: its weights "
+                f"({self.facts['weights']}) are empty or damaged; give others."
+            )
+        return functional.normalize(embedding, dim=-1)
 
     def drop_text_tower(self) -> None:
         """Free the text tower's memory, a quarter of bigG; `embed_prompts` is over."""
@@ -193,12 +203,21 @@ def _simple_tokenizer(source: Source, vocab_size: int) -> Any:
     """CLIP's own tokenizer, with the merges in the model's folder where it has any."""
     merges = (source.folder or Path()) / "bpe.txt.gz"
     own: Any = {"bpe_path": str(merges)} if source.folder and merges.is_file() else {}
-    with _quiet():
-        tokenizer: Any = open_clip.get_tokenizer(source.model, **own)
-    if own and tokenizer.vocab_size != vocab_size:
+    put = f"put the merges of its training there as {merges.name}"
+    try:
+        with _quiet():
+            tokenizer: Any = open_clip.get_tokenizer(source.model, **own)
+    except Exception as error:  # a damaged file can raise nearly anything
+        if not own:
+            raise
         raise ConfigError(
-            f"{merges} makes {tokenizer.vocab_size} tokens, but the model knows "
-            f"{vocab_size}: put the merges it was trained with beside its weights."
+            f"{merges} cannot be read ({reason(error, named=True)}): {put}."
+        ) from error
+    made = tokenizer.vocab_size
+    if made > vocab_size or (own and made < vocab_size):
+        raise ConfigError(
+            f"{merges if own else 'The tokenizer of CLIP'} makes {made} tokens, but "
+            f"the model in {source.folder} knows {vocab_size}: {put}."
         )
     return tokenizer
 
@@ -214,6 +233,7 @@ def _build(
     clip: ClipConfig, source: Source, precision: str, device: torch.device
 ) -> Any:
     """The model on its device, frozen, with its weights."""
+    file = source.folder / CONFIG_FILE if source.folder else None  # read now
     try:
         # Random weights are the same everywhere, and no one else's numbers change.
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -225,30 +245,47 @@ def _build(
         if source.file is None:
             logger.warning("clip=%s: random weights make random rewards", clip.name)
         else:
-            _load_weights(model, source.file)
+            file = source.file
+            _load_weights(model, file, is_tag=source.repo is not None)
+    except ConfigError:
+        raise
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"The memory of {device} does not hold clip={clip.name} in {precision}: "
             "choose a smaller clip, clip.precision=bf16, or compute=cpu."
         ) from error
     except Exception as error:  # a damaged file can raise nearly anything
-        if source.file is None:
+        if file is None:
             raise
-        if "vision_model." in str(error):
-            raise ConfigError(f"The file {source.file} {TRANSFORMERS}") from error
-        way_out = "give a whole file of that architecture, of tensors alone"
-        if cached := blob(source.file):
-            way_out = f"delete {cached}, so that it is downloaded again"
+        instead = "give weights and a description that belong together"
         raise ConfigError(
-            f"The weights {source.file} cannot be read as those of clip={clip.name} "
-            f"({clip.model}; {reason(error, named=True)}): {way_out}."
+            f"The file {file} cannot be read as that of clip={clip.name} "
+            f"({clip.model}; {reason(error, named=True)}): {way_out(file, instead)}."
         ) from error
     return model.eval().requires_grad_(False)
 
 
-def _load_weights(model: Any, file: Path) -> None:
-    """Put a file's tensors into the model; nothing of the file is run."""
+def _load_weights(model: Any, file: Path, is_tag: bool) -> None:
+    """Put a file's tensors into the model; nothing of the file is run.
+
+    Raises:
+        ConfigError: they cannot be read, or open_clip would interpolate some; it may
+            for its own tags.
+        Exception: they do not fit the model.
+    """
     if not is_torchscript(file):
+        own = model.state_dict()
+        for name, size in read_sizes(file).items():
+            if is_tag or not name.endswith("positional_embedding"):
+                continue
+            wanted = own.get(name, own.get(f"text.{name}"))
+            if wanted is not None and wanted.shape != size:
+                raise ConfigError(
+                    f"{name} has the size {list(size)} in {file}, but "
+                    f"{list(wanted.shape)} in the model: give the weights' own "
+                    f"image_size and context_length in {CONFIG_FILE}, or their own "
+                    "clip.model."
+                )
         open_clip.load_checkpoint(model, str(file), weights_only=True)
         return
     with warnings.catch_warnings():

@@ -68,10 +68,11 @@ def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
     )
 
 
-def blob(path: Path) -> Path | None:
-    """The file behind a path in the hub's cache, which is the one to delete."""
-    cache = Path(constants.HF_HUB_CACHE)
-    return path.resolve() if path.is_relative_to(cache) else None
+def way_out(path: Path, otherwise: str) -> str:
+    """What to do about a damaged file: in the hub's cache, delete what is behind it."""
+    if path.is_relative_to(constants.HF_HUB_CACHE):
+        return f"delete {path.resolve()}, so that it is downloaded again"
+    return otherwise
 
 
 def sha256(path: Path) -> str:

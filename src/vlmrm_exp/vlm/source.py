@@ -6,7 +6,6 @@ weights that were not found. Only this module imports open_clip, which needs the
 below.
 """
 
-import contextlib
 import dataclasses
 import json
 import zipfile
@@ -16,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
-from vlmrm_exp.config import ClipConfig, ConfigError, did_you_mean
+from vlmrm_exp.config import ClipConfig, ConfigError, check_colour, did_you_mean
 from vlmrm_exp.files import reason
-from vlmrm_exp.vlm.hub import hub_file
+from vlmrm_exp.vlm.hub import hub_file, way_out
 
 try:
     import torchvision  # noqa: F401
@@ -44,6 +45,8 @@ OPENAI = {
     "std": open_clip.OPENAI_DATASET_STD,
 }
 """How OpenAI's own files were trained."""
+LFS = b"version https://git-lfs"
+"""Begins what Git keeps in place of a large file."""
 TRANSFORMERS = (
     "is in the layout of Hugging Face's Transformers, which open_clip does not read: "
     "give the same weights in open_clip's; for openai/clip-vit-base-patch32 that is "
@@ -103,6 +106,13 @@ def find(clip: ClipConfig) -> Source:
             f"{clip.pretrained!r}: set clip.pretrained=null."
         )
     if schema == "hf-hub":
+        try:
+            validate_repo_id(rest)
+        except HFValidationError as error:
+            raise ConfigError(
+                f"clip.model={clip.model} names no repository: give "
+                "hf-hub:organisation/repository, without a revision."
+            ) from error
         return Source(clip.model, repo=rest, names=WEIGHTS_FILES)
     if schema == "local-dir":
         folder = Path(rest).expanduser()
@@ -129,7 +139,7 @@ def fetch(clip: ClipConfig, source: Source) -> Source:
     named = " ".join(filter(None, (clip.model, clip.pretrained)))
     what = f"clip={clip.name} ({named}{size})"
     if not clip.model.startswith("hf-hub:"):
-        instead = f"name a local file by pretrained: in conf/clip/{clip.name}.yaml"
+        instead = "give a local file by clip.pretrained=FILE"
         file = hub_file(source.repo, source.names, what, instead)
         return dataclasses.replace(source, file=file)
     fetch_description(clip)
@@ -145,20 +155,36 @@ def fetch_description(clip: ClipConfig) -> Path:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """open_clip's description of the model in a folder, or a ConfigError."""
+    """open_clip's description of the model in a folder, or a ConfigError.
+
+    It has `model_cfg` and `preprocess_cfg`; what is used of them is of the right kind.
+    """
     file = folder / CONFIG_FILE
     if not file.exists() and "model_type" in _json(folder / "config.json"):
         raise ConfigError(f"The folder {folder} {TRANSFORMERS}")
     try:
-        description = json.loads(file.read_text())
-        for part in ("embed_dim", "text_cfg", "vision_cfg"):
-            description["model_cfg"][part]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        description = {"preprocess_cfg": {}, **json.loads(file.read_text("utf-8"))}
+        _check_kind(description, dict, "model_cfg", "preprocess_cfg")
+        model = description["model_cfg"]
+        _check_kind(model, dict, "text_cfg", "vision_cfg")
+        _check_kind(model, int, "embed_dim")
+        if not model["text_cfg"].get("hf_tokenizer_name"):
+            _check_kind(model["text_cfg"], int, "vocab_size")
+    except (OSError, ValueError, TypeError) as error:
+        instead = "give a folder that open_clip saved"
         raise ConfigError(
             f"{file} cannot be read as open_clip's description of a model "
-            f"({reason(error, named=True)}): give a folder that open_clip saved."
+            f"({reason(error)}): {way_out(file, instead)}."
         ) from error
     return description
+
+
+def _check_kind(settings: dict[str, Any], kind: type, *names: str) -> None:
+    """Raise a ValueError where a part is missing or of another kind."""
+    for name in names:
+        if not isinstance(settings.get(name), kind):
+            wanted = "a whole number" if kind is int else "an object"
+            raise ValueError(f"{name} is {settings.get(name)!r}, not {wanted}")
 
 
 def _json(file: Path) -> Any:
@@ -175,6 +201,44 @@ def is_torchscript(file: Path) -> bool:
         return False
     with zipfile.ZipFile(file) as archive:
         return any("/code/" in name for name in archive.namelist())
+
+
+def read_sizes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and sizes of a file's tensors; those themselves stay on the disk.
+
+    Raises:
+        ConfigError: it holds none, or more, or is in Transformers' layout.
+    """
+    sizes, why, instead = {}, "it is empty", "give a whole file, of tensors alone"
+    with file.open("rb") as opened:
+        start = opened.read(len(LFS))
+    if start == LFS:
+        why, instead = "it is a Git LFS pointer", "run git lfs pull in its folder"
+    elif start:
+        try:
+            sizes, why = _sizes(file), "it holds no tensors"
+        except SafetensorError as error:
+            why = reason(error)
+        except Exception:  # a damaged file can raise nearly anything
+            why = "it is damaged, or holds more than tensors"
+    if not sizes:
+        raise ConfigError(
+            f"The weights {file} cannot be read ({why}): {way_out(file, instead)}."
+        )
+    if any(name.startswith("vision_model.") for name in sizes):
+        raise ConfigError(f"The file {file} {TRANSFORMERS}")
+    return {name.removeprefix("module."): tuple(size) for name, size in sizes.items()}
+
+
+def _sizes(file: Path) -> dict[str, Sequence[int]]:
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as opened:
+            names = opened.keys()
+            return {name: opened.get_slice(name).get_shape() for name in names}
+    mapped = zipfile.is_zipfile(file)
+    tensors = torch.load(file, "cpu", weights_only=True, mmap=mapped)
+    tensors = tensors.get("state_dict", tensors)
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _weights_file(clip: ClipConfig) -> Path | None:
@@ -217,7 +281,9 @@ def _find_architecture(clip: ClipConfig) -> Source:
     if file is not None:
         if not file.is_file():
             what = f"is no tag that open_clip lists for {clip.model}"
-            if file.suffix or len(file.parts) > 1:
+            if file.name and file.exists():
+                what = "is a folder" if file.is_dir() else "is no file on a disk"
+            elif file.suffix or len(file.parts) > 1:
                 what = "does not exist"
             raise ConfigError(
                 f"clip.pretrained={clip.pretrained} {what}: give one of {tags}, or the "
@@ -248,11 +314,8 @@ def _check_file(
         known: descriptions of open_clip's tags for it.
         alike: those that hold for the file.
     """
-    with contextlib.suppress(SafetensorError, OSError):  # told when it is loaded
-        if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as opened:
-                if any(key.startswith("vision_model.") for key in opened.keys()):
-                    raise ConfigError(f"The file {file} {TRANSFORMERS}")
+    if file.suffix == ".safetensors":  # others are read when they are loaded
+        read_sizes(file)
     if clip.quick_gelu is not None:
         alike = [{"quick_gelu": clip.quick_gelu}]
     if len({bool(one.get("quick_gelu")) for one in alike}) == 2:
@@ -267,18 +330,26 @@ def _check_file(
 
 def _find_in_folder(clip: ClipConfig, folder: Path) -> Source:
     """A folder with open_clip's description and weights."""
-    asked = read_description(folder).get("preprocess_cfg", {})
-    patterns = (*WEIGHTS_FILES, "*.safetensors", "*.bin", "*.pth")
-    files = (file for pattern in patterns for file in sorted(folder.glob(pattern)))
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
+    asked = read_description(folder)["preprocess_cfg"]
+    known = {"interpolation": ("bicubic", "bilinear"), "mode": ("RGB",)}
+    for part, ways in known.items():
+        if asked.get(part) not in (None, *ways):
+            raise ConfigError(
+                f"{folder / CONFIG_FILE} asks for {part} {asked[part]!r}, but pictures "
+                f"are made with {' or '.join(ways)} alone: choose another clip."
+            )
+    files = [folder / name for name in WEIGHTS_FILES if (folder / name).is_file()][:1]
+    for pattern in () if files else ("*.safetensors", "*.bin", "*.pth"):
+        files += sorted(file for file in folder.glob(pattern) if file.is_file())
+    if len(files) != 1:
+        several = f"several weights ({', '.join(file.name for file in files)})"
         raise ConfigError(
-            f"The folder {folder} has no weights: put them there as "
-            f"{WEIGHTS_FILES[0]}, or give another clip.model."
+            f"The folder {folder} has {several if files else 'no weights'}: name the "
+            f"right ones {' or '.join(WEIGHTS_FILES)}, or give another clip.model."
         )
-    way = "bilinear" if asked.get("interpolation") == "bilinear" else "bicubic"
     mean, std = _colours(clip, asked)
-    return Source(f"local-dir:{folder}", file, None, (), mean, std, way)
+    way = asked.get("interpolation") or "bicubic"
+    return Source(f"local-dir:{folder}", files[0], None, (), mean, std, way)
 
 
 def _colours(
@@ -297,6 +368,10 @@ def _colour(
 ) -> tuple[float, ...]:
     """What these weights were trained with; else `clip`'s, or what all others have."""
     given = getattr(clip, part)
+    own = f"clip={clip.name}: preprocess_cfg.{part}"
+    for name, values in ((f"clip.{part}", given), (own, trained)):
+        if values is not None:
+            check_colour(name, values)
     if given and trained and not np.allclose(given, trained, atol=1e-3):
         raise ConfigError(
             f"clip.{part}={list(given)}, but the weights of clip={clip.name} were "
