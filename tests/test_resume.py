@@ -149,7 +149,7 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
         for _ in range(600):
             clock[0] += 1.0
             states.save_when_due(Slow())
-    assert saved == [63.0, 216.0, 369.0, 522.0]  # after 60 s, then 3 / 0.02 = 150 s
+    assert saved == [4.0, 157.0, 310.0, 463.0]  # at once, then each 3 s / 0.02 = 150 s
 
 
 SMALL = (

@@ -58,7 +58,8 @@ def check_folder(folder: Path, settings: str) -> None:
         FolderTakenError: it is another run's, or there is nothing to go on from.
         FinishedError: nothing is left to do.
     """
-    if not (folder / "metrics.jsonl").exists():
+    metrics = folder / "metrics.jsonl"
+    if not metrics.exists() or metrics.stat().st_size == 0:
         return
     another = "give another name=... (or hydra.run.dir), or remove it"
     held = {

@@ -4,6 +4,7 @@ It holds tensors and primitives alone, so that reading it runs no code. The file
 the newest is kept: it is read where the newest is damaged.
 """
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ class Checkpoint:
         self._log = log
         self._every_s = every_s
         self._cost_s = 0.0
-        self._saved_at = time.monotonic()
+        self._saved_at = -math.inf  # the first rollout is saved at once
 
     def save_when_due(self, state: State) -> None:
         """Save if enough time has passed since the last one ended."""
