@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ SOURCE = Path(log.__file__).parents[1]
 
 ONE_RUN = """
 import sys
+import time
 from pathlib import Path
 from vlmrm_exp.config import AlgoConfig, ClipConfig, Config, ConfigError, LogConfig
 from vlmrm_exp.config import TaskConfig
@@ -244,6 +246,27 @@ def test_close_ends_the_process_of_wandb(tmp_path: Path) -> None:
     assert "wandb-core" in children()
     run.close()
     assert "wandb-core" not in children()
+
+
+def test_a_run_that_goes_on_has_one_id_and_is_uploaded_in_order(
+    tmp_path: Path, capsys
+) -> None:
+    first = log.RunLog(tmp_path, make_config("offline"))
+    first.metrics(8, {"train/x": 1.0})
+    saved = first.state_dict()
+    first.metrics(16, {"train/x": 2.0})
+    first.close()
+    time.sleep(1.1)  # W&B names folders by the second
+    second = log.RunLog(tmp_path, make_config("offline"), saved)
+    assert second.wandb_id == first.wandb_id
+    second.metrics(16, {"train/x": 3.0})
+    second.close()
+    told = capsys.readouterr().out.splitlines()[-1]
+    pieces = sorted(map(str, (tmp_path / "wandb").glob("offline-run-*")))
+    assert len(pieces) == 2
+    assert told.endswith("wandb sync " + " ".join(pieces))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["train/x"] for line in lines] == [1.0, 3.0]
 
 
 def test_close_twice_is_harmless(tmp_path: Path, capsys) -> None:

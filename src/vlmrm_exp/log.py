@@ -168,7 +168,9 @@ class RunLog:
             return
         import wandb
 
-        kept = f"wandb sync {shlex.quote(str(Path(run.settings.sync_dir)))}"
+        last = Path(run.settings.sync_dir)  # after those of the run's earlier pieces
+        pieces = sorted(last.parent.glob(f"{last.name.split('-')[0]}*-{run.id}"))
+        kept = f"wandb sync {shlex.join(map(str, pieces or [last]))}"
         try:
             run.finish(exit_code=exit_code)
             if run.settings.mode == "offline":
