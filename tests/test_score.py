@@ -447,21 +447,27 @@ def test_results_are_not_put_among_the_pictures(folder):
     asked(folder / "1.png", "prompt=a", f"out={folder}")
 
 
-def test_names_that_are_no_text_are_told_and_plotted(tmp_path, folder, capsys):
+def test_names_that_are_no_text_are_told_and_plotted(tmp_path, folder, start):
     """As from an old archive."""
     odd = os.fsdecode(os.fsencode(folder) + b"/\xe4\xf6.gif")
     frames = [Image.new("RGB", (96, 96), (grey,) * 3) for grey in (10, 200)]
     frames[0].save(odd, save_all=True, append_images=frames[1:])
     (folder / "notes.txt").touch()
     out = tmp_path / "out"
-    out.mkdir()
-    words = ("clip=nano", folder, f"prompt={KNEELING}", "pictures=1", f"out={out}")
-    score.score(asked(*words), out)
+    words = ("clip=nano", str(folder), f"prompt={KNEELING}", "pictures=1",
+             f"out={out}")  # fmt: skip
+    ended = start(
+        words,
+        lambda composed: score.score(score.check(composed), composed.folder),
+        "score",
+        score.check,
+        score.PLURAL,
+        files=True,
+    )
     assert b"\xe4\xf6.gif" in (out / "scores.csv").read_bytes()
     assert {"strip.png", "curve.png"} <= {path.name for path in out.iterdir()}
-    said = capsys.readouterr().out
-    assert "??.gif  frame 0" in said
-    assert "Left out, as of other kinds: 1 .txt." in said
+    assert r"\udce4\udcf6.gif  frame 0" in ended.out
+    assert "Left out, as of other kinds: 1 .txt." in ended.out
 
 
 def test_weights_that_are_no_numbers_are_told(tmp_path: Path, folder, frames, by_hand):

@@ -144,6 +144,7 @@ def test_columns_of_score_are_lists_in_a_list():
         ("log.tags=[ä, b]", "log.tags cannot be read"),
         ("seed=1,,2", "seed cannot be read"),
         ("clip=null", "clip=null is no option"),
+        ("sweep=mine", "sweep=NAME names a sweep: add -m"),
         ("clip=_embedded", "clip=_embedded is no option"),
     ],
 )

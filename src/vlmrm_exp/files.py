@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,12 +66,6 @@ def shorten(text: str, limit: int) -> str:
     """
     text, half = text.encode("utf-8", "replace").decode(), (limit - 1) // 2
     return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
-
-
-def say(text: str) -> None:
-    """Print; what is no valid text, or not of the terminal's alphabet, becomes `?`."""
-    code = sys.stdout.encoding or "utf-8"
-    print(text.encode(code, "replace").decode(code))
 
 
 def reason(error: BaseException, named: bool = False) -> str:

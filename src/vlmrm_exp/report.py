@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from vlmrm_exp import app
 from vlmrm_exp.config import ConfigError
-from vlmrm_exp.files import say, unusable
+from vlmrm_exp.files import unusable
 from vlmrm_exp.reporting.groups import count_statuses
 from vlmrm_exp.reporting.page import write_page
 from vlmrm_exp.reporting.run_folders import walk
@@ -76,10 +76,10 @@ def report(asked: ReportConfig) -> Path:
         with contextlib.suppress(OSError):  # it is not empty, or not there
             out.rmdir()
     counts = count_statuses([*runs.values()])
-    say(f"{len(runs)} runs ({counts}), {len(results)} results of studies")
-    say(f"  page  {page}")
+    print(f"{len(runs)} runs ({counts}), {len(results)} results of studies")
+    print(f"  page  {page}")
     for text in unread:
-        say(text)
+        print(text)
     return page
 
 

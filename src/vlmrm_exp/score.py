@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError, at_least, to_config
-from vlmrm_exp.files import say, table, write_json, written_whole
+from vlmrm_exp.files import table, write_json, written_whole
 from vlmrm_exp.log import progress_bar, versions
 from vlmrm_exp.reward import choose_device
 from vlmrm_exp.reward.clip import Sentence
@@ -205,7 +205,7 @@ def score(asked: Asked, folder: Path) -> dict[str, Any]:
     clip = asked.jobs[0].clip
     app.tell_embedded([clip])
     if asked.left_out:
-        say(asked.left_out)
+        print(asked.left_out)
     device = choose_device(asked.jobs[0].compute.device)
     encoder = load_encoder(clip, device)
     rewards = rewards_of(encoder, asked.jobs)
@@ -230,7 +230,7 @@ def score(asked: Asked, folder: Path) -> dict[str, Any]:
     }
     write_csv(folder / "scores.csv", scores)
     write_json(folder / "score.json", result)
-    say(report(scores))
+    print(report(scores))
     shown = choose_shown(np.bincount(scores.file), asked.pictures)
     plot_strip(folder / "strip", scores, shown, read_again(scores, shown, asked.every))
     figures = f"strip.png ({len(shown)} of {len(scores.file):,} pictures)"
@@ -240,7 +240,7 @@ def score(asked: Asked, folder: Path) -> dict[str, Any]:
         plotted = moving[: max(asked.pictures // alphas, 1)]
         plot_curves(folder / "curve", scores, plotted, asked.pictures)
         figures += f", curve.png ({len(plotted)} of {len(moving)} videos)"
-    say(f"\nsaved {folder}/scores.csv, score.json, {figures}")
+    print(f"\nsaved {folder}/scores.csv, score.json, {figures}")
     return result
 
 

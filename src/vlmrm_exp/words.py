@@ -90,6 +90,8 @@ def to_keys(
             if word != "experiment=null":  # it has none of itself
                 raise ConfigError(f"{word} is no option: see --help for those.")
         elif key == "sweep":
+            if not sweeps:
+                raise ConfigError("sweep=NAME names a sweep: add -m, or leave it out.")
             keys.append(readable(f"hydra.sweep.dir=outputs/sweeps/{value}"))
         elif bare.startswith(ADDED):
             keys.append(readable(word))
