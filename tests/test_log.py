@@ -142,13 +142,32 @@ def test_metrics_writes_what_is_not_finite_as_null(tmp_path: Path) -> None:
     assert text == '{"env_steps": 1, "loss/a": null, "loss/b": null, "loss/c": -0.5}\n'
 
 
-def test_metrics_appends_to_what_an_earlier_process_wrote(tmp_path: Path) -> None:
+def test_metrics_goes_on_after_what_was_saved(tmp_path: Path) -> None:
+    saved = None
     for env_steps in (1, 2):
-        run = log.RunLog(tmp_path, make_config("none"))
+        run = log.RunLog(tmp_path, make_config("none"), saved)
         run.metrics(env_steps, {})
+        saved = run.state_dict()
+        run.metrics(99, {})  # a line that is lost
         run.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["env_steps"] for line in lines] == [1, 2]
+    assert [json.loads(line)["env_steps"] for line in lines] == [1, 2, 99]
+
+
+def test_a_folder_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    run = log.RunLog(tmp_path, make_config("none"))
+    run.metrics(1, {})
+    code = (
+        "import sys, pathlib, test_log\n"
+        "test_log.log.RunLog(pathlib.Path(sys.argv[1]), test_log.make_config('none'))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    ended = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert "is written by another process just now" in ended.stderr
+    run.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["env_steps"] == 1
 
 
 def test_summary_replaces_the_older_one(tmp_path: Path) -> None:

@@ -227,6 +227,29 @@ def test_a_sweep_that_is_started_again_does_what_is_missing(
 
 
 @pytest.mark.slow
+def test_a_run_that_was_killed_before_its_first_state_starts_anew(
+    tmp_path, program, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    small = "experiment=smoke", "reward=environment", "log=none", "name=mine"
+    assert program(*small).code == 0
+    run = tmp_path / "outputs" / "mountaincar" / "mine"
+    expected = read_metrics(run)
+    (run / "summary.json").unlink()
+    assert program(*small).code == 0
+    assert read_metrics(run) == expected
+
+    versions = json.loads((run / "versions.json").read_text())
+    del versions["run_format"]  # as before states were saved
+    (run / "versions.json").write_text(json.dumps(versions))
+    (run / "summary.json").unlink()
+    ended = program(*small)
+    assert ended.code == 2
+    assert "holds a run of an older version" in ended.err
+    assert read_metrics(run) == expected
+
+
+@pytest.mark.slow
 def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path):
     run = tmp_path / "outputs/mountaincar/mine"
     process = start(tmp_path, "env_steps=160000")

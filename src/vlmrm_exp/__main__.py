@@ -23,7 +23,10 @@ from vlmrm_exp.config import (
     to_config,
     unread,
 )
+from vlmrm_exp.files import lock
 
+RUN_FORMAT = 1
+"""Of a run's folder. Older ones have none, and no state to go on from."""
 MAY_CHANGE = ("name", "log.", "compute.", "env_steps")
 """Settings that a run may go on with in another way; the last, if it is unfinished."""
 
@@ -55,16 +58,19 @@ def check_folder(folder: Path, settings: str) -> None:
         settings: as YAML.
 
     Raises:
-        FolderTakenError: it is another run's, or there is nothing to go on from.
+        FolderTakenError: it is another run's, another process writes it, or it is of
+            a version that left nothing to go on from.
         FinishedError: nothing is left to do.
     """
     metrics = folder / "metrics.jsonl"
     if not metrics.exists() or metrics.stat().st_size == 0:
         return
+    with metrics.open("rb") as file:
+        lock(file)
     another = "give another name=... (or hydra.run.dir), or remove it"
     held = {
         name: yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-        for name in ("config.yaml", "summary.json")
+        for name in ("config.yaml", "summary.json", "versions.json")
         if (folder / name).exists()
     }
     finished = not held.get("summary.json", {"interrupted": True})["interrupted"]
@@ -81,9 +87,11 @@ def check_folder(folder: Path, settings: str) -> None:
         )
     if finished:
         raise FinishedError(f"{folder} is finished: nothing is left to do.")
-    if not any((folder / "checkpoints").glob("state*.pt")):
+    older = "run_format" not in held.get("versions.json", {})
+    if older and not any((folder / "checkpoints").glob("state*.pt")):
         raise FolderTakenError(
-            f"{folder} holds a run that left no state to go on from: {another}."
+            f"{folder} holds a run of an older version, which left no state to go on "
+            f"from: {another}."
         )
 
 
@@ -158,7 +166,7 @@ def run(config: Config, folder: Path) -> float | None:
         log = RunLog(folder, config, saved["log"])
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
         opened.callback(lambda: log.close(exit_code))
-        about = {"device": str(device), **pool.about()}
+        about = {"run_format": RUN_FORMAT, "device": str(device), **pool.about()}
         write_json(folder / "versions.json", versions(about))
         states = checkpoint.Checkpoint(log, config.compute.checkpoint_s)
         algorithm = {"sac": sac, "dqn": dqn}[config.algo.name]

@@ -180,6 +180,10 @@ def leave(folder: Path, error: BaseException, alone: bool) -> None:
     if isinstance(error, (FolderTakenError, BrokenPipeError)):
         return
     new = set(names_in(folder)) - CheckFirst.before
+    metrics = folder / "metrics.jsonl"
+    if "metrics.jsonl" in new and metrics.stat().st_size == 0:
+        metrics.unlink()
+        new.remove("metrics.jsonl")
     if alone and isinstance(error, ConfigError) and new <= set(HYDRAS):
         for path in (folder / name for name in new):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,13 +1,16 @@
 """Files that are whole or not there, and texts that fit their place."""
 
 import contextlib
+import fcntl
 import json
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from vlmrm_exp.config import FolderTakenError
 
 
 @contextlib.contextmanager
@@ -23,6 +26,21 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def lock(file: IO[Any]) -> None:
+    """Keep other processes out of a run's folder as long as the file is open.
+
+    Raises:
+        FolderTakenError: one of them is in it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FolderTakenError(
+            f"{Path(file.name).parent} is written by another process just now: wait "
+            "for its end, or give another name=...."
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:

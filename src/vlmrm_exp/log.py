@@ -22,7 +22,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.files import plain, reason, write_json
+from vlmrm_exp.files import lock, plain, reason, write_json
 
 PACKAGES = (
     "vlmrm_exp",
@@ -64,7 +64,7 @@ class RunLog:
     def __init__(
         self, folder: Path, config: Config, saved: Mapping[str, Any] | None = None
     ) -> None:
-        """Open metrics.jsonl for appending, and a W&B run unless `log.mode` is none.
+        """Open metrics.jsonl, and a W&B run unless `log.mode` is none.
 
         Args:
             folder: of the run.
@@ -72,19 +72,22 @@ class RunLog:
             saved: a `state_dict` to go on from; what was written later is cut off.
 
         Raises:
-            ConfigError: W&B cannot be reached, or does not know who is logging.
+            ConfigError: another process writes this run; W&B cannot be reached, or
+                does not know who is logging.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._wandb = (
-            _start_wandb(folder, config, (saved or {}).get("wandb_id"))
-            if config.log.mode != "none"
-            else None
-        )
-        self.wandb_id = self._wandb.id if self._wandb else None
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        if saved:
-            self._metrics.truncate(saved["metrics_bytes"])
+        try:
+            lock(self._metrics)
+            self._metrics.truncate(saved["metrics_bytes"] if saved else 0)
+            run_id, self._wandb = (saved or {}).get("wandb_id"), None
+            if config.log.mode != "none":
+                self._wandb = _start_wandb(folder, config, run_id)
+        except BaseException:
+            self._metrics.close()
+            raise
+        self.wandb_id = self._wandb.id if self._wandb else None
         self._progress = progress_bar(config.env_steps, "step", "training")
         self._laps: dict[str, float] = {}
         self._lap_started = time.perf_counter()
