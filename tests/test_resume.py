@@ -249,6 +249,47 @@ def test_a_run_that_was_killed_before_its_first_state_starts_anew(
     assert read_metrics(run) == expected
 
 
+def finished_run(tmp_path, program, monkeypatch) -> tuple[Path, tuple[str, ...]]:
+    monkeypatch.chdir(tmp_path)
+    small = "experiment=smoke", "reward=environment", "log=none", "name=mine"
+    assert program(*small).code == 0
+    return tmp_path / "outputs" / "mountaincar" / "mine", small
+
+
+def test_what_a_damaged_folder_lacks_is_one_sentence(tmp_path, program, monkeypatch):
+    run, small = finished_run(tmp_path, program, monkeypatch)
+    (run / "config.yaml").write_text("")
+    ended = program(*small)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "holds a run of other settings, algo.batch_size=" in ended.err
+    (tmp_path / "own").mkdir()
+    for name in ("config.yaml", "summary.json"):
+        (tmp_path / "own" / name).write_text("mine: 1")
+    ended = program(*small[:-1], "hydra.run.dir=own")
+    assert "holds files that a run would overwrite" in ended.err
+    assert sorted(p.name for p in (tmp_path / "own").iterdir()) == [
+        "config.yaml", "summary.json"]  # fmt: skip
+
+
+def test_metrics_that_lost_lines_are_told(tmp_path):
+    saved_run(tmp_path)
+    kept = load(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="shorter than when the run's state was"):
+        with point_mass(tmp_path, saved=kept["log"]):
+            pass
+    assert (tmp_path / "metrics.jsonl").read_text() == "{}\n"
+
+
+def test_jobs_that_would_share_a_folder_are_refused(tmp_path, program, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ("experiment=smoke", "reward=environment", "log=none", "sweep=mine", "-m")
+    ended = program(*small, "compute.torch_threads=1,2")
+    assert ended.code == 2
+    assert "job 0 has the same settings, compute and log aside" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path):
     run = tmp_path / "outputs/mountaincar/mine"

@@ -17,16 +17,18 @@ import yaml
 from vlmrm_exp import app
 from vlmrm_exp.config import (
     Config,
+    ConfigError,
     FinishedError,
     FolderTakenError,
     conf_dir,
     to_config,
     unread,
 )
-from vlmrm_exp.files import lock
+from vlmrm_exp.files import lock, written_whole
 
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
+SHOWN = 5  # differences
 MAY_CHANGE = ("name", "log.", "compute.", "env_steps")
 """Settings that a run may go on with in another way; the last, if it is unfinished."""
 
@@ -62,19 +64,27 @@ def check_folder(folder: Path, settings: str) -> None:
             a version that left nothing to go on from.
         FinishedError: nothing is left to do.
     """
-    metrics = folder / "metrics.jsonl"
-    if not metrics.exists() or metrics.stat().st_size == 0:
+    metrics, states = folder / "metrics.jsonl", folder / "checkpoints"
+    if metrics.exists():
+        with metrics.open("rb") as file:
+            lock(file)
+    empty = not metrics.exists() or metrics.stat().st_size == 0
+    if empty and not any(states.glob("state*.pt")):
+        ours = (folder / ".hydra").exists() or not (folder / "config.yaml").exists()
+        if (folder / "summary.json").exists() or states.exists() or not ours:
+            raise FolderTakenError(
+                f"{folder} holds files that a run would overwrite, as config.yaml or "
+                "summary.json: give another folder, or remove them."
+            )
         return
-    with metrics.open("rb") as file:
-        lock(file)
     another = "give another name=... (or hydra.run.dir), or remove it"
     held = {
-        name: yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+        name: _mapping(folder / name)
         for name in ("config.yaml", "summary.json", "versions.json")
-        if (folder / name).exists()
     }
-    finished = not held.get("summary.json", {"interrupted": True})["interrupted"]
-    before, now = flat(held.get("config.yaml", {})), flat(yaml.safe_load(settings))
+    summary = held["summary.json"]
+    finished = bool(summary) and not summary.get("interrupted")
+    before, now = flat(held["config.yaml"]), flat(yaml.safe_load(settings))
     changed = [
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted({*before, *now})
@@ -83,16 +93,28 @@ def check_folder(folder: Path, settings: str) -> None:
     ]
     if changed:
         raise FolderTakenError(
-            f"{folder} holds a run of other settings, {', '.join(changed)}: {another}."
+            f"{folder} holds a run of other settings, "
+            f"{', '.join(changed[:SHOWN])}{' ...' * (len(changed) > SHOWN)}: {another}."
         )
     if finished:
+        for path in states.glob("state*.pt"):  # killed before they were removed
+            path.unlink()
         raise FinishedError(f"{folder} is finished: nothing is left to do.")
-    older = "run_format" not in held.get("versions.json", {})
-    if older and not any((folder / "checkpoints").glob("state*.pt")):
+    older = "run_format" not in held["versions.json"]
+    if older and not any(states.glob("state*.pt")):
         raise FolderTakenError(
             f"{folder} holds a run of an older version, which left no state to go on "
             f"from: {another}."
         )
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """What a YAML or JSON file holds; {} where that is no mapping."""
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -119,7 +141,8 @@ def train(composed: app.Composed) -> float | None:
     preset = f"{typed.get('experiment')}_{typed.get('task', 'mountaincar')}.yaml"
     if preset.startswith("paper") and not (conf_dir() / "preset" / preset).exists():
         print(f"The paper has no settings of its own for task={typed['task']}.")
-    (folder / "config.yaml").write_text(app.resolved(composed.cfg), encoding="utf-8")
+    with written_whole(folder / "config.yaml") as part:
+        part.write_text(app.resolved(composed.cfg), encoding="utf-8")
     return run(config, folder)
 
 
@@ -162,6 +185,11 @@ def run(config: Config, folder: Path) -> float | None:
         if checkpoint.has_state(folder):
             saved = checkpoint.load(folder)
             steps = saved["state"]["learned_steps"]
+            if config.env_steps < steps:
+                raise ConfigError(
+                    f"{folder} has had {steps:,} env steps already, more than "
+                    f"env_steps={config.env_steps:,}: give that many at least."
+                )
             print(f"Going on with {folder} from env step {steps:,}.")
         log = RunLog(folder, config, saved["log"])
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
@@ -191,7 +219,7 @@ def run(config: Config, folder: Path) -> float | None:
                 f"far, if any, are in {folder / 'checkpoints'}.",
                 flush=True,
             )
-            sys.exit(exit_code)
+            raise
         exit_code = app.INTERRUPTED if state.interrupted else 0
         if not state.interrupted:
             states.remove()

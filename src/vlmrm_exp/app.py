@@ -113,13 +113,22 @@ class CheckFirst(Callback):
             keys = [f"{key}={value}" for key, value in params.items()]
             keys += config.hydra.overrides.task
             if any(key.startswith("name=") for key in keys):
-                print("name is not read in a sweep: its folders are numbered.")
+                print("name is not read in a sweep; sweep=NAME names its folder.")
             loader = GlobalHydra.instance().config_loader()
             overrides = OverridesParser.create(loader).parse_overrides(keys)
             [jobs] = BasicSweeper.split_arguments(overrides, None)
+            named = "settings_hash" in OmegaConf.to_yaml(config.hydra.sweep)
+            folders: dict[str, int] = {}
             for number, job in enumerate(jobs):
                 try:
-                    self._check(compose(config_name, *job))
+                    composed = compose(config_name, *job)
+                    self._check(composed)
+                    key = settings_hash(_root_=composed.cfg) if named else str(number)
+                    if folders.setdefault(key, number) != number:
+                        raise ConfigError(
+                            f"job {folders[key]} has the same settings, compute and "
+                            "log aside, so the same folder: sweep these one by one."
+                        )
                 except ConfigError as error:
                     raise ConfigError(
                         f"Job {number} of {len(jobs)} ({' '.join(job)}) cannot start, "
@@ -250,8 +259,14 @@ def start(
         # A file's name may have letters that this terminal does not.
         getattr(sys, stream).reconfigure(errors="backslashreplace")
     # A job scheduler's polite request to stop is treated like Ctrl-C.
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> NoReturn:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, stop)
     OmegaConf.register_new_resolver("options", options_text, replace=True)
     OmegaConf.register_new_resolver("settings_hash", settings_hash, replace=True)
     CheckFirst.check, CheckFirst.goes_on = check, goes_on
@@ -282,7 +297,7 @@ def start(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(os.EX_TEMPFAIL if goes_on and stopped else INTERRUPTED)
     except Exception as error:
         if CheckFirst.failed and is_expected(error):
             failed = len(CheckFirst.failed)
@@ -361,7 +376,7 @@ def settings_hash(*, _root_: DictConfig) -> str:
         if OmegaConf.is_config(_root_[key])
         else _root_[key]
         for key in _root_
-        if key not in ("hydra", "name", "log", "compute", "env_steps")
+        if key not in ("hydra", "name", "log", "compute")
     }
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:6]

@@ -80,7 +80,13 @@ class RunLog:
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         try:
             lock(self._metrics)
-            self._metrics.truncate(saved["metrics_bytes"] if saved else 0)
+            kept = saved["metrics_bytes"] if saved else 0
+            if (folder / "metrics.jsonl").stat().st_size < kept:
+                raise ConfigError(
+                    f"{folder / 'metrics.jsonl'} is shorter than when the run's state "
+                    "was saved: bring it back, or start anew under another name."
+                )
+            self._metrics.truncate(kept)
             run_id, self._wandb = (saved or {}).get("wandb_id"), None
             if config.log.mode != "none":
                 self._wandb = _start_wandb(folder, config, run_id)

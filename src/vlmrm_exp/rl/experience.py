@@ -308,7 +308,8 @@ class Replay:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict` of a buffer of the same shape."""
         self._filled = len(state["reward"])
-        self._next = state["next"]
+        # More room than before: after what is there.
+        self._next = state["next"] if self._filled == self.capacity else self._filled
         self._observation[: self._filled].copy_(state["observation"])
         self._action[: self._filled].copy_(state["action"])
         self._reward[: self._filled].copy_(state["reward"])
