@@ -434,7 +434,7 @@ class Archive(torch.nn.Module):
         return x
 
 
-def test_openais_own_file_is_loaded_and_known_by_itself(tmp_path):
+def test_openais_own_file_is_told_how_to_be_read(tmp_path):
     name = f"made-{tmp_path.name}"
     path = tmp_path / f"{name}.json"
     path.write_text(json.dumps(MODEL | {"quick_gelu": True, "text_cfg": SIMPLE}))
@@ -445,8 +445,15 @@ def test_openais_own_file_is_loaded_and_known_by_itself(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(archive).save(tmp_path / "ours.pt")
+        held = torch.jit.load(tmp_path / "ours.pt", "cpu").state_dict()  # as told below
     clip = ClipConfig(name="x", model=name, pretrained=str(tmp_path / "ours.pt"))
-    assert find(clip).mean == open_clip.OPENAI_DATASET_MEAN
+    clip.mean, clip.std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    with pytest.raises(ConfigError, match=r"TorchScript.*clip\.pretrained=openai"):
+        find(clip)
+    kept = {k: v for k, v in held.items() if v.ndim or k == "logit_scale"}
+    assert "context_length" not in kept
+    torch.save(kept, tmp_path / "tensors.pt")
+    clip.pretrained = str(tmp_path / "tensors.pt")
     encoder = load_encoder(clip, CPU)
     tokens = open_clip.get_tokenizer(name)(["a dog"])
     with torch.no_grad():

@@ -301,6 +301,6 @@ def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path):
     process.send_signal(signal.SIGUSR1)
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "the same command goes on" in told
+    assert "name=mine goes on from here" in told
     assert load(run)["state"]["learned_steps"] == read_metrics(run)[-1]["env_steps"]
     assert not (run / "summary.json").exists()

@@ -203,11 +203,12 @@ def run(config: Config, folder: Path) -> float | None:
                 config, envs, eval_envs, pool, log, device,
                 saved["state"], states.save_when_due,
             )  # fmt: skip
-            states.save(state)
+            if state.whole:
+                states.save(state)
         except TooLate:
             state = None
         if state is None or state.interrupted in REQUEUE_SIGNALS:
-            print("Stopped by a signal; the same command goes on from here.")
+            print(f"Stopped by a signal: name={folder.name} goes on from here.")
             exit_code = REQUEUE
             sys.exit(exit_code)
         try:

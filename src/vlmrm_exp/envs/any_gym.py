@@ -127,7 +127,7 @@ class GymEnvs:
         if frame is None or isinstance(frame, str):
             raise _draws_nothing(self._env_id)
         with self._calling("render"):
-            frame = np.asarray(frame)
+            frame = np.array(frame)
             if frame.shape[2:] == (4,) and (frame[..., 3] == 255).all():
                 frame = frame[..., :3]
             self._size = self._size or frame.shape
@@ -177,7 +177,11 @@ class GymEnvs:
 
         That is enough between two episodes, if an environment has no other memory.
         """
-        states = [env.unwrapped.np_random.bit_generator.state for env in self._envs]
+        bits = [
+            getattr(env.unwrapped.np_random, "bit_generator", None)
+            for env in self._envs
+        ]
+        states = [bit and bit.state for bit in bits]  # None: of an old kind
         return {"generators": states, "gives_goal": self._gives_goal}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -186,7 +190,8 @@ class GymEnvs:
             f"{self._env_id}'s simulators cannot be saved: going on with new episodes."
         )
         for env, saved in zip(self._envs, state["generators"], strict=True):
-            env.unwrapped.np_random.bit_generator.state = saved
+            if saved is not None:
+                env.unwrapped.np_random.bit_generator.state = saved
         self._gives_goal = state["gives_goal"]
 
     def close(self) -> None:

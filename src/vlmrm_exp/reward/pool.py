@@ -383,7 +383,7 @@ def blocked_interrupts() -> Iterator[None]:
     """A process started in here sees no Ctrl-C and no SIGTERM; this one does later."""
     # multiprocessing starts a helper process first, which would unblock them again.
     resource_tracker.ensure_running()
-    stopping = {signal.SIGINT, signal.SIGTERM}
+    stopping = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
     try:
         yield

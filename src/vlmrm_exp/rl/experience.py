@@ -432,6 +432,8 @@ class State:
     best_reward: float = -math.inf
     interrupted: int = 0
     """The signal that ended it early."""
+    whole: bool = True
+    """Whether it ended between two rollouts, so that it can be saved."""
 
     def checkpoint(self) -> dict[str, Any]:
         """The present policy."""
@@ -501,6 +503,8 @@ class Interrupts:
 
     number = 0
     """Of the signal; 0: none came."""
+    midway = False
+    """Whether the block was ended within a rollout."""
 
     def __enter__(self) -> "Interrupts":
         """Take over the signals; in another thread than the main one, nothing."""
@@ -517,7 +521,7 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if kind is KeyboardInterrupt:
-            self.number = self.number or signal.SIGINT
+            self.number, self.midway = self.number or signal.SIGINT, True
         return kind is KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

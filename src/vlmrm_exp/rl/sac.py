@@ -452,5 +452,5 @@ def train(
                 log.lap("perf/evaluate_s")
             log.metrics(state.learned_steps, metrics)
             save(state)
-    state.interrupted = interrupt.number
+    state.interrupted, state.whole = interrupt.number, not interrupt.midway
     return state

@@ -7,7 +7,6 @@ in float32 whatever the precision of the weights. These are tensors, never unpic
 import contextlib
 import importlib.util
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from vlmrm_exp.vlm.source import (
     fetch,
     fetch_description,
     find,
-    is_torchscript,
     open_clip,
     read_description,
     read_sizes,
@@ -273,27 +271,19 @@ def _load_weights(model: Any, file: Path, is_tag: bool) -> None:
             for its own tags.
         Exception: they do not fit the model.
     """
-    if not is_torchscript(file):
-        own = model.state_dict()
-        for name, size in read_sizes(file).items():
-            if is_tag or not name.endswith("positional_embedding"):
-                continue
-            wanted = own.get(name, own.get(f"text.{name}"))
-            if wanted is not None and wanted.shape != size:
-                raise ConfigError(
-                    f"{name} has the size {list(size)} in {file}, but "
-                    f"{list(wanted.shape)} in the model: give the weights' own "
-                    f"image_size and context_length in {CONFIG_FILE}, or their own "
-                    "clip.model."
-                )
-        open_clip.load_checkpoint(model, str(file), weights_only=True)
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is old
-        tensors = torch.jit.load(file, map_location="cpu").state_dict()
-    for name in ("input_resolution", "context_length", "vocab_size"):
-        tensors.pop(name, None)
-    model.load_state_dict(tensors)
+    own = model.state_dict()
+    for name, size in read_sizes(file).items():
+        if is_tag or not name.endswith("positional_embedding"):
+            continue
+        wanted = own.get(name, own.get(f"text.{name}"))
+        if wanted is not None and wanted.shape != size:
+            raise ConfigError(
+                f"{name} has the size {list(size)} in {file}, but "
+                f"{list(wanted.shape)} in the model: give the weights' own "
+                f"image_size and context_length in {CONFIG_FILE}, or their own "
+                "clip.model."
+            )
+    open_clip.load_checkpoint(model, str(file), weights_only=True)
 
 
 def _fold_batch_norms(visual: torch.nn.Module) -> None:

@@ -39,12 +39,13 @@ import open_clip
 EMBEDDED = Path(__file__).parent / "weights"  # the project's own models, a folder each
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-OPENAI = {
-    "quick_gelu": True,
-    "mean": open_clip.OPENAI_DATASET_MEAN,
-    "std": open_clip.OPENAI_DATASET_STD,
-}
-"""How OpenAI's own files were trained."""
+TORCHSCRIPT = (
+    "is TorchScript, as OpenAI's own files are, and holds code, which is not run here: "
+    "give clip.pretrained=openai, which has the same tensors, or, where you trust the "
+    "file, save those: python -c \"import torch; t = torch.jit.load(IN, 'cpu')"
+    ".state_dict(); torch.save({k: v for k, v in t.items() if v.ndim or k == "
+    "'logit_scale'}, OUT)\"."
+)
 LFS = b"version https://git-lfs"
 """Begins what Git keeps in place of a large file."""
 TRANSFORMERS = (
@@ -290,7 +291,7 @@ def _find_architecture(clip: ClipConfig) -> Source:
                 f"path of a weights file.{did_you_mean(clip.pretrained, known)}"
             )
         if is_torchscript(file):
-            alike = [OPENAI]
+            raise ConfigError(f"The file {file} {TORCHSCRIPT}")
         _check_file(clip, file, config, known, alike)
     ways = {c["interpolation"] for c in known.values()}
     way = ways.pop() if len(ways) == 1 else "bicubic"
