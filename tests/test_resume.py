@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from point_mass import Parts, point_mass, read_metrics, trained
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.rl.checkpoint import Checkpoint, load
 
 BOTH = pytest.mark.parametrize("name", ["sac", "dqn"])
@@ -117,6 +117,14 @@ def test_a_state_runs_no_code_when_it_is_read(tmp_path):
     with pytest.raises(ConfigError):
         load(tmp_path)
     assert not sprung.exists()
+
+
+def test_what_no_file_can_hold_is_told_when_it_is_saved(tmp_path, monkeypatch):
+    with point_mass(tmp_path) as parts:
+        odd = {"generator": np.random.default_rng(0)}
+        monkeypatch.setattr(parts.pool, "state_dict", lambda: odd)
+        with pytest.raises(ForeignError, match="holds a Generator, which cannot be"):
+            train_until(parts, 1)
 
 
 def test_a_state_of_another_format_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.files import reason, written_whole
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.rl.experience import State
@@ -117,7 +117,12 @@ def _packed(value: Any) -> Any:
             return [_packed(item) for item in value]
         case np.generic():
             return value.item()
-    return value
+        case None | bool() | int() | float() | str() | bytes():
+            return value
+    raise ForeignError(
+        f"A state holds a {type(value).__name__}, which cannot be saved: a reward "
+        "model or world of one's own must give tensors, arrays and primitives."
+    )
 
 
 def _unpacked(value: Any) -> Any:
