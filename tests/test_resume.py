@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,10 +98,10 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, capsys):
     newest.write_bytes(newest.read_bytes()[:1000])
     assert load(tmp_path)["state"]["learned_steps"] == 160
     told = capsys.readouterr().out
-    assert "state.pt cannot be read" in told
-    assert "going on from the one before" in told
+    assert "state.pt is damaged or no state of a run" in told
+    assert "going on from the state before it" in told
     before.write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"state-before\.pt cannot be read .*anew"):
+    with pytest.raises(ConfigError, match=r"state-before\.pt is damaged .*anew"):
         load(tmp_path)
 
 
@@ -117,6 +118,24 @@ def test_a_state_runs_no_code_when_it_is_read(tmp_path):
     with pytest.raises(ConfigError):
         load(tmp_path)
     assert not sprung.exists()
+
+
+def test_a_state_is_read_as_it_was_written(tmp_path):
+    held = {
+        "array": np.float32(2) * np.ones((2, 3), np.float32)[:, ::2],
+        "point": np.array(3),
+        "of": (1, [2.5, None], {"array": torch.zeros(2), "bias": b"x"}),
+    }
+    with point_mass(tmp_path) as parts:
+        states = Checkpoint(parts.log, 0)
+        states.save(SimpleNamespace(state_dict=lambda: held))
+    found = load(tmp_path)["state"]
+    np.testing.assert_array_equal(found["array"], held["array"])
+    assert found["point"].shape == ()
+    number, several, inner = found["of"]
+    assert (number, several, inner["bias"]) == (1, [2.5, None], b"x")
+    assert torch.equal(inner["array"], torch.zeros(2))
+    assert isinstance(found["of"], tuple)
 
 
 def test_what_no_file_can_hold_is_told_when_it_is_saved(tmp_path, monkeypatch):

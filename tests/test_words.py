@@ -122,6 +122,14 @@ def test_sentences_of_every_kind(typed, told):
     assert jobs(f"prompt={typed}") == [told]
 
 
+def test_a_comma_that_could_be_meant_as_a_sweep_is_told(capsys):
+    assert jobs("-m", "prompt=a car,a flag") == ["a car,a flag"]
+    assert "prompt is one sentence, with its commas" in capsys.readouterr().out
+    assert jobs("-m", "prompt=[a car, a flag]") == [["a car", "a flag"]]
+    assert jobs("prompt=a car, red") == ["a car, red"]
+    assert capsys.readouterr().out == ""
+
+
 def test_lists_are_swept():
     assert jobs("-m", "prompt=[a, b],[c]") == [["a", "b"], ["c"]]
 

@@ -1,7 +1,7 @@
 """What people type on the command line, as the overrides that Hydra reads.
 
 Sentences are data: they arrive as they were typed, whatever Hydra's grammar makes of
-their commas, brackets and letters.
+their commas, brackets and letters. As the program gets them, behind the shell's quotes:
 
     prompt=a car (red), next to a flag      one sentence, to its end
     prompt=[a car, "a car, red"]            a list; quotes hold a comma
@@ -230,6 +230,12 @@ def sentences(key: str, value: str, sweeps: bool) -> str:
                 f"{key} has a bracket that is not closed: close it, or put a sentence "
                 f"with brackets in quotes, as {key}='\"...\"'."
             )
+    if sweeps and len(parts) > 1:
+        print(
+            f"{key} is one sentence, with its commas; for several jobs write "
+            f"{key}='choice(a car, a flag)'.",
+            flush=True,
+        )
     return _hydras(key, text if any(marked) else value, depth)
 
 

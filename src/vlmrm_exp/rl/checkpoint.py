@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vlmrm_exp.config import ConfigError, ForeignError
-from vlmrm_exp.files import reason, written_whole
+from vlmrm_exp.files import written_whole
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.rl.experience import State
 
@@ -23,6 +23,8 @@ FORMAT = 1
 """Of the file; another one is refused."""
 MOST_TIME = 0.02
 """Share of a run's time that saving takes at most."""
+ARRAY = "numpy.ndarray"
+"""Marks an array in the file, where it is a tensor."""
 NAMES = ("state.pt", "state-before.pt")
 """In the folder checkpoints/: the newest, and the one before."""
 
@@ -87,7 +89,9 @@ def load(folder: Path) -> dict[str, Any]:
             kept = torch.load(path, map_location="cpu", weights_only=True)
             found = kept["format"]
         except Exception as error:  # a damaged file can raise nearly anything
-            told.append(f"{path} cannot be read ({reason(error, named=True)})")
+            # Not with the reason: PyTorch's tells how to run what is in a file.
+            kind = type(error).__name__
+            told.append(f"{path} is damaged or no state of a run ({kind})")
             continue
         if found != FORMAT:
             raise ConfigError(
@@ -95,18 +99,16 @@ def load(folder: Path) -> dict[str, Any]:
                 "with the version that wrote it (versions.json), or start anew."
             )
         if told:
-            print(f"{told[0]}: going on from the one before.")
+            print(f"{told[0]}: going on from the state before it.")
         return _unpacked(kept)
-    raise ConfigError(
-        f"{'; '.join(told)}: remove {folder}, or give another name=... to start anew."
-    )
+    raise ConfigError(f"{'; '.join(told)}: give another name=... to start anew.")
 
 
 def _packed(value: Any) -> Any:
     """Arrays as tensors, which torch reads without running code."""
     match value:
         case np.ndarray():
-            return {"array": torch.from_numpy(np.ascontiguousarray(value))}
+            return {ARRAY: torch.from_numpy(np.array(value, order="C"))}
         case torch.Tensor():
             # A view would be written with all of the memory behind it.
             whole = value.untyped_storage().nbytes() == value.nbytes
@@ -114,7 +116,8 @@ def _packed(value: Any) -> Any:
         case Mapping():
             return {key: _packed(item) for key, item in value.items()}
         case list() | tuple():
-            return [_packed(item) for item in value]
+            packed = [_packed(item) for item in value]
+            return tuple(packed) if isinstance(value, tuple) else packed
         case np.generic():
             return value.item()
         case None | bool() | int() | float() | str() | bytes():
@@ -127,10 +130,11 @@ def _packed(value: Any) -> Any:
 
 def _unpacked(value: Any) -> Any:
     match value:
-        case {"array": torch.Tensor() as tensor}:
-            return tensor.numpy()
+        case dict() if ARRAY in value:
+            return value[ARRAY].numpy()
         case dict():
             return {key: _unpacked(item) for key, item in value.items()}
-        case list():
-            return [_unpacked(item) for item in value]
+        case list() | tuple():
+            unpacked = [_unpacked(item) for item in value]
+            return tuple(unpacked) if isinstance(value, tuple) else unpacked
     return value
