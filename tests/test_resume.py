@@ -74,6 +74,25 @@ def test_a_run_cut_after_any_rollout_is_that_of_one_piece(
             assert torch.equal(state.best["policy"][key], tensor)
 
 
+@BOTH
+def test_a_run_may_go_further_than_was_asked_at_first(tmp_path, name):
+    """Its replay was full, as large as the run, and has more room now."""
+    changes = {"compute": {"overlap": False}}
+    trained(tmp_path / "whole", name, env_steps=1600, **changes)
+    with point_mass(tmp_path / "far", name, env_steps=800, **changes) as parts:
+        train_until(parts, 99)
+    state = go_on(tmp_path / "far", name, 99, env_steps=1600, **changes)
+    assert state.replay.size == 1600
+    metrics = [
+        [
+            {k: v for k, v in line.items() if not k.startswith("eval/")}
+            for line in read_metrics(tmp_path / folder)
+        ]
+        for folder in ("whole", "far")
+    ]
+    assert metrics[0] == metrics[1]
+
+
 def test_a_gymnasium_ids_run_goes_on_with_new_episodes_and_says_so(tmp_path, capsys):
     from vlmrm_exp.config import TaskConfig
     from vlmrm_exp.envs.any_gym import GymEnvs
