@@ -130,6 +130,12 @@ def test_a_comma_that_could_be_meant_as_a_sweep_is_told(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b"])
+def test_a_sweeps_name_is_one_folder(name):
+    with pytest.raises(ConfigError, match="it becomes a folder in outputs/sweeps/"):
+        words.to_keys(["-m", f"sweep={name}"], {})
+
+
 def test_lists_are_swept():
     assert jobs("-m", "prompt=[a, b],[c]") == [["a", "b"], ["c"]]
 

@@ -92,6 +92,11 @@ def to_keys(
         elif key == "sweep":
             if not sweeps:
                 raise ConfigError("sweep=NAME names a sweep: add -m, or leave it out.")
+            if "/" in value or value in ("", ".", ".."):
+                raise ConfigError(
+                    f"sweep is {value!r}, but it becomes a folder in outputs/sweeps/: "
+                    "give a word without slashes."
+                )
             keys.append(readable(f"hydra.sweep.dir=outputs/sweeps/{value}"))
         elif bare.startswith(ADDED):
             keys.append(readable(word))

@@ -27,7 +27,6 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 MOST_NUMBERS = 10_000
 """In an observation: more are pictures, of which dense networks learn nothing."""
 CALLS = {
-    "make": "gymnasium.make to give an environment",
     "reset": "reset(seed=...) to give (observation, info)",
     "step": "step(action) to give (observation, reward, terminated, truncated, info)",
     "render": "render() to give pictures (height, width, 3) of uint8, all of one size",
