@@ -8,10 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pytest
-from hydra.core.hydra_config import HydraConfig
 
 from vlmrm_exp import log
 from vlmrm_exp.config import (
@@ -21,7 +19,6 @@ from vlmrm_exp.config import (
     ConfigError,
     LogConfig,
     TaskConfig,
-    conf_dir,
 )
 
 SOURCE = Path(log.__file__).parents[1]
@@ -377,16 +374,14 @@ def test_wandb_variables_are_read_or_said_not_to_be(
 
 
 def test_one_wandb_id_for_all_jobs_of_a_sweep_is_refused(
-    tmp_path: Path, monkeypatch
+    tmp_path: Path, program, monkeypatch
 ) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "one")
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        keys = ["name=x", "hydra.mode=MULTIRUN"]
-        sweep = hydra.compose("config", keys, return_hydra_config=True)
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", sweep)
-    with pytest.raises(ConfigError, match=r"WANDB_RUN_ID is set, .* unset it"):
-        log.RunLog(tmp_path, make_config("offline"))
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    monkeypatch.chdir(tmp_path)
+    ended = program("-m", "experiment=smoke", "log=offline", "seed=0,1")
+    assert ended.code == 2
+    assert "WANDB_RUN_ID is set" in ended.err
+    assert list(tmp_path.iterdir()) == []
     run = log.RunLog(tmp_path, make_config("offline"))
     run.close()
     assert run.wandb_id == "one"

@@ -5,6 +5,7 @@ that a run opens is closed here.
 """
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -49,6 +50,11 @@ def check(composed: app.Composed) -> Config:
         choose_device("gpu")
     if composed.folder is not None:
         check_folder(composed.folder, app.resolved(composed.cfg))
+    elif config.log.mode != "none" and "WANDB_RUN_ID" in os.environ:
+        raise ConfigError(
+            "WANDB_RUN_ID is set, by which all jobs of a sweep would be one W&B run: "
+            "unset it."
+        )
     return config
 
 

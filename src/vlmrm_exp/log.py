@@ -195,18 +195,10 @@ class RunLog:
 def _start_wandb(folder: Path, config: Config, run_id: str | None) -> Any:
     """Start a W&B run that writes nowhere but into the folder, and asks nothing."""
     import wandb
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
     from pydantic import ValidationError
     from wandb.errors import Error as WandbError
     from wandb.errors import UsageError
 
-    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweeps and "WANDB_RUN_ID" in os.environ:
-        raise ConfigError(
-            "WANDB_RUN_ID is set, by which all jobs of a sweep would be one W&B run: "
-            "unset it."
-        )
     if dropped := [name for name in WANDB_UNREAD if name in os.environ]:
         print(
             f"W&B: {', '.join(dropped)}: set, but not read; log.mode, log.project and "

@@ -8,6 +8,7 @@ import contextlib
 import re
 import subprocess
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -233,7 +234,9 @@ def _opened(path: Path) -> "Iterator[Image.Image]":
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None
-    with Image.open(path) as image:
+    with warnings.catch_warnings(action="ignore"):  # of a damaged EXIF block
+        opened = Image.open(path)
+    with opened as image:
         if image.width * image.height > MOST_PIXELS:
             raise ConfigError(
                 f"{path} is too large: it has {image.width:,} x {image.height:,} "
