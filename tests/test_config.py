@@ -195,6 +195,21 @@ def test_a_reward_that_costs_nothing_is_asked_for_every_state(compose):
         assert compose("task=kneeling", f"reward={reward}").reward.every == 1
 
 
+def test_render_presets_leave_embedded_models_their_own_pictures(compose):
+    def picture(*words: str) -> tuple[int, bool]:
+        config = compose("task=kneeling", *words)
+        return config.frame_height, config.clip.render_effects
+
+    assert picture("clip=vitb32") == (480, True)
+    assert picture("clip=vitb32", "render=paper") == (480, True)
+    assert picture("clip=vitb32", "render=fast") == (224, False)
+    assert picture("render=fast", "clip=bigG", "clip.frame_height=300") == (300, False)
+    assert picture("clip=base", "render=fast") == (96, False)
+    assert picture("clip=base", "render=paper") == (96, False)
+    toy = compose("task=cartpole", "clip=vitb32", "render=paper")
+    assert toy.frame_height == 400
+
+
 def test_what_is_typed_but_not_read_is_told(compose):
     def notes(*words: str) -> list[str]:
         typed = [word.partition("=")[0] for word in words]
@@ -205,6 +220,8 @@ def test_what_is_typed_but_not_read_is_told(compose):
     assert notes("reward=environment", "reward.every=7") == ["reward.every"]
     assert notes("task.frame_height=30", "clip=nano") == ["task.frame_height"]
     assert notes("alpha=0", "baseline=a car") == ["baseline"]
+    assert notes("clip=tiny", "render=fast") == ["render"]
+    assert notes("clip=vitb32", "render=fast") == []
     assert notes("renormalise=false", "prompt=[a, b]") == []
     assert notes("renormalise=false", "log.project=x", "log=none") == [
         "renormalise", "log.project"]  # fmt: skip

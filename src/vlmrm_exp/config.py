@@ -542,6 +542,11 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
         (one_each, "renormalise", "there is but one prompt"),
         (task.env != "humanoid", "clip.render_effects", "only humanoids have them"),
         (
+            config.clip.model == "embedded",
+            "render",
+            f"clip={config.clip.name} sees pictures as in its training",
+        ),
+        (
             not algo.learn_temperature,
             "algo.target_entropy",
             "algo.learn_temperature is false",

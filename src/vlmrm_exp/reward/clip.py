@@ -106,12 +106,16 @@ class Appearance:
 
     def embed(self, states: np.ndarray) -> torch.Tensor:
         """States (B, S), or frames (B, H, W, 3) -> embeddings (B, V, D)."""
+        embeddings = self._encoder.embed_frames(self.pictures(states))
+        return embeddings.unflatten(0, (len(states), self._views))
+
+    def pictures(self, states: np.ndarray) -> np.ndarray:
+        """States (B, S), or frames (B, H, W, 3) -> each view alone: (B V, H, W, 3)."""
         frames = frames_of(self._renderer, states)  # views side by side: (B, H, V W, 3)
         batch, height, width, _ = frames.shape
         views = self._views
         apart = frames.reshape(batch, height, views, width // views, 3).swapaxes(1, 2)
-        apart = apart.reshape(batch * views, height, width // views, 3)
-        return self._encoder.embed_frames(apart).unflatten(0, (batch, views))
+        return apart.reshape(batch * views, height, width // views, 3)
 
     def close(self) -> None:
         """Free the drawing context."""

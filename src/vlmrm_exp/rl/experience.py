@@ -348,6 +348,10 @@ class Agent(Protocol):
     generator: torch.Generator
     """Of all that `update` draws."""
 
+    def act_greedily(self, observation: np.ndarray) -> np.ndarray:
+        """Act without exploration: observations (N, O) -> actions (N, A) or (N,)."""
+        ...
+
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Take one gradient step; its metrics stay on the device.
 

@@ -1,0 +1,518 @@
+"""How fast is training, and how fast could it be? python -m vlmrm_exp.bench task=...
+
+Times the loop, each of its stages alone (simulate, render, embed, update), and a plain
+sequential loop to compare with. Ceilings are counted floating-point operations over the
+rate of a large matrix product on the same machine.
+"""
+
+import contextlib
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from hydra.core.config_store import ConfigStore
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from vlmrm_exp import __main__ as training
+from vlmrm_exp import app
+from vlmrm_exp.config import Config, ConfigError, at_least, cores
+from vlmrm_exp.envs import check_algo, world_of
+from vlmrm_exp.files import table, write_json
+from vlmrm_exp.log import RunLog, versions
+from vlmrm_exp.reward import Episodes, choose_device, make_model, rewards_of
+from vlmrm_exp.reward.clip import Appearance
+from vlmrm_exp.reward.pool import Pool, make_pool
+from vlmrm_exp.rl import dqn, sac
+from vlmrm_exp.rl.cuda_graph import CudaGraph
+from vlmrm_exp.rl.experience import State, collect, means
+from vlmrm_exp.rl.summary import peak_memory_gb
+from vlmrm_exp.studies.settings import check_out
+from vlmrm_exp.vlm.encoder import DTYPES, load_encoder
+
+WARM_UP = 2  # rollouts of the loop before those that count
+REFERENCE_STEPS = 32  # env steps in a turn of the reference
+REFERENCE_ENVS = 2
+MATRIX = 2048  # rows and columns of the product that tells the machine's rate
+PRODUCTS = [getattr(torch.ops.aten, name) for name in "mm addmm bmm baddbmm".split()]
+IDS = {
+    "cartpole": "CartPole-v1",
+    "mountain_car": "MountainCarContinuous-v0",
+    "humanoid": "Humanoid-v5",
+}
+"""What Gymnasium has in a world's place."""
+
+
+@dataclass
+class BenchConfig(Config):
+    """See conf/bench.yaml."""
+
+    turns: int = 5
+    turn_s: float = 1.0
+    reference_clip: str | None = None
+    out: str = ""
+
+
+ConfigStore.instance().store(name="bench_schema", node=BenchConfig)
+
+
+@dataclass
+class Stage:
+    """A part of the work that every env step needs."""
+
+    name: str
+    item: str
+    """What is counted."""
+    work: Callable[[], int]
+    """Does some; returns of how many items."""
+    per_env_step: float
+    """Items."""
+    bytes: float
+    """That an item hands on: states, pixels, embeddings; transitions of an update."""
+    flop: float = 0.0
+    """Of an item, in matrix products and convolutions; 0: not counted."""
+    dtype: torch.dtype = torch.float32
+
+
+def check(composed: app.Composed) -> tuple[BenchConfig, Config | None]:
+    """What is to be timed, and the reference where Gymnasium has one.
+
+    Raises:
+        ConfigError: one sentence says what is wrong.
+    """
+    check_out(composed)
+    no_folder = replace(composed, folder=None)
+    config: Any = training.check(no_folder)
+    at_least("turns", config.turns, 1)
+    if not (math.isfinite(config.turn_s) and config.turn_s > 0):
+        raise ConfigError(f"turn_s is {config.turn_s}: give seconds above 0.")
+    if config.reward.model != "clip" or config.task.env not in (*IDS, "gym"):
+        return config, None
+    reference = training.check(no_folder)
+    if config.reference_clip:
+        kept = [key for key in composed.keys if not key.startswith("clip.")]
+        other = replace(no_folder, keys=tuple(kept))
+        reference = training.check(other.again(f"clip={config.reference_clip}"))
+        if reference.clip.model != "embedded":
+            reference.clip.pretrained = "random"
+    reference.clip.precision = "fp32"
+    return config, reference
+
+
+def measure(config: BenchConfig, other: Config | None, folder: Path) -> dict[str, Any]:
+    """Time, print, write into `folder` and return what bench.json holds.
+
+    Args:
+        config: what is timed.
+        other: of the reference; None: there is none.
+        folder: of bench.json.
+    """
+    torch.set_num_threads(config.compute.torch_threads)
+    device = choose_device(config.compute.device)
+    with contextlib.ExitStack() as opened:
+        make_envs = world_of(config.task).make_envs
+        threads = config.compute.num_physics_threads
+        envs = make_envs(config.task, config.algo.num_envs, threads)
+        opened.callback(envs.close)
+        eval_envs = make_envs(config.task, 1, 1)
+        opened.callback(eval_envs.close)
+        check_algo(envs.action_space, config.algo.name, config.task.env_id)
+        envs.reset(config.seed)
+        own = np.zeros((1, config.algo.num_envs), np.float32)
+        example = Episodes(states=envs.states()[None], env_reward=own)
+        pool = make_pool(config, example)
+        opened.callback(pool.close)
+        about = versions({"device": str(device), **pool.about()})
+
+        def loop() -> tuple[State, list[float]]:
+            return time_loop(config, (envs, eval_envs), pool, device)
+
+        state, rates = loop()
+        learn = learner(state, config, device)
+        reference = None
+        if other is not None:
+            reference = time_reference(other, config.turns, learn)
+            rates += loop()[1]  # before and after, so that a drift would show
+        memory = peak_memory_gb()
+        pool.close()
+        stages = stages_of(config, state, learn, opened)
+        rows = time_stages(stages, config, device)
+        products = MatrixProducts()
+        with products:
+            learn(1)
+        once = Stage("", "", products.repeat, 0, 0)
+        per_update = median(time_stage(once, config.turn_s)[0] for _ in range(3))
+    cpu = sum(row["cpu_s_per_env_step"] for row in rows)
+    slowest = max(row["s_per_env_step"] for row in rows)
+    # A GPU does one thing at a time; cores share all of them.
+    least = cpu / cores() if device.type == "cpu" else max(slowest, cpu / cores())
+    result = {
+        "settings": asdict(config),
+        "versions": about,
+        "cores": cores(),
+        "stages": rows,
+        "matrix_products_s_per_update": per_update,
+        "loop_env_steps_per_s": spread(rates),
+        "loop_over_stages": least and 1 / (median(rates) * least),
+        "reference_env_steps_per_s": reference and spread(reference),
+        "reference_clip": other and other.clip.name,
+        "loop_over_reference": reference and median(rates) / median(reference),
+        "peak_memory_gb": memory,
+    }
+    print(report(result))
+    write_json(folder / "bench.json", result)
+    print(f"\nsaved {folder / 'bench.json'}")
+    return result
+
+
+def time_loop(
+    config: BenchConfig, envs: tuple[Any, Any], pool: Pool, device: torch.device
+) -> tuple[State, list[float]]:
+    """Train as a run does, without random steps and logs.
+
+    Returns:
+        The state that it ended in, and env steps a second of `turns` rollouts.
+    """
+    rollout = config.algo.num_envs * envs[0].episode_length
+    config = replace(
+        config,
+        env_steps=(WARM_UP + config.turns + 1) * rollout,
+        algo=replace(config.algo, learning_starts=0, random_steps=0),
+        evaluation=replace(config.evaluation, every=10**9, episodes=1),
+        log=replace(config.log, mode="none"),
+    )
+    train = {"sac": sac, "dqn": dqn}[config.algo.name].train
+    with tempfile.TemporaryDirectory() as name:
+        log = RunLog(Path(name), config)
+        try:
+            state = train(config, *envs, pool, log, device)
+        finally:
+            log.close()
+        if state.interrupted:
+            raise KeyboardInterrupt
+        text = (Path(name) / "metrics.jsonl").read_text(encoding="utf-8")
+    laps = ("perf/collect_s", "perf/reward_wait_s", "perf/learn_s")
+    lines = [json.loads(line) for line in text.splitlines()]
+    # The last one has nothing beside it, and an evaluation after it.
+    seconds = [sum(line.get(lap, 0) for lap in laps) for line in lines[WARM_UP:-1]]
+    return state, [rollout / s for s in seconds]
+
+
+def learner(
+    state: State, config: Config, device: torch.device
+) -> Callable[[int], None]:
+    """Takes so many gradient steps, as the loop does."""
+    agent, replay, algo = state.agent, state.replay, config.algo
+    graph = None
+    if config.compute.cuda_graph and device.type == "cuda":
+        graph = CudaGraph(agent, replay, algo.batch_size)
+
+    def learn(steps: int) -> None:
+        places = replay.draw(steps, algo.batch_size)
+        if graph is not None:
+            losses = graph(places)
+        else:
+            losses = [agent.update(replay.gather(place)) for place in places]
+        means(losses)  # waits for the device
+
+    return learn
+
+
+def time_reference(
+    config: Config, turns: int, learn: Callable[[int], None]
+) -> list[float]:
+    """Env steps a second of a plain loop: simulate and render, embed, learn.
+
+    Args:
+        config: its task and CLIP.
+        turns: how often, after one that warms up.
+        learn: takes gradient steps.
+    """
+    options: dict[str, Any] = {"render_mode": "rgb_array"}
+    if config.task.env == "humanoid":
+        options |= {"width": 480, "height": 480, "frame_skip": config.task.frame_skip}
+        options |= {"terminate_when_unhealthy": False}
+    env_id = IDS.get(config.task.env, config.task.env_id)
+    envs = [gym.make(env_id, **options) for _ in range(REFERENCE_ENVS)]
+    for env in envs:
+        env.reset(seed=config.seed)
+    encoder = load_encoder(config.clip, choose_device(config.compute.device))
+    rollout = config.algo.num_envs * (config.task.episode_length or REFERENCE_STEPS)
+    updates = round(config.algo.gradient_steps / rollout * REFERENCE_STEPS)
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores())  # as torch and OpenGL come: all of them for each
+    rates = []
+    for _ in range(1 + turns):
+        started = time.perf_counter()
+        frames = []
+        for _ in range(REFERENCE_STEPS // REFERENCE_ENVS):
+            for env in envs:
+                _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+                frames.append(env.render())
+                if terminated or truncated:
+                    env.reset()
+        encoder.embed_frames(np.stack(frames)).cpu()
+        learn(updates)
+        rates.append(REFERENCE_STEPS / (time.perf_counter() - started))
+    torch.set_num_threads(before)
+    for env in envs:
+        env.close()
+    return rates[1:]
+
+
+def stages_of(
+    config: Config,
+    state: State,
+    learn: Callable[[int], None],
+    opened: contextlib.ExitStack,
+) -> list[Stage]:
+    """The stages of a loop, each alone in this process.
+
+    Args:
+        config: checked.
+        state: where the loop ended.
+        learn: takes gradient steps.
+        opened: closes what is opened here.
+    """
+    algo, envs, agent, replay = config.algo, state.envs, state.agent, state.replay
+
+    def simulate() -> int:
+        return collect(envs, agent.act_greedily).env_steps
+
+    def update() -> int:
+        learn(algo.gradient_steps)
+        return algo.gradient_steps
+
+    rollout = collect(envs, agent.act_greedily)
+    assert rollout.states is not None
+    batch = replay.gather(replay.draw(algo.batch_size))
+    return [
+        Stage("simulate", "env step", simulate, 1, rollout.states[0, 0].nbytes),
+        *reward_stages(config, rollout, opened),
+        Stage(
+            "update",
+            "gradient step",
+            update,
+            algo.gradient_steps / rollout.env_steps,
+            sum(part.nbytes for part in batch),
+            count_flop(lambda: agent.update(batch)),
+        ),
+    ]
+
+
+def reward_stages(
+    config: Config, rollout: Episodes, opened: contextlib.ExitStack
+) -> list[Stage]:
+    """How a rollout's states become rewards: rendered and embedded, if by CLIP."""
+    if config.reward.model != "clip":
+        model = make_model(config)
+        opened.callback(model.close)
+
+        def reward() -> int:
+            return rewards_of(model, rollout).size
+
+        return [Stage("reward", "state", reward, 1, 4)]
+    encoder = load_encoder(config.clip, choose_device(config.compute.device))
+    appearance = Appearance(config, encoder)
+    opened.callback(appearance.close)
+    states = rollout.column().states
+    assert states is not None
+    some = states[: appearance.batch_size, 0]
+    pictures = appearance.pictures(some)
+    per_state = len(pictures) / len(some)
+    share = -(-rollout.shape[0] // config.reward.every) / rollout.shape[0]
+
+    def render() -> int:
+        appearance.pictures(some)
+        return len(some)
+
+    def embed() -> int:
+        encoder.embed_frames(pictures).cpu()
+        return len(pictures)
+
+    return [
+        Stage("render", "state", render, share, pictures.nbytes / len(some)),
+        Stage(
+            "embed",
+            "picture",
+            embed,
+            share * per_state,
+            4 * encoder.embed_frames(pictures[:1]).shape[1],
+            count_flop(lambda: encoder.embed_frames(pictures[:1])),
+            DTYPES[str(encoder.facts["precision"])],
+        ),
+    ]
+
+
+def time_stages(
+    stages: Sequence[Stage], config: BenchConfig, device: torch.device
+) -> list[dict[str, Any]]:
+    """Time stages in turns, each against its ceiling.
+
+    Returns:
+        A row for each, in JSON's types.
+    """
+    times: list[list[tuple[float, float]]] = [[] for _ in stages]
+    for stage in stages:
+        stage.work()
+    for _ in range(config.turns):
+        for stage, taken in zip(stages, times, strict=True):
+            taken.append(time_stage(stage, config.turn_s))
+    rates = {
+        dtype: matrix_rate(dtype, device)
+        for dtype in {stage.dtype for stage in stages if stage.flop}
+    }
+    rows = []
+    for stage, taken in zip(stages, times, strict=True):
+        wall, cpu = (median(each) for each in zip(*taken, strict=True))
+        ceiling = rates[stage.dtype] / stage.flop if stage.flop else None
+        rows.append(
+            {
+                "stage": stage.name,
+                "item": stage.item,
+                "items_per_s": spread([1 / s for s, _ in taken]),
+                "items_per_env_step": stage.per_env_step,
+                "s_per_env_step": wall * stage.per_env_step,
+                "cpu_s_per_env_step": cpu * stage.per_env_step,
+                "bytes_per_env_step": stage.bytes * stage.per_env_step,
+                "flop_per_item": stage.flop or None,
+                "matrix_flop_per_s": rates.get(stage.dtype) if stage.flop else None,
+                "ceiling_items_per_s": ceiling,
+                "of_ceiling": ceiling and 1 / (wall * ceiling),
+            }
+        )
+    return rows
+
+
+def time_stage(stage: Stage, turn_s: float) -> tuple[float, float]:
+    """Seconds on the clock, and of all threads, that an item takes: one turn's mean."""
+    items, started, cpu = 0, time.perf_counter(), time.process_time()
+    while (taken := time.perf_counter() - started) < turn_s or not items:
+        items += stage.work()
+    return taken / items, (time.process_time() - cpu) / items
+
+
+def count_flop(work: Callable[[], object]) -> float:
+    """Floating-point operations in matrix products, attention and convolutions."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # fused operations are not counted
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return float(counter.get_total_flops())
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a large matrix product, with the threads that torch has now."""
+    a = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for the device
+        times.append(time.perf_counter() - started)
+    return 2 * MATRIX**3 / min(times)
+
+
+class MatrixProducts(TorchDispatchMode):
+    """Records the matrix products that run within it."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        super().__init__()
+        self._calls: list[Callable[[], object]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Compute, and remember how."""
+        call = partial(func, *args, **kwargs or {})
+        if func.overloadpacket in PRODUCTS:
+            self._calls.append(call)
+        return call()
+
+    @torch.no_grad()
+    def repeat(self) -> int:
+        """Compute them all once more, on the same memory."""
+        for call in self._calls:
+            call()
+        return 1
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and extremes."""
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def report(result: dict[str, Any]) -> str:
+    """Tables for people."""
+    about, rows = result["versions"], result["stages"]
+    total = sum(row["cpu_s_per_env_step"] for row in rows)
+    lines = []
+    for row in rows:
+        ceiling = "-"
+        if row["ceiling_items_per_s"]:
+            ceiling = f"{row['of_ceiling']:.0%} of {row['ceiling_items_per_s']:.4g}"
+        lines.append(
+            [
+                row["stage"],
+                f"{told(row['items_per_s'])} {row['item']}s/s",
+                f"{row['items_per_env_step']:.3g}",
+                f"{1e3 * row['cpu_s_per_env_step']:.3g} ms",
+                f"{row['cpu_s_per_env_step'] / total:.0%}",
+                f"{row['bytes_per_env_step'] / 1e3:.3g} kB",
+                ceiling,
+            ]
+        )
+    head = ["alone", "rate", "items", "CPU", "share", "hands on", "ceiling"]
+    config = result["settings"]
+    text = [
+        f"{config['task']['name']}, clip={config['clip']['name']}: "
+        f"{about['gpu'] or about['cpu']}, {result['cores']} cores, torch "
+        f"{about['packages']['torch']}, {about.get('drawn_by', '')}",
+        "Items, CPU time and bytes are for one env step.",
+        table(head, lines),
+    ]
+    update = rows[-1]["items_per_s"]["median"]
+    products = result["matrix_products_s_per_update"]
+    text.append(
+        f"A gradient step takes {1e3 / update:.3g} ms, its matrix products alone "
+        f"{1e3 * products:.3g} ms: {1 / (update * products):.2f} times."
+    )
+    text.append(
+        f"The loop: {told(result['loop_env_steps_per_s'])} env steps/s; "
+        f"{result['loop_over_stages']:.2f} times as long as its stages' work "
+        f"on {result['cores']} cores; {result['peak_memory_gb']:.2g} GB at most."
+    )
+    if (reference := result["reference_env_steps_per_s"]) is not None:
+        text.append(
+            f"The reference (clip={result['reference_clip']}, fp32): "
+            f"{told(reference)} env steps/s; the loop is "
+            f"{result['loop_over_reference']:.2f} times as fast."
+        )
+    return "\n".join(text)
+
+
+def told(rate: dict[str, float]) -> str:
+    """A rate and its extremes."""
+    return f"{rate['median']:.4g} ({rate['min']:.4g} to {rate['max']:.4g})"
+
+
+if __name__ == "__main__":
+    app.start(
+        lambda composed: measure(*check(composed), composed.folder or Path()),
+        "bench",
+        check,
+    )

@@ -1,0 +1,161 @@
+"""`python -m vlmrm_exp.bench`: what is counted is right, what is timed is whole.
+
+No test here depends on how fast anything is.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import gymnasium as gym
+import pytest
+import torch
+
+from vlmrm_exp import app, bench
+from vlmrm_exp.bench import MatrixProducts, Stage, count_flop, time_stage
+from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.rl.experience import Batch
+from vlmrm_exp.rl.sac import SAC
+from vlmrm_exp.vlm.source import open_clip
+from vlmrm_exp.words import to_keys
+
+SMALL = ("experiment=smoke", "turns=2", "turn_s=0.01", "compute.workers=0")
+
+
+def asked(*words: str) -> tuple[bench.BenchConfig, Config | None]:
+    return bench.check(app.compose("bench", *to_keys(list(words), {}), "out=nowhere"))
+
+
+def test_operations_of_an_image_tower_are_those_of_its_layers():
+    patch, side, width, layers, dim = 8, 4, 32, 2, 12
+    sizes = side * patch, patch, width, layers, 2, 4.0
+    make = open_clip.transformer.VisionTransformer
+    tower = make(*sizes, output_dim=dim).eval()
+    tokens = side**2 + 1
+    multiplications = side**2 * 3 * patch**2 * width  # the patches
+    multiplications += layers * tokens * (4 + 2 * 4) * width**2  # dense layers
+    multiplications += layers * 2 * tokens**2 * width  # attention
+    multiplications += width * dim
+    pictures = torch.zeros(3, 3, side * patch, side * patch)
+    with torch.no_grad():
+        assert count_flop(lambda: tower(pictures)) == 3 * 2 * multiplications
+
+
+def test_an_updates_matrix_products_are_found_all_and_nothing_else(
+    compose: Callable[..., Config],
+):
+    algo = compose("task=kneeling", "algo.hidden=[8,6]").algo
+    spaces = gym.spaces.Box(-1, 1, (5,)), gym.spaces.Box(-1, 1, (2,))
+    agent = SAC(algo, *spaces, 0, torch.device("cpu"))
+    rng = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=rng)
+
+    last = torch.zeros(3, dtype=torch.bool)
+    batch = Batch(random(3, 5), random(3, 2), random(3), random(3, 5), last)
+    products = MatrixProducts()
+    with products:
+        agent.update(batch)
+    before = [parameter.clone() for parameter in agent.actor.parameters()]
+    assert count_flop(products.repeat) == count_flop(lambda: agent.update(batch)) > 0
+    # Repeating them is no gradient step.
+    products.repeat()
+    after = list(agent.actor.parameters())
+    agent.update(batch)
+    assert len(before) == len(after)
+    # A forward pass of the actor for the target and one for its own loss, with their
+    # derivatives; a forward pass of both critics thrice, and their derivatives twice.
+    actor = 5 * 8 + 8 * 6 + 6 * 4
+    critics = 2 * (7 * 8 + 8 * 6 + 6 * 1)
+    forward = 2 * actor + 3 * critics
+    to_weights = actor + critics
+    to_inputs = (actor - 5 * 8) + (critics - 2 * 7 * 8) + (critics - 2 * 5 * 8)
+    expected = 2 * 3 * (forward + to_weights + to_inputs)
+    assert count_flop(lambda: agent.update(batch)) == expected
+
+
+def test_a_stage_is_repeated_until_its_time_is_over():
+    calls = []
+
+    def work() -> int:
+        calls.append(sum(range(20_000)))
+        return 3
+
+    stage = Stage("", "", work, 1, 0)
+    wall, cpu = time_stage(stage, 0.02)
+    assert len(calls) > 1
+    assert wall * 3 * len(calls) >= 0.02
+    assert cpu > 0
+    calls.clear()
+    time_stage(stage, 0)
+    assert len(calls) == 1
+
+
+@pytest.mark.slow
+def test_bench_of_a_humanoid(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config, reference = asked("task=kneeling", "clip=nano", *SMALL)
+    result = bench.measure(config, reference, tmp_path)
+    assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(
+        json.dumps(result)
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
+    rows = {row["stage"]: row for row in result["stages"]}
+    assert list(rows) == ["simulate", "render", "embed", "update"]
+    # Two episodes of ten steps, every second state in two views of 96 px, and two
+    # gradient steps after them.
+    per_env_step = {name: row["items_per_env_step"] for name, row in rows.items()}
+    assert per_env_step == {"simulate": 1, "render": 0.5, "embed": 1, "update": 0.1}
+    assert rows["simulate"]["bytes_per_env_step"] == 47 * 8
+    assert rows["render"]["bytes_per_env_step"] == 2 * 96 * 96 * 3 / 2
+    work = sum(row["cpu_s_per_env_step"] for row in result["stages"])
+    loop = median([result["loop_env_steps_per_s"][key] for key in ("median",)])
+    assert result["loop_over_stages"] == pytest.approx(result["cores"] / work / loop)
+    ratio = loop / result["reference_env_steps_per_s"]["median"]
+    assert result["loop_over_reference"] == pytest.approx(ratio)
+    for row in (rows["embed"], rows["update"]):
+        rate = row["matrix_flop_per_s"] / row["flop_per_item"]
+        assert row["ceiling_items_per_s"] == pytest.approx(rate)
+    told = capsys.readouterr().out
+    assert "kneeling, clip=nano" in told
+    assert "times as fast" in told
+
+
+@pytest.mark.slow
+def test_bench_of_another_reward_and_algorithm(tmp_path: Path):
+    config, reference = asked("task=cartpole", "reward=predicate", *SMALL)
+    assert reference is None
+    result = bench.measure(config, reference, tmp_path)
+    names = [row["stage"] for row in result["stages"]]
+    assert names == ["simulate", "reward", "update"]
+    assert result["reference_env_steps_per_s"] is None
+
+
+def test_the_reference_is_fp32_and_may_be_of_another_model():
+    config, reference = asked("task=kneeling", "clip=vitb32", "clip.precision=bf16")
+    assert reference is not None
+    assert (config.clip.precision, reference.clip.precision) == ("bf16", "fp32")
+    assert reference.clip.pretrained == config.clip.pretrained
+    words = ["task=kneeling", "clip.batch_size=8", "reference_clip=vitb32"]
+    config, reference = asked(*words)
+    assert reference is not None
+    assert (config.clip.name, reference.clip.name) == ("base", "vitb32")
+    assert reference.clip.pretrained == "random"
+    assert (config.clip.batch_size, reference.clip.batch_size) == (8, 64)
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("turns=0", "turns is 0"),
+        ("turn_s=0", "turn_s is 0.0: give seconds above 0"),
+        ("turn_s=nan", "turn_s is nan"),
+        ("reference_clip=vitb33", "clip=vitb33"),
+        ("algo=dqn", "use algo=sac"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused(word: str, sentence: str):
+    with pytest.raises(ConfigError) as caught:
+        asked("task=kneeling", word)
+    assert sentence in str(caught.value)
