@@ -350,3 +350,13 @@ def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path):
     assert "name=mine goes on from here" in told
     assert load(run)["state"]["learned_steps"] == read_metrics(run)[-1]["env_steps"]
     assert not (run / "summary.json").exists()
+
+
+@pytest.mark.long
+def test_a_sweep_whose_processes_are_killed_ends_as_an_undisturbed_one(tmp_path):
+    """A short form of scripts/chaos.py's fifty kills."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "chaos.py"
+    words = [sys.executable, str(script), "--kills", "4", "--folder", str(tmp_path)]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+    assert ended.stdout.endswith("no difference.\n")
