@@ -16,7 +16,7 @@ from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
 from vlmrm_exp.reward import Episodes
-from vlmrm_exp.reward.pool import make_pool
+from vlmrm_exp.reward.pool import even_ends, make_pool
 from vlmrm_exp.vlm.encoder import load_encoder
 
 
@@ -121,6 +121,21 @@ def test_several_prompts_and_baselines_are_averaged(compose, renormalise):
     projected = b + np.outer((s - b) @ unit, unit)
     expected = 1 - ((0.5 * projected + 0.5 * s - g) ** 2).sum(axis=1) / 2
     np.testing.assert_allclose(rewards, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "parts", "ends"),
+    [
+        (100, 16, 2, [48]),  # 48 and 52; by count of batches it would be 64 and 36
+        (400, 8, 2, [200]),
+        (10, 64, 2, [0]),  # one batch: one worker
+        (50, 64, 4, [0, 0, 50]),
+        (90, 1, 3, [30, 60]),
+        (7, 3, 1, []),
+    ],
+)
+def test_workers_get_shares_as_even_as_batches_allow(length, size, parts, ends):
+    assert even_ends(length, size, parts).tolist() == ends
 
 
 @pytest.mark.parametrize("every", [2, 3, 7])

@@ -342,15 +342,18 @@ def test_shown_pictures_are_chosen_evenly():
     assert choose_shown([2, 3], 12).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_pictures_shown_are_those_that_were_scored(tmp_path: Path):
+def test_the_pictures_shown_are_those_that_were_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     greys = np.arange(10, 250, 20)
     images = [Image.new("RGB", (8, 6), (int(grey),) * 3) for grey in greys]
     images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:])
     images[-1].save(tmp_path / "b.png")
-    job = Config()
-    job.clip.batch_size = 5
+    monkeypatch.setattr("vlmrm_exp.score.BATCH", 5)
     column = Column("brightness", "", None, 0.0)
-    every = Asked(find_files([str(tmp_path)]), [column], [job], every=2, pictures=4)
+    every = Asked(
+        find_files([str(tmp_path)]), [column], [Config()], every=2, pictures=4
+    )
 
     def brightness(frames: np.ndarray) -> np.ndarray:
         assert len(frames) <= 5

@@ -40,8 +40,8 @@ from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
 
 PLURAL = {"clip": "clips", "alpha": "alphas"}
 """As in the studies, but a single model."""
-BATCH_BYTES = 256e6
-"""Of pictures that wait to be embedded: photographs are large."""
+BATCH = 64  # pictures that wait to be embedded, at most,
+BATCH_BYTES = 256e6  # and their bytes: photographs are large
 LISTED = 5
 """Pictures at either end of each column's printed list."""
 
@@ -290,7 +290,7 @@ def score_pictures(asked: Asked, rewards: Callable[[np.ndarray], np.ndarray]) ->
         for number, file in enumerate(asked.files):
             for frame, time_s, pixels in read_pictures(file, asked.every):
                 most = BATCH_BYTES // pixels.nbytes
-                full = len(waiting) >= min(asked.jobs[0].clip.batch_size, most)
+                full = len(waiting) >= min(BATCH, most)
                 if waiting and (full or waiting[0].shape != pixels.shape):
                     flush()
                 waiting.append(pixels)

@@ -98,7 +98,7 @@ class Appearance:
         """Open the drawing context of the configured task."""
         self._encoder = encoder
         self._views = len(config.task.views)
-        self.batch_size = max(1, config.clip.batch_size // self._views)
+        self.batch_size = max(1, encoder.batch_size // self._views)
         self._renderer = world_of(config.task).make_renderer(
             config.task, config.frame_height, config.clip.render_effects
         )

@@ -9,6 +9,7 @@ depend on it.
 import contextlib
 import math
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -38,6 +39,7 @@ from vlmrm_exp.reward import (
 FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
 HANGS_S = 600  # a worker that gives no answer for so long, and for
 SLOW = 20  # times as long as its states took at first, hangs
+NICE = 10  # added to workers' niceness: where cores are few, learning goes first
 MOST_ENDED = 3  # workers one after another: it is no accident
 
 Wait = Callable[[], np.ndarray]
@@ -313,9 +315,8 @@ class Workers(Pool):
         size = 1
         if self._window == 1:
             episodes, size = episodes.column(), self._batch_size
-        count = -(-episodes.shape[self._axis] // size)
-        ends = np.linspace(0, count, len(self._pipes) + 1).round().astype(int)
-        return episodes.split(ends[1:-1] * size, self._axis)
+        ends = even_ends(episodes.shape[self._axis], size, len(self._pipes))
+        return episodes.split(ends, self._axis)
 
     def _finish(self, job: list[np.ndarray]) -> None:
         """Wait for a job's answers, those of earlier jobs first."""
@@ -374,6 +375,12 @@ class Workers(Pool):
         return answer
 
 
+def even_ends(length: int, size: int, parts: int) -> np.ndarray:
+    """Where to cut a length between parts as even as whole batches of `size` allow."""
+    even = np.linspace(0, length, parts + 1)[1:-1]
+    return np.minimum((even / size).round().astype(int) * size, length)
+
+
 class WorkerEnded(Exception):
     """A worker ended or hangs; the text says how."""
 
@@ -410,6 +417,7 @@ class Failure(NamedTuple):
 def _serve(config: Config, example: Episodes, pipe: Connection) -> None:
     """A worker's life: load, reward once, then answer until the pipe closes."""
     torch.set_num_threads(config.compute.torch_threads)
+    os.nice(NICE)
     try:
         try:
             model = make_model(config)

@@ -46,6 +46,7 @@ class Encoder:
         self, clip: ClipConfig, source: Source, tokenizer: Any, device: torch.device
     ):
         self._clip, self._source = clip, source
+        self.batch_size = clip.batch_size or (16 if device.type == "cpu" else 64)
         self._tokenizer, self._device = tokenizer, device
         precision = clip.precision
         if precision == "auto":
@@ -79,15 +80,15 @@ class Encoder:
 
     @torch.no_grad()
     def embed_frames(self, frames: np.ndarray) -> torch.Tensor:
-        """Embed (B, H, W, 3) uint8 frames, `clip.batch_size` at a time; B may be 0.
+        """Embed (B, H, W, 3) uint8 frames, `batch_size` at a time; B may be 0.
 
         Returns:
             (B, D) float32 of unit length, on the device.
         """
         parts = [torch.empty((0, self._dim), device=self._device)]
-        for start in range(0, len(frames), self._clip.batch_size):
+        for start in range(0, len(frames), self.batch_size):
             # A copy, because torch takes neither read-only nor flipped arrays.
-            part = np.array(frames[start : start + self._clip.batch_size], order="C")
+            part = np.array(frames[start : start + self.batch_size], order="C")
             pictures, source = torch.from_numpy(part).to(self._device), self._source
             look = self._clip.preprocess, source.interpolation, source.mean, source.std
             pixels = preprocess(pictures, self._size, *look)
