@@ -6,7 +6,6 @@ No test here depends on how fast anything is.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import gymnasium as gym
 import pytest
@@ -68,7 +67,7 @@ def test_an_updates_matrix_products_are_found_all_and_nothing_else(
     # A forward pass of the actor for the target and one for its own loss, with their
     # derivatives; a forward pass of both critics thrice, and their derivatives twice.
     actor = 5 * 8 + 8 * 6 + 6 * 4
-    critics = 2 * (7 * 8 + 8 * 6 + 6 * 1)
+    critics = 2 * (7 * 8 + 8 * 6)  # the last layer is no matrix product
     forward = 2 * actor + 3 * critics
     to_weights = actor + critics
     to_inputs = (actor - 5 * 8) + (critics - 2 * 7 * 8) + (critics - 2 * 5 * 8)
@@ -109,14 +108,15 @@ def test_bench_of_a_humanoid(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert per_env_step == {"simulate": 1, "render": 0.5, "embed": 1, "update": 0.1}
     assert rows["simulate"]["bytes_per_env_step"] == 47 * 8
     assert rows["render"]["bytes_per_env_step"] == 2 * 96 * 96 * 3 / 2
-    work = sum(row["cpu_s_per_env_step"] for row in result["stages"])
-    loop = median([result["loop_env_steps_per_s"][key] for key in ("median",)])
-    assert result["loop_over_stages"] == pytest.approx(result["cores"] / work / loop)
-    ratio = loop / result["reference_env_steps_per_s"]["median"]
-    assert result["loop_over_reference"] == pytest.approx(ratio)
-    for row in (rows["embed"], rows["update"]):
-        rate = row["matrix_flop_per_s"] / row["flop_per_item"]
-        assert row["ceiling_items_per_s"] == pytest.approx(rate)
+    assert result["cores"] >= 1
+    for name in ("embed", "update"):
+        row = rows[name]
+        assert row["of_ceiling"]["min"] <= row["of_ceiling"]["max"] < 2
+    # Two turns: a ratio of each lies within those of the extremes.
+    loop, plain = result["loop_env_steps_per_s"], result["reference_env_steps_per_s"]
+    ratio = result["loop_over_reference"]
+    assert loop["min"] / plain["max"] <= ratio["min"] <= ratio["max"]
+    assert ratio["max"] <= loop["max"] / plain["min"]
     told = capsys.readouterr().out
     assert "kneeling, clip=nano" in told
     assert "times as fast" in told

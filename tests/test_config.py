@@ -178,7 +178,7 @@ def test_all_cores_are_used_unless_a_number_is_given(monkeypatch):
         "os.path.exists",
         lambda path: bool(gpu) if path == "/proc/driver/nvidia" else exists(path),
     )
-    for cores, workers, threads in ((1, 1, 1), (2, 2, 2), (64, 16, 8)):
+    for cores, workers, threads in ((1, 1, 1), (2, 2, 1), (8, 8, 4), (64, 16, 8)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)))
         compute = composed().compute
         assert (compute.num_workers, compute.num_physics_threads) == (workers, threads)

@@ -132,7 +132,7 @@ def test_a_state_runs_no_code_when_it_is_read(tmp_path):
         def __reduce__(self):
             return Path.touch, (sprung,)
 
-    torch.save({"format": 1, "state": Trap()}, newest)
+    torch.save({"format": 2, "state": Trap()}, newest)
     before.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(ConfigError):
         load(tmp_path)
@@ -169,7 +169,7 @@ def test_a_state_of_another_format_is_refused(tmp_path):
     newest, _ = saved_run(tmp_path)
     kept = torch.load(newest, weights_only=True)
     torch.save(kept | {"format": 99}, newest)
-    with pytest.raises(ConfigError, match=r"format 99, but this version reads 1.*anew"):
+    with pytest.raises(ConfigError, match=r"format 99, but this version reads 2.*anew"):
         load(tmp_path)
 
 

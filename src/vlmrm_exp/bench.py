@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, ConfigError, at_least, cores
+from vlmrm_exp.config import Config, ConfigError, ForeignError, at_least, cores
 from vlmrm_exp.envs import check_algo, world_of
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.log import RunLog, versions
@@ -41,7 +41,7 @@ from vlmrm_exp.rl.summary import peak_memory_gb
 from vlmrm_exp.studies.settings import check_out
 from vlmrm_exp.vlm.encoder import DTYPES, load_encoder
 
-WARM_UP = 2  # rollouts of the loop before those that count
+COUNTED = 2  # rollouts of the loop in a turn, between one before and one after
 REFERENCE_STEPS = 32  # env steps in a turn of the reference
 REFERENCE_ENVS = 2
 MATRIX = 2048  # rows and columns of the product that tells the machine's rate
@@ -113,6 +113,8 @@ def check(composed: app.Composed) -> tuple[BenchConfig, Config | None]:
 def measure(config: BenchConfig, other: Config | None, folder: Path) -> dict[str, Any]:
     """Time, print, write into `folder` and return what bench.json holds.
 
+    In each turn everything is timed once, so that ratios are of the same minute.
+
     Args:
         config: what is timed.
         other: of the reference; None: there is none.
@@ -135,39 +137,35 @@ def measure(config: BenchConfig, other: Config | None, folder: Path) -> dict[str
         opened.callback(pool.close)
         about = versions({"device": str(device), **pool.about()})
 
-        def loop() -> tuple[State, list[float]]:
+        def loop() -> tuple[State, float]:
             return time_loop(config, (envs, eval_envs), pool, device)
 
-        state, rates = loop()
-        learn = learner(state, config, device)
-        reference = None
-        if other is not None:
-            reference = time_reference(other, config.turns, learn)
-            rates += loop()[1]  # before and after, so that a drift would show
+        state, _ = loop()
         memory = peak_memory_gb()
-        pool.close()
+        learn = learner(state, config, device)
         stages = stages_of(config, state, learn, opened)
-        rows = time_stages(stages, config, device)
         products = MatrixProducts()
         with products:
             learn(1)
-        once = Stage("", "", products.repeat, 0, 0)
-        per_update = median(time_stage(once, config.turn_s)[0] for _ in range(3))
-    cpu = sum(row["cpu_s_per_env_step"] for row in rows)
-    slowest = max(row["s_per_env_step"] for row in rows)
-    # A GPU does one thing at a time; cores share all of them.
-    least = cpu / cores() if device.type == "cpu" else max(slowest, cpu / cores())
+        stages.append(Stage("products", "gradient step", products.repeat, 0, 0))
+        reference = None
+        if other is not None:
+            reference = Reference(other, learn)
+        for stage in stages:
+            stage.work()
+        turns = []
+        for _ in range(config.turns):
+            turn: dict[str, Any] = {"loop": loop()[1]}
+            turn["reference"] = reference and reference.env_steps_per_s()
+            turn["stages"] = [time_stage(stage, config.turn_s) for stage in stages]
+            turn["matrix"] = [matrix_rate(stage.dtype, device) for stage in stages]
+            turns.append(turn)
     result = {
         "settings": asdict(config),
         "versions": about,
         "cores": cores(),
-        "stages": rows,
-        "matrix_products_s_per_update": per_update,
-        "loop_env_steps_per_s": spread(rates),
-        "loop_over_stages": least and 1 / (median(rates) * least),
-        "reference_env_steps_per_s": reference and spread(reference),
+        **summed_up(stages, turns, device),
         "reference_clip": other and other.clip.name,
-        "loop_over_reference": reference and median(rates) / median(reference),
         "peak_memory_gb": memory,
     }
     print(report(result))
@@ -176,18 +174,80 @@ def measure(config: BenchConfig, other: Config | None, folder: Path) -> dict[str
     return result
 
 
+def summed_up(
+    stages: Sequence[Stage], turns: Sequence[dict[str, Any]], device: torch.device
+) -> dict[str, Any]:
+    """Medians and extremes over the turns; ratios are taken within each turn."""
+    rows = []
+    for i, stage in enumerate(stages):
+        wall, cpu = zip(*(turn["stages"][i] for turn in turns), strict=True)
+        matrix = [turn["matrix"][i] for turn in turns]
+        of_ceiling = [
+            stage.flop / s / rate for s, rate in zip(wall, matrix, strict=True)
+        ]
+        rows.append(
+            {
+                "stage": stage.name,
+                "item": stage.item,
+                "items_per_s": spread([1 / s for s in wall]),
+                "items_per_env_step": stage.per_env_step,
+                "s_per_env_step": median(wall) * stage.per_env_step,
+                "cpu_s_per_env_step": median(cpu) * stage.per_env_step,
+                "bytes_per_env_step": stage.bytes * stage.per_env_step,
+                "flop_per_item": stage.flop or None,
+                "matrix_flop_per_s": spread(matrix) if stage.flop else None,
+                "of_ceiling": spread(of_ceiling) if stage.flop else None,
+            }
+        )
+    *rows, products = rows
+    over_products, over_stages = [], []
+    for turn in turns:
+        *seconds, of_products = turn["stages"]
+        over_products.append(seconds[-1][0] / of_products[0])
+        least = (
+            sum(
+                cpu * stage.per_env_step
+                for (_, cpu), stage in zip(seconds, stages, strict=False)
+            )
+            / cores()
+        )
+        if device.type != "cpu":  # a GPU does one thing at a time
+            slowest = zip(seconds, stages, strict=False)
+            least = max(
+                least, *(wall * stage.per_env_step for (wall, _), stage in slowest)
+            )
+        over_stages.append(1 / turn["loop"] / least)
+    result: dict[str, Any] = {
+        "stages": rows,
+        "products_per_s": products["items_per_s"],
+        "update_over_products": spread(over_products),
+        "loop_env_steps_per_s": spread([turn["loop"] for turn in turns]),
+        "loop_over_stages": spread(over_stages),
+        "reference_env_steps_per_s": None,
+        "loop_over_reference": None,
+    }
+    if turns[0]["reference"]:
+        references = [turn["reference"] for turn in turns]
+        result["reference_env_steps_per_s"] = spread(references)
+        result["loop_over_reference"] = spread(
+            [turn["loop"] / turn["reference"] for turn in turns]
+        )
+    return result
+
+
 def time_loop(
     config: BenchConfig, envs: tuple[Any, Any], pool: Pool, device: torch.device
-) -> tuple[State, list[float]]:
+) -> tuple[State, float]:
     """Train as a run does, without random steps and logs.
 
     Returns:
-        The state that it ended in, and env steps a second of `turns` rollouts.
+        The state that it ended in, and env steps a second of the rollouts that have
+        others before and after them.
     """
     rollout = config.algo.num_envs * envs[0].episode_length
     config = replace(
         config,
-        env_steps=(WARM_UP + config.turns + 1) * rollout,
+        env_steps=(COUNTED + 2) * rollout,
         algo=replace(config.algo, learning_starts=0, random_steps=0),
         evaluation=replace(config.evaluation, every=10**9, episodes=1),
         log=replace(config.log, mode="none"),
@@ -203,10 +263,9 @@ def time_loop(
             raise KeyboardInterrupt
         text = (Path(name) / "metrics.jsonl").read_text(encoding="utf-8")
     laps = ("perf/collect_s", "perf/reward_wait_s", "perf/learn_s")
-    lines = [json.loads(line) for line in text.splitlines()]
-    # The last one has nothing beside it, and an evaluation after it.
-    seconds = [sum(line.get(lap, 0) for lap in laps) for line in lines[WARM_UP:-1]]
-    return state, [rollout / s for s in seconds]
+    lines = [json.loads(line) for line in text.splitlines()][1:-1]
+    seconds = sum(line.get(lap, 0) for line in lines for lap in laps)
+    return state, COUNTED * rollout / seconds
 
 
 def learner(
@@ -229,31 +288,37 @@ def learner(
     return learn
 
 
-def time_reference(
-    config: Config, turns: int, learn: Callable[[int], None]
-) -> list[float]:
-    """Env steps a second of a plain loop: simulate and render, embed, learn.
+class Reference:
+    """A plain loop: Gymnasium's environments one by one, then embed, then learn."""
 
-    Args:
-        config: its task and CLIP.
-        turns: how often, after one that warms up.
-        learn: takes gradient steps.
-    """
-    options: dict[str, Any] = {"render_mode": "rgb_array"}
-    if config.task.env == "humanoid":
-        options |= {"width": 480, "height": 480, "frame_skip": config.task.frame_skip}
-        options |= {"terminate_when_unhealthy": False}
-    env_id = IDS.get(config.task.env, config.task.env_id)
-    envs = [gym.make(env_id, **options) for _ in range(REFERENCE_ENVS)]
-    for env in envs:
-        env.reset(seed=config.seed)
-    encoder = load_encoder(config.clip, choose_device(config.compute.device))
-    rollout = config.algo.num_envs * (config.task.episode_length or REFERENCE_STEPS)
-    updates = round(config.algo.gradient_steps / rollout * REFERENCE_STEPS)
-    before = torch.get_num_threads()
-    torch.set_num_threads(cores())  # as torch and OpenGL come: all of them for each
-    rates = []
-    for _ in range(1 + turns):
+    def __init__(self, config: Config, learn: Callable[[int], None]) -> None:
+        """Load the model and take a first turn.
+
+        Args:
+            config: its task and CLIP.
+            learn: takes so many gradient steps.
+        """
+        self._options: dict[str, Any] = {"render_mode": "rgb_array"}
+        if config.task.env == "humanoid":
+            self._options |= {"width": 480, "height": 480}
+            self._options["frame_skip"] = config.task.frame_skip
+            self._options["terminate_when_unhealthy"] = False
+        self._env_id = IDS.get(config.task.env, config.task.env_id)
+        self._encoder = load_encoder(config.clip, choose_device(config.compute.device))
+        steps = config.task.episode_length or REFERENCE_STEPS
+        share = config.algo.gradient_steps / (config.algo.num_envs * steps)
+        self._updates, self._learn = round(share * REFERENCE_STEPS), learn
+        self.env_steps_per_s()
+
+    def env_steps_per_s(self) -> float:
+        """Of one turn; torch and OpenGL may use all cores, as they come."""
+        before = torch.get_num_threads()
+        # New ones each time: they draw into whatever OpenGL context was current last.
+        envs = [gym.make(self._env_id, **self._options) for _ in range(REFERENCE_ENVS)]
+        for env in envs:
+            env.reset()
+            env.render()
+        torch.set_num_threads(cores())
         started = time.perf_counter()
         frames = []
         for _ in range(REFERENCE_STEPS // REFERENCE_ENVS):
@@ -262,13 +327,15 @@ def time_reference(
                 frames.append(env.render())
                 if terminated or truncated:
                     env.reset()
-        encoder.embed_frames(np.stack(frames)).cpu()
-        learn(updates)
-        rates.append(REFERENCE_STEPS / (time.perf_counter() - started))
-    torch.set_num_threads(before)
-    for env in envs:
-        env.close()
-    return rates[1:]
+        self._encoder.embed_frames(np.stack(frames)).cpu()
+        self._learn(self._updates)
+        seconds = time.perf_counter() - started
+        torch.set_num_threads(before)
+        for env in envs:
+            env.close()
+        if not np.ptp(frames):
+            raise ForeignError(f"Gymnasium's {self._env_id} renders nothing here.")
+        return REFERENCE_STEPS / seconds
 
 
 def stages_of(
@@ -355,46 +422,6 @@ def reward_stages(
     ]
 
 
-def time_stages(
-    stages: Sequence[Stage], config: BenchConfig, device: torch.device
-) -> list[dict[str, Any]]:
-    """Time stages in turns, each against its ceiling.
-
-    Returns:
-        A row for each, in JSON's types.
-    """
-    times: list[list[tuple[float, float]]] = [[] for _ in stages]
-    for stage in stages:
-        stage.work()
-    for _ in range(config.turns):
-        for stage, taken in zip(stages, times, strict=True):
-            taken.append(time_stage(stage, config.turn_s))
-    rates = {
-        dtype: matrix_rate(dtype, device)
-        for dtype in {stage.dtype for stage in stages if stage.flop}
-    }
-    rows = []
-    for stage, taken in zip(stages, times, strict=True):
-        wall, cpu = (median(each) for each in zip(*taken, strict=True))
-        ceiling = rates[stage.dtype] / stage.flop if stage.flop else None
-        rows.append(
-            {
-                "stage": stage.name,
-                "item": stage.item,
-                "items_per_s": spread([1 / s for s, _ in taken]),
-                "items_per_env_step": stage.per_env_step,
-                "s_per_env_step": wall * stage.per_env_step,
-                "cpu_s_per_env_step": cpu * stage.per_env_step,
-                "bytes_per_env_step": stage.bytes * stage.per_env_step,
-                "flop_per_item": stage.flop or None,
-                "matrix_flop_per_s": rates.get(stage.dtype) if stage.flop else None,
-                "ceiling_items_per_s": ceiling,
-                "of_ceiling": ceiling and 1 / (wall * ceiling),
-            }
-        )
-    return rows
-
-
 def time_stage(stage: Stage, turn_s: float) -> tuple[float, float]:
     """Seconds on the clock, and of all threads, that an item takes: one turn's mean."""
     items, started, cpu = 0, time.perf_counter(), time.process_time()
@@ -419,7 +446,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a large matrix product, with the threads that torch has now."""
     a = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
     times = []
-    for _ in range(6):
+    for _ in range(4):
         started = time.perf_counter()
         (a @ a)[0, 0].item()  # waits for the device
         times.append(time.perf_counter() - started)
@@ -462,9 +489,7 @@ def report(result: dict[str, Any]) -> str:
     total = sum(row["cpu_s_per_env_step"] for row in rows)
     lines = []
     for row in rows:
-        ceiling = "-"
-        if row["ceiling_items_per_s"]:
-            ceiling = f"{row['of_ceiling']:.0%} of {row['ceiling_items_per_s']:.4g}"
+        ceiling = row["of_ceiling"] and f"{row['of_ceiling']['median']:.0%}"
         lines.append(
             [
                 row["stage"],
@@ -473,41 +498,35 @@ def report(result: dict[str, Any]) -> str:
                 f"{1e3 * row['cpu_s_per_env_step']:.3g} ms",
                 f"{row['cpu_s_per_env_step'] / total:.0%}",
                 f"{row['bytes_per_env_step'] / 1e3:.3g} kB",
-                ceiling,
+                ceiling or "-",
             ]
         )
-    head = ["alone", "rate", "items", "CPU", "share", "hands on", "ceiling"]
-    config = result["settings"]
+    head = ["alone", "rate", "items", "CPU time", "share", "hands on", "of its ceiling"]
+    config, update = result["settings"], rows[-1]["items_per_s"]["median"]
     text = [
         f"{config['task']['name']}, clip={config['clip']['name']}: "
         f"{about['gpu'] or about['cpu']}, {result['cores']} cores, torch "
         f"{about['packages']['torch']}, {about.get('drawn_by', '')}",
-        "Items, CPU time and bytes are for one env step.",
+        "Medians (extremes) of the turns; items, CPU time and bytes of an env step.",
         table(head, lines),
+        f"A gradient step takes {1e3 / update:.3g} ms, "
+        f"{told(result['update_over_products'])} times its matrix products alone.",
+        f"The loop: {told(result['loop_env_steps_per_s'])} env steps/s, "
+        f"{told(result['loop_over_stages'])} times as long as its stages' CPU time "
+        f"over {result['cores']} cores; {result['peak_memory_gb']:.2g} GB of memory.",
     ]
-    update = rows[-1]["items_per_s"]["median"]
-    products = result["matrix_products_s_per_update"]
-    text.append(
-        f"A gradient step takes {1e3 / update:.3g} ms, its matrix products alone "
-        f"{1e3 * products:.3g} ms: {1 / (update * products):.2f} times."
-    )
-    text.append(
-        f"The loop: {told(result['loop_env_steps_per_s'])} env steps/s; "
-        f"{result['loop_over_stages']:.2f} times as long as its stages' work "
-        f"on {result['cores']} cores; {result['peak_memory_gb']:.2g} GB at most."
-    )
-    if (reference := result["reference_env_steps_per_s"]) is not None:
+    if result["reference_env_steps_per_s"] is not None:
         text.append(
             f"The reference (clip={result['reference_clip']}, fp32): "
-            f"{told(reference)} env steps/s; the loop is "
-            f"{result['loop_over_reference']:.2f} times as fast."
+            f"{told(result['reference_env_steps_per_s'])} env steps/s; the loop is "
+            f"{told(result['loop_over_reference'])} times as fast."
         )
     return "\n".join(text)
 
 
 def told(rate: dict[str, float]) -> str:
-    """A rate and its extremes."""
-    return f"{rate['median']:.4g} ({rate['min']:.4g} to {rate['max']:.4g})"
+    """A median and its extremes."""
+    return f"{rate['median']:.3g} ({rate['min']:.3g} to {rate['max']:.3g})"
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ class Actor(nn.Module):
     def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Observations (B, O) -> mean (B, A), log standard deviation (B, A)."""
         mean, log_std = self.net(observation).chunk(2, dim=-1)
-        return mean, log_std.clamp(*LOG_STD_RANGE)
+        # A clamp whose gradient is one kernel, not five.
+        return mean, F.hardtanh(log_std, *LOG_STD_RANGE)
 
 
 class TwinCritics(nn.Module):
@@ -86,17 +87,22 @@ class TwinCritics(nn.Module):
         weights[0] = weights[0][:, :observation_dim].clone()
         self.weights = nn.ParameterList(weights)
         self.biases = nn.ParameterList(biases)
+        # The same in a tuple: a slice of a ParameterList costs as much as a layer.
+        self._layers = tuple(zip(self.weights, self.biases, strict=True))
 
     def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Observations (B, O), unit actions (B, A) -> values (2, B)."""
-        x = observation.expand(2, *observation.shape)
-        x = torch.baddbmm(self.biases[0], x, self.weights[0])
+        (weight, bias), *hidden, (last_weight, last_bias) = self._layers
+        x = torch.baddbmm(bias, observation.expand(2, *observation.shape), weight)
         x = torch.baddbmm(x, action.expand(2, *action.shape), self.action_weight)
-        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
-            if self.layer_norm:
-                x = F.layer_norm(x, x.shape[-1:])
-            x = torch.baddbmm(bias, x.relu_(), weight)
-        return x.squeeze(-1)  # (2, B, 1) -> (2, B)
+        for weight, bias in hidden:
+            x = torch.baddbmm(bias, self._activation(x), weight)
+        # Faster than a matrix product of one column: (2, B, H), (2, 1, H) -> (2, B)
+        value = torch.linalg.vecdot(self._activation(x), last_weight.mT)
+        return value + last_bias.squeeze(-1)
+
+    def _activation(self, x: torch.Tensor) -> torch.Tensor:
+        return (F.layer_norm(x, x.shape[-1:]) if self.layer_norm else x).relu_()
 
 
 def squashed_gaussian(
@@ -190,6 +196,8 @@ class SAC:
         self.held_steps = 0
         # Lists made once: walking a module's parameters costs as much as a layer.
         self._actor: list[torch.Tensor] = list(self.actor.parameters())
+        if algo.learn_temperature:  # by the same step: each one costs
+            self._actor.append(self.log_temperature)
         self._critics: list[torch.Tensor] = list(self.critics.parameters())
         self._targets: list[torch.Tensor] = list(self.targets.parameters())
         # In place, all tensors at once: target += tau (critic - target).
@@ -205,7 +213,6 @@ class SAC:
             for name, parameters in (
                 ("actor", self._actor),
                 ("critics", self._critics),
-                ("temperature", [self.log_temperature]),
             )
         }
 
@@ -251,17 +258,16 @@ class SAC:
         action, log_prob = squashed_gaussian(mean, log_std, self._noise(mean))
         value = self.critics(batch.observation, action)
         loss = actor_loss(value, log_prob, temperature)
-        self._step("actor", loss, self._actor)
         metrics["loss/actor"] = loss.detach()
         metrics["train/entropy"] = -log_prob.detach().mean()
-
         metrics["train/temperature"] = temperature
         if self.algo.learn_temperature:
-            loss = temperature_loss(
+            of_temperature = temperature_loss(
                 self.log_temperature, log_prob.detach(), self.target_entropy
             )
-            self._step("temperature", loss, [self.log_temperature])
-            metrics["loss/temperature"] = loss.detach()
+            metrics["loss/temperature"] = of_temperature.detach()
+            loss = loss + of_temperature  # neither depends on the other's parameters
+        self._step("actor", loss, self._actor)
 
         self._follow(self._targets, self._critics, 0)
         return metrics
