@@ -6,14 +6,16 @@ No test here depends on how fast anything is.
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
 from vlmrm_exp import app, bench
 from vlmrm_exp.bench import MatrixProducts, Stage, count_flop, time_stage
-from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.config import Config, ConfigError, cores
 from vlmrm_exp.rl.experience import Batch
 from vlmrm_exp.rl.sac import SAC
 from vlmrm_exp.vlm.source import open_clip
@@ -90,6 +92,48 @@ def test_a_stage_is_repeated_until_its_time_is_over():
     calls.clear()
     time_stage(stage, 0)
     assert len(calls) == 1
+
+
+def test_ratios_are_taken_within_each_turn():
+    stages = [
+        Stage("simulate", "env step", lambda: 1, 1, 8),
+        Stage("embed", "picture", lambda: 1, 0.5, 4, flop=600),
+        Stage("update", "gradient step", lambda: 1, 0.1, 100),
+        Stage("products", "gradient step", lambda: 1, 0, 0),
+    ]
+
+    def turn(slow: float, loop: float, reference: float) -> dict[str, Any]:
+        """Seconds on the clock and of processors; everything takes `slow` as long."""
+        seconds = [(0.1, 0.2), (1.0, 1.0), (2.0, 3.0), (0.5, 0.5)]
+        return {
+            "loop": loop,
+            "reference": reference,
+            "stages": [(wall * slow, cpu * slow) for wall, cpu in seconds],
+            "matrix": [1000 / slow] * 4,
+        }
+
+    cpu = torch.device("cpu")
+    turns = [turn(1, 3, 1), turn(2, 1.2, 0.6), turn(4, 0.5, 0.2)]
+    result = bench.summed_up(stages, turns, cpu)
+    # CPU seconds of an env step: .2 + .5 + .3, over the cores.
+    ratios = [cores() / 3, cores() / 1.2 / 2, cores() / 0.5 / 4]
+    assert result["loop_over_stages"]["median"] == pytest.approx(np.median(ratios))
+    assert result["loop_over_reference"] == pytest.approx(
+        {"median": 2.5, "min": 2, "max": 3}
+    )
+    same = {"median": 4, "min": 4, "max": 4}  # however slow the machine is
+    assert result["update_over_products"] == pytest.approx(same)
+    _, embed, update = result["stages"]
+    assert embed["of_ceiling"] == pytest.approx({k: 0.6 for k in same})
+    assert embed["items_per_s"] == {"median": 0.5, "min": 0.25, "max": 1}
+    assert embed["cpu_s_per_env_step"] == pytest.approx(2 * 0.5)
+    assert update["bytes_per_env_step"] == pytest.approx(10)
+    assert update["of_ceiling"] is None
+    # On a GPU the slowest stage is the least: .5 s of embedding, alone.
+    alone = bench.summed_up(stages, turns[:1], torch.device("cuda"))
+    assert alone["loop_over_stages"]["median"] == pytest.approx(
+        1 / 3 / max(0.5, 1 / cores())
+    )
 
 
 @pytest.mark.slow

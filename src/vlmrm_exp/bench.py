@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import gymnasium as gym
@@ -144,10 +143,6 @@ def measure(config: BenchConfig, other: Config | None, folder: Path) -> dict[str
         memory = peak_memory_gb()
         learn = learner(state, config, device)
         stages = stages_of(config, state, learn, opened)
-        products = MatrixProducts()
-        with products:
-            learn(1)
-        stages.append(Stage("products", "gradient step", products.repeat, 0, 0))
         reference = None
         if other is not None:
             reference = Reference(other, learn)
@@ -177,61 +172,49 @@ def measure(config: BenchConfig, other: Config | None, folder: Path) -> dict[str
 def summed_up(
     stages: Sequence[Stage], turns: Sequence[dict[str, Any]], device: torch.device
 ) -> dict[str, Any]:
-    """Medians and extremes over the turns; ratios are taken within each turn."""
-    rows = []
-    for i, stage in enumerate(stages):
-        wall, cpu = zip(*(turn["stages"][i] for turn in turns), strict=True)
-        matrix = [turn["matrix"][i] for turn in turns]
-        of_ceiling = [
-            stage.flop / s / rate for s, rate in zip(wall, matrix, strict=True)
-        ]
-        rows.append(
-            {
-                "stage": stage.name,
-                "item": stage.item,
-                "items_per_s": spread([1 / s for s in wall]),
-                "items_per_env_step": stage.per_env_step,
-                "s_per_env_step": median(wall) * stage.per_env_step,
-                "cpu_s_per_env_step": median(cpu) * stage.per_env_step,
-                "bytes_per_env_step": stage.bytes * stage.per_env_step,
-                "flop_per_item": stage.flop or None,
-                "matrix_flop_per_s": spread(matrix) if stage.flop else None,
-                "of_ceiling": spread(of_ceiling) if stage.flop else None,
-            }
-        )
-    *rows, products = rows
-    over_products, over_stages = [], []
-    for turn in turns:
-        *seconds, of_products = turn["stages"]
-        over_products.append(seconds[-1][0] / of_products[0])
-        least = (
-            sum(
-                cpu * stage.per_env_step
-                for (_, cpu), stage in zip(seconds, stages, strict=False)
-            )
-            / cores()
-        )
-        if device.type != "cpu":  # a GPU does one thing at a time
-            slowest = zip(seconds, stages, strict=False)
-            least = max(
-                least, *(wall * stage.per_env_step for (wall, _), stage in slowest)
-            )
-        over_stages.append(1 / turn["loop"] / least)
+    """Medians and extremes over turns; ratios are taken within each turn.
+
+    Args:
+        stages: as `stages_of` gives them.
+        turns: of each, env steps a second of `loop` and `reference`, seconds (wall,
+            CPU) an item of `stages`, and FLOP/s of `matrix` products for each stage.
+        device: of the embeddings and the updates.
+    """
+    wall, cpu = np.array([turn["stages"] for turn in turns]).transpose(2, 0, 1)
+    matrix = np.array([turn["matrix"] for turn in turns])  # like those, (turns, stages)
+    per_env_step = np.array([stage.per_env_step for stage in stages])
+    flop = np.array([stage.flop for stage in stages])
+    loop = np.array([turn["loop"] for turn in turns])
+    least = (cpu * per_env_step).sum(1) / cores()
+    if device.type != "cpu":  # which does one thing at a time
+        least = np.maximum(least, (wall * per_env_step).max(1))
+    of_ceiling = flop / wall / matrix
+    rows = [
+        {
+            "stage": stage.name,
+            "item": stage.item,
+            "items_per_s": spread(1 / wall[:, i]),
+            "items_per_env_step": stage.per_env_step,
+            "s_per_env_step": float(np.median(wall[:, i])) * stage.per_env_step,
+            "cpu_s_per_env_step": float(np.median(cpu[:, i])) * stage.per_env_step,
+            "bytes_per_env_step": stage.bytes * stage.per_env_step,
+            "flop_per_item": stage.flop or None,
+            "matrix_flop_per_s": spread(matrix[:, i]) if stage.flop else None,
+            "of_ceiling": spread(of_ceiling[:, i]) if stage.flop else None,
+        }
+        for i, stage in enumerate(stages[:-1])
+    ]
     result: dict[str, Any] = {
         "stages": rows,
-        "products_per_s": products["items_per_s"],
-        "update_over_products": spread(over_products),
-        "loop_env_steps_per_s": spread([turn["loop"] for turn in turns]),
-        "loop_over_stages": spread(over_stages),
+        "update_over_products": spread(wall[:, -2] / wall[:, -1]),
+        "loop_env_steps_per_s": spread(loop),
+        "loop_over_stages": spread(1 / loop / least),
         "reference_env_steps_per_s": None,
         "loop_over_reference": None,
     }
-    if turns[0]["reference"]:
-        references = [turn["reference"] for turn in turns]
+    if None not in (references := [turn["reference"] for turn in turns]):
         result["reference_env_steps_per_s"] = spread(references)
-        result["loop_over_reference"] = spread(
-            [turn["loop"] / turn["reference"] for turn in turns]
-        )
+        result["loop_over_reference"] = spread(loop / np.array(references))
     return result
 
 
@@ -344,7 +327,9 @@ def stages_of(
     learn: Callable[[int], None],
     opened: contextlib.ExitStack,
 ) -> list[Stage]:
-    """The stages of a loop, each alone in this process.
+    """The stages of a loop, each alone in this process; the last one is not one.
+
+    It is the matrix products of the update before it.
 
     Args:
         config: checked.
@@ -364,6 +349,8 @@ def stages_of(
     rollout = collect(envs, agent.act_greedily)
     assert rollout.states is not None
     batch = replay.gather(replay.draw(algo.batch_size))
+    with (products := MatrixProducts()):
+        agent.update(batch)
     return [
         Stage("simulate", "env step", simulate, 1, rollout.states[0, 0].nbytes),
         *reward_stages(config, rollout, opened),
@@ -375,6 +362,7 @@ def stages_of(
             sum(part.nbytes for part in batch),
             count_flop(lambda: agent.update(batch)),
         ),
+        Stage("products", "gradient step", products.repeat, 0, 0),
     ]
 
 
@@ -459,7 +447,7 @@ class MatrixProducts(TorchDispatchMode):
     def __init__(self) -> None:
         """Begin with none."""
         super().__init__()
-        self._calls: list[Callable[[], object]] = []
+        self._calls: list[Callable[[], torch.Tensor]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -474,13 +462,15 @@ class MatrixProducts(TorchDispatchMode):
     def repeat(self) -> int:
         """Compute them all once more, on the same memory."""
         for call in self._calls:
-            call()
+            last = call()
+        last.flatten()[0].item()  # waits for the device
         return 1
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: np.ndarray | Sequence[float]) -> dict[str, float]:
     """Median and extremes."""
-    return {"median": median(values), "min": min(values), "max": max(values)}
+    kinds = {"median": np.median, "min": np.min, "max": np.max}
+    return {name: float(kind(values)) for name, kind in kinds.items()}
 
 
 def report(result: dict[str, Any]) -> str:
