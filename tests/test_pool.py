@@ -1,5 +1,7 @@
 """Where rewards are computed changes nothing, and errors arrive whole."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
 from vlmrm_exp.reward import Episodes
-from vlmrm_exp.reward.pool import even_ends, make_pool
+from vlmrm_exp.reward.pool import Workers, even_ends, make_pool
 from vlmrm_exp.vlm.encoder import load_encoder
 
 
@@ -220,6 +222,21 @@ def test_a_model_that_sees_time_gets_whole_episodes_in_any_process():
             reward={"model": "point_mass:Progress"}, compute={"workers": workers}
         )
         np.testing.assert_array_equal(rewards_of(config, states), expected)
+
+
+@pytest.mark.slow
+def test_learning_goes_before_rewards():
+    config = point_mass_config(compute={"workers": 2})
+    pool = open_pool(config, np.ones((1, 1, 2)))
+    assert isinstance(pool, Workers)
+    try:
+        own, *theirs = (
+            os.getpriority(os.PRIO_PROCESS, pid)
+            for pid in (os.getpid(), *(process.pid for process in pool._processes))
+        )
+    finally:
+        pool.close()
+    assert theirs == [own + 10] * 2
 
 
 @pytest.mark.slow
