@@ -140,15 +140,18 @@ def test_metrics_writes_what_is_not_finite_as_null(tmp_path: Path) -> None:
 
 
 def test_metrics_goes_on_after_what_was_saved(tmp_path: Path) -> None:
-    saved = None
+    saved, wall_s = None, []
     for env_steps in (1, 2):
         run = log.RunLog(tmp_path, make_config("none"), saved)
         run.metrics(env_steps, {})
         saved = run.state_dict()
+        wall_s.append(saved["wall_s"])
+        saved["wall_s"] += 1000  # as if it had run for longer
         run.metrics(99, {})  # a line that is lost
         run.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["env_steps"] for line in lines] == [1, 2, 99]
+    assert 0 <= wall_s[0] < 1000 <= wall_s[1] < 2000
 
 
 def test_a_folder_that_is_being_written_is_left_alone(tmp_path: Path) -> None:

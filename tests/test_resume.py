@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,8 @@ import pytest
 import torch
 
 from point_mass import Parts, point_mass, read_metrics, trained
+from vlmrm_exp import __main__ as training
+from vlmrm_exp import app
 from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.rl.checkpoint import Checkpoint, load
 
@@ -235,6 +238,10 @@ def test_the_same_command_goes_on_after_a_kill(tmp_path, program, monkeypatch):
     assert not (cut / "summary.json").exists()
     monkeypatch.chdir(tmp_path / "cut")
 
+    kept = torch.load(cut / "checkpoints" / "state.pt", weights_only=True)
+    kept["log"]["wall_s"] = 5000.0  # as if it had taken so long until then
+    torch.save(kept, cut / "checkpoints" / "state.pt")
+
     other = program(*SMALL, "seed=1")
     assert other.code == 2
     assert "holds a run of other settings, seed=1 (was 0)" in other.err
@@ -246,11 +253,15 @@ def test_the_same_command_goes_on_after_a_kill(tmp_path, program, monkeypatch):
     for key in summaries[0]:
         if not key.startswith(timed):
             assert summaries[0][key] == summaries[1][key], key
+    assert summaries[0]["wall_s"] < 5000 < summaries[1]["train_wall_s"]
     assert sorted(p.name for p in (cut / "checkpoints").iterdir()) == [
         "best.pt", "last.pt"]  # fmt: skip
 
     again = program(*SMALL)
     assert again.code == 0
+    composed = app.compose("config", *SMALL)
+    value = training.train(replace(composed, folder=cut))  # what a sweeper is told
+    assert value == summaries[1]["eval/reward_mean"]
     assert "is finished: nothing is left to do" in again.out
 
 

@@ -140,7 +140,7 @@ def train(composed: app.Composed) -> float | None:
         config = check(composed)
     except FinishedError as error:  # a job of a sweep that is started again
         print(error)
-        return None
+        return _mapping(folder / "summary.json").get("eval/reward_mean")
     typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
     for note in unread(config, typed):
         print(note)
@@ -197,6 +197,7 @@ def run(config: Config, folder: Path) -> float | None:
                     f"env_steps={config.env_steps:,}: give that many at least."
                 )
             print(f"Going on with {folder} from env step {steps:,}.")
+            started -= saved["log"]["wall_s"]
         log = RunLog(folder, config, saved["log"])
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
         opened.callback(lambda: log.close(exit_code))

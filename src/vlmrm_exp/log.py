@@ -94,6 +94,7 @@ class RunLog:
             self._metrics.close()
             raise
         self.wandb_id = self._wandb.id if self._wandb else None
+        self._started = time.perf_counter() - (saved["wall_s"] if saved else 0)
         self._progress = progress_bar(config.env_steps, "step", "training")
         self._laps: dict[str, float] = {}
         self._lap_started = time.perf_counter()
@@ -137,6 +138,7 @@ class RunLog:
             "metrics_bytes": self._metrics.tell(),
             "env_steps": self._last_steps,
             "wandb_id": self.wandb_id,
+            "wall_s": time.perf_counter() - self._started,  # earlier pieces included
         }
 
     def env_steps_per_s(self) -> float | None:

@@ -37,7 +37,8 @@ def finish(
         pool: gives the rewards.
         log: takes summary and video.
         device: of the policy's network.
-        started: when the run began, by time.perf_counter.
+        started: when the run began, by time.perf_counter; earlier pieces of a run that
+            goes on count as if they had ended then.
 
     Returns:
         What summary.json holds.
