@@ -363,6 +363,23 @@ def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path):
     assert not (run / "summary.json").exists()
 
 
+@pytest.mark.slow
+def test_a_signal_in_the_final_evaluation_asks_to_be_started_again(tmp_path):
+    words = ("env_steps=1600", "evaluation.final_episodes=800", "compute.workers=0")
+    process, run = start(tmp_path, *words), tmp_path / "outputs/mountaincar/mine"
+    wait_for_state(process, run)  # after the only rollout, so training is over
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert not (run / "summary.json").exists()
+    again = start(tmp_path, *words)
+    told, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, told
+    assert "Going on with" in told
+    assert json.loads((run / "summary.json").read_text())["eval/episodes"] == 800
+
+
 @pytest.mark.long
 def test_a_sweep_whose_processes_are_killed_ends_as_an_undisturbed_one(tmp_path):
     """A short form of scripts/chaos.py's fifty kills."""
