@@ -171,6 +171,14 @@ def test_help_and_config_import_nothing_heavy(tmp_path, arguments):
     assert "mountaincar" in result.stdout
 
 
+def test_a_pool_whose_package_is_missing_is_refused(compose, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"ray, which is not .*'vlmrm_exp\[ray\]'"):
+        compose("compute.pool=ray")
+    with pytest.raises(ConfigError, match="Did you mean ray"):
+        compose("compute.pool=rai")
+
+
 def test_all_cores_are_used_unless_a_number_is_given(monkeypatch):
     gpu = []
     exists = os.path.exists

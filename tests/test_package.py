@@ -45,6 +45,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 ONLY_IN = {
     "open_clip": {"vlm/source.py"},
+    "ray": {"reward/ray_worker.py"},
     "wandb": {"log.py"},
 }
 HEAVY = {"torch", "mujoco", "gymnasium", "open_clip", "wandb", "pygame", "imageio"}

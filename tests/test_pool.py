@@ -420,7 +420,7 @@ def test_a_worker_in_anothers_place_knows_what_was_learned(tmp_path):
 
             def save(state, parts=parts, kill=kill) -> None:
                 if kill and state.learned_steps == 320:
-                    parts.pool._processes[1].kill()
+                    parts.pool._workers[1].kill()
 
             parts.train(save=save)
         metrics.append(read_metrics(folder))

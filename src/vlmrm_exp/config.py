@@ -7,6 +7,7 @@ their types and checks. It imports nothing of ours and nothing heavy, so that `-
 
 import difflib
 import fnmatch
+import importlib.util
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -165,9 +166,11 @@ class ComputeConfig:
     name: str = MISSING
     device: str = "auto"
     """auto, cpu or gpu: where embeddings and gradient steps are computed."""
+    pool: str = "processes"
+    """What computes rewards: processes on this machine, or ray: actors on any nodes."""
     workers: int | None = None
-    """Processes that compute rewards; 0: the training process does it itself; null:
-    `num_workers`."""
+    """How many of them; 0: the training process does it itself; null: `num_workers`, or
+    with ray one for each GPU of the cluster, for each core if it has none."""
     overlap: bool = True
     """Reward a rollout while the next one is simulated and learned from."""
     torch_threads: int = 1
@@ -334,8 +337,9 @@ def check(config: Config) -> None:
     _check_prompts("prompt", config.prompt)
     _check_prompts("baseline", config.baseline)
     check_names(config)
-    for group in ("", "task", "algo", "reward", "compute", "evaluation", "log"):
+    for group in ("", "task", "algo", "reward", "evaluation", "log"):
         check_values(group, getattr(config, group) if group else config)
+    check_compute(config.compute)
     if config.alpha > 0 and config.prompts == config.baselines:
         raise ConfigError(
             f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
@@ -366,6 +370,7 @@ OPTIONS = {
     "clip.preprocess": ("pad", "squash", "crop"),
     "algo.name": ("sac", "dqn"),
     "compute.device": ("auto", "cpu", "gpu"),
+    "compute.pool": ("processes", "ray"),
     "log.mode": ("offline", "online", "none"),
 }
 AT_LEAST = {
@@ -448,6 +453,21 @@ def _check_task(task: TaskConfig) -> None:
         raise ConfigError(
             "task.episode_length is null, but only task=gym has a limit of its own: "
             "give a number of env steps."
+        )
+
+
+def check_compute(compute: ComputeConfig) -> None:
+    """Refuse impossible values of `compute`, and a pool whose package is missing.
+
+    Raises:
+        ConfigError: one sentence says which, and what to do.
+    """
+    check_values("compute", compute)
+    if compute.pool == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "compute.pool=ray needs the package ray, which is not installed: run pip "
+            "install 'vlmrm_exp[ray]' (in a checkout: make setup EXTRAS=dev,ray), or "
+            "use compute.pool=processes."
         )
 
 
@@ -555,6 +575,7 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
         ),
         (algo.random_steps == 0, "algo.random_action_repeat", "algo.random_steps is 0"),
         (config.log.mode == "none", "log.*", "log.mode is none"),
+        (config.compute.workers == 0, "compute.pool", "compute.workers is 0"),
     ]
     return [
         f"{key} changes nothing here: {why}."

@@ -24,7 +24,7 @@ from vlmrm_exp.config import (
     Config,
     ConfigError,
     at_least,
-    check_values,
+    check_compute,
     one_of,
 )
 
@@ -65,7 +65,7 @@ def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
         at_least(name, getattr(asked, name), 1)
     if asked.seed is not None:
         at_least("seed", asked.seed, 0)
-    check_values("compute", asked.compute)
+    check_compute(asked.compute)
     folder = Path(asked.run).expanduser()
     config = app.load_run_config(folder)
     if not os.access(folder, os.W_OK):

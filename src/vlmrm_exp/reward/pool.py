@@ -1,31 +1,23 @@
-"""Where rewards are computed: in this process, or in worker processes beside it.
+"""Where rewards are computed: in this process, or by workers beside it.
 
 A pool knows only that there is a reward model and that there are states. States travel
 to the model and rewards come back; a frame, most of a megabyte, never does. States are
 computed in the model's own batches whatever the number of workers, so rewards do not
-depend on it.
+depend on it. A worker is a process (`worker.py`) or a Ray actor (`ray_worker.py`).
 """
 
 import contextlib
 import math
-import multiprocessing
-import os
 import pickle
-import signal
 import sys
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
-from vlmrm_exp.config import Config, ConfigError, ForeignError
-from vlmrm_exp.files import reason
+from vlmrm_exp.config import Config, ForeignError
 from vlmrm_exp.refusals import blaming
 from vlmrm_exp.reward import (
     Episodes,
@@ -35,11 +27,11 @@ from vlmrm_exp.reward import (
     reward_class,
     rewards_of,
 )
+from vlmrm_exp.reward.worker import Failure, Process, Worker, WorkerEnded
 
 FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
 HANGS_S = 600  # a worker that gives no answer for so long, and for
 SLOW = 20  # times as long as its states took at first, hangs
-NICE = 10  # added to workers' niceness: where cores are few, learning goes first
 MOST_ENDED = 3  # workers one after another: it is no accident
 
 Wait = Callable[[], np.ndarray]
@@ -204,7 +196,7 @@ class InProcess(Pool):
 
 
 class Workers(Pool):
-    """Computes in processes of their own; each gets a contiguous share."""
+    """Computes in workers; each gets a contiguous share."""
 
     def __init__(self, config: Config, example: Episodes) -> None:
         model = reward_class(config)
@@ -214,18 +206,24 @@ class Workers(Pool):
         self._window = model.window
         self._axis = 0 if model.window == 1 else 1  # along which work is shared out
         self._pending: deque[list[np.ndarray]] = deque()  # answers so far, of each job
-        self._arguments = config, example
-        self._pipes: list[Connection] = []
-        self._processes: list[Any] = []
+        self._workers: list[Worker] = []
+        self._opened = contextlib.ExitStack()
         # What the workers were told last, for one that takes another's place.
         self._state: bytes | None = None
         self._asked: list[Episodes] = []
         self._ended = 0  # workers, one after another
+        self._start: Callable[[int], Worker] = lambda number: Process(config, example)
+        count = config.compute.num_workers
         try:
-            for number in range(config.compute.num_workers):
-                self._start(number)
+            if config.compute.pool == "ray":
+                from vlmrm_exp.reward.ray_worker import cluster
+
+                opened = self._opened.enter_context(cluster(config, example))
+                count, self._start = opened
+            for number in range(count):
+                self._workers.append(self._start(number))
             # However long loading takes; then the first reward, and what it depends on.
-            greetings = [self._greeting(number) for number in range(len(self._pipes))]
+            greetings = [self._greeting(number) for number in range(count)]
         except WorkerEnded as ended:
             self.close()
             raise ForeignError(f"A reward worker {ended}.") from ended
@@ -234,21 +232,6 @@ class Workers(Pool):
             raise
         self._batch_size, self._about, _ = greetings[0]
         self._s_per_state = max(s for *_, s in greetings) / math.prod(example.shape)
-
-    def _start(self, number: int) -> None:
-        """Start a worker, in the place of one that ended if there was one."""
-        # spawn: an OpenGL or CUDA context does not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        arguments = (*self._arguments, theirs)
-        process = context.Process(target=_serve, args=arguments, daemon=True)
-        # A terminal sends Ctrl-C to all processes, a scheduler SIGTERM. Only the
-        # training process reacts, and tells the workers.
-        with blocked_interrupts():
-            process.start()
-        theirs.close()
-        place = slice(number, number + 1)
-        self._pipes[place], self._processes[place] = [ours], [process]
 
     def _greeting(self, number: int) -> tuple[int, dict[str, Any], float]:
         """A new worker's batch size and facts, and how long its first rewards took."""
@@ -268,14 +251,12 @@ class Workers(Pool):
 
     def close(self) -> None:
         """Stop the workers."""
-        for pipe in self._pipes:
-            pipe.close()  # a worker ends when its pipe does
-        for process in self._processes:
-            process.join(timeout=5)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        self._pipes, self._processes = [], []
+        for worker in self._workers:
+            worker.end()
+        for worker in self._workers:
+            worker.kill(patience_s=5)
+        self._workers = []
+        self._opened.close()
         if self._learner is not None:
             close(self._learner)
 
@@ -290,11 +271,11 @@ class Workers(Pool):
                 if not state:
                     raise ValueError("it is empty, so that workers would never learn")
                 self._state = pickle.dumps(state)
-            for pipe in self._pipes:
-                self._send(pipe, self._state)
+            for worker in self._workers:
+                worker.send(self._state)
         self._asked = self._shares(episodes)
-        for pipe, share in zip(self._pipes, self._asked, strict=True):
-            self._send(pipe, share)
+        for worker, share in zip(self._workers, self._asked, strict=True):
+            worker.send(share)
         job: list[np.ndarray] = []
         self._pending.append(job)
 
@@ -304,26 +285,20 @@ class Workers(Pool):
 
         return wait
 
-    @staticmethod
-    def _send(pipe: Connection, message: bytes | Episodes) -> None:
-        # Whose worker has ended is told when its answer is waited for.
-        with contextlib.suppress(ConnectionError):
-            pipe.send(message)
-
     def _shares(self, episodes: Episodes) -> list[Episodes]:
         """A part for each worker: whole batches of states, or whole episodes."""
         size = 1
         if self._window == 1:
             episodes, size = episodes.column(), self._batch_size
-        ends = even_ends(episodes.shape[self._axis], size, len(self._pipes))
+        ends = even_ends(episodes.shape[self._axis], size, len(self._workers))
         return episodes.split(ends, self._axis)
 
     def _finish(self, job: list[np.ndarray]) -> None:
         """Wait for a job's answers, those of earlier jobs first."""
-        while len(job) < len(self._pipes):
+        while len(job) < len(self._workers):
             oldest = self._pending[0]
             # Kept between calls: Ctrl-C may come between two workers' answers.
-            while len(oldest) < len(self._pipes):
+            while len(oldest) < len(self._workers):
                 oldest.append(self._receive(len(oldest)))
             self._pending.popleft()
 
@@ -342,34 +317,24 @@ class Workers(Pool):
                         f"Reward workers end one after another, the last one {ended}."
                     ) from ended
                 print(f"A reward worker {ended}: another one goes on.", file=sys.stderr)
-            self._pipes[number].close()
-            self._start(number)
+            self._workers[number].end()
+            self._workers[number] = worker = self._start(number)
             with contextlib.suppress(WorkerEnded):  # told by the next answer
                 self._greeting(number)
             if self._state is not None:
-                self._send(self._pipes[number], self._state)
-            self._send(self._pipes[number], self._asked[number])
+                worker.send(self._state)
+            worker.send(self._asked[number])
 
     def _answer(self, number: int, timeout_s: float | None = None) -> Any:
-        pipe, process = self._pipes[number], self._processes[number]
-        if timeout_s is not None and not pipe.poll(timeout_s):
-            process.kill()
-            process.join()
+        worker = self._workers[number]
+        try:
+            answer = worker.answer(timeout_s)
+        except TimeoutError:
+            worker.kill()
             raise WorkerEnded(
                 f"gave no answer within {timeout_s:.0f} s, so its OpenGL driver "
                 "probably hangs (try another MUJOCO_GL: egl, osmesa)"
-            )
-        try:
-            answer = pipe.recv()
-        except (EOFError, ConnectionError):
-            process.join(timeout=5)
-            code = process.exitcode
-            why = f"ended by itself (exit code {code})"
-            if code is not None and code < 0:
-                why = f"was killed by {signal.Signals(-code).name}"
-            if code == -signal.SIGKILL:
-                why += ", as the system does where memory runs out"
-            raise WorkerEnded(why) from None
+            ) from None
         if isinstance(answer, Failure):
             raise answer.error from RuntimeError(f"In a worker:\n{answer.traceback}")
         return answer
@@ -381,23 +346,6 @@ def even_ends(length: int, size: int, parts: int) -> np.ndarray:
     return np.minimum((even / size).round().astype(int) * size, length)
 
 
-class WorkerEnded(Exception):
-    """A worker ended or hangs; the text says how."""
-
-
-@contextlib.contextmanager
-def blocked_interrupts() -> Iterator[None]:
-    """A process started in here sees no Ctrl-C and no SIGTERM; this one does later."""
-    # multiprocessing starts a helper process first, which would unblock them again.
-    resource_tracker.ensure_running()
-    stopping = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def close(model: RewardModel) -> None:
     """Release what a model holds; results are whole even where that fails."""
     try:
@@ -405,41 +353,3 @@ def close(model: RewardModel) -> None:
             model.close()
     except ForeignError as error:
         print(f"{error}", file=sys.stderr)
-
-
-class Failure(NamedTuple):
-    """What a worker sends in place of rewards."""
-
-    error: Exception
-    traceback: str
-
-
-def _serve(config: Config, example: Episodes, pipe: Connection) -> None:
-    """A worker's life: load, reward once, then answer until the pipe closes."""
-    torch.set_num_threads(config.compute.torch_threads)
-    os.nice(NICE)
-    try:
-        try:
-            model = make_model(config)
-            pipe.send(model.batch_size)
-            rewards_of(model, example)
-            pipe.send(facts_of(model))
-            while True:
-                asked = pipe.recv()
-                if isinstance(asked, bytes):
-                    with blaming(model, "in load_state_dict"):
-                        model.load_state_dict(pickle.loads(asked))
-                elif 0 in (size := asked.shape):  # fewer batches than workers
-                    pipe.send(np.empty(size, np.float32))
-                else:
-                    pipe.send(rewards_of(model, asked))
-        except (EOFError, ConnectionError):
-            raise
-        except Exception as error:
-            told = error
-            if not isinstance(error, (ConfigError, FloatingPointError, ForeignError)):
-                # Others may not survive the pipe.
-                told = RuntimeError(reason(error, named=True))
-            pipe.send(Failure(told, traceback.format_exc()))
-    except (EOFError, ConnectionError):
-        pass  # the training process is gone or done

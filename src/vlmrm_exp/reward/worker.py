@@ -1,0 +1,168 @@
+"""A worker that computes rewards: what it does, and how it is spoken to.
+
+pool.Workers -> Worker -> [another process: life]
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Generator, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from vlmrm_exp.config import Config, ConfigError, ForeignError
+from vlmrm_exp.files import reason
+from vlmrm_exp.refusals import blaming
+from vlmrm_exp.reward import Episodes, facts_of, make_model, rewards_of
+
+NICE = 10  # added to workers' niceness: where cores are few, learning goes first
+
+
+class WorkerEnded(Exception):
+    """A worker ended or hangs; the text says how."""
+
+
+class Worker(Protocol):
+    """This end of what carries messages to a worker and answers back, both in order."""
+
+    def send(self, message: bytes | Episodes) -> None:
+        """Hand over a pickled `state_dict`, or states to reward. It never fails.
+
+        That a worker has ended is told when its answer is waited for.
+        """
+        ...
+
+    def answer(self, timeout_s: float | None = None) -> Any:
+        """The next answer, as `life` gives them; those that are None are left out.
+
+        Raises:
+            WorkerEnded: there will be none.
+            TimeoutError: none came within so many seconds.
+        """
+        ...
+
+    def end(self) -> None:
+        """Tell it to end, without waiting for that."""
+        ...
+
+    def kill(self, patience_s: float = 0) -> None:
+        """End it by force, if it has not ended within so many seconds."""
+        ...
+
+
+class Process:
+    """A worker that is a process of its own, at the other end of a pipe."""
+
+    def __init__(self, config: Config, example: Episodes) -> None:
+        # spawn: an OpenGL or CUDA context does not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (config, example, theirs)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        # A terminal sends Ctrl-C to all processes, a scheduler SIGTERM. Only the
+        # training process reacts, and tells the workers.
+        with blocked_interrupts():
+            self._process.start()
+        theirs.close()
+
+    def send(self, message: bytes | Episodes) -> None:
+        """Write into the pipe."""
+        with contextlib.suppress(ConnectionError):
+            self._pipe.send(message)
+
+    def answer(self, timeout_s: float | None = None) -> Any:
+        """Read from the pipe."""
+        if timeout_s is not None and not self._pipe.poll(timeout_s):
+            raise TimeoutError
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionError):
+            self._process.join(timeout=5)
+            code = self._process.exitcode
+            why = f"ended by itself (exit code {code})"
+            if code is not None and code < 0:
+                why = f"was killed by {signal.Signals(-code).name}"
+            if code == -signal.SIGKILL:
+                why += ", as the system does where memory runs out"
+            raise WorkerEnded(why) from None
+
+    def end(self) -> None:
+        """A worker ends when its pipe does."""
+        self._pipe.close()
+
+    def kill(self, patience_s: float = 0) -> None:
+        """Wait, then send SIGKILL."""
+        self._process.join(timeout=patience_s)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+class Failure(NamedTuple):
+    """What a worker sends in place of rewards."""
+
+    error: Exception
+    traceback: str
+
+
+def life(config: Config, example: Episodes) -> Generator[bytes | None, Any, None]:
+    """What a worker does: load, reward once, then answer messages, which are sent in.
+
+    Yields:
+        Pickled: the batch size and the facts, each for None; then rewards (T, N) for
+        episodes, and nothing for a pickled `state_dict`. A `Failure` is the last.
+    """
+    torch.set_num_threads(config.compute.torch_threads)
+    try:
+        model = make_model(config)
+        yield pickle.dumps(model.batch_size)
+        rewards_of(model, example)
+        asked = yield pickle.dumps(facts_of(model))
+        while True:
+            answer = None
+            if isinstance(asked, bytes):
+                with blaming(model, "in load_state_dict"):
+                    model.load_state_dict(pickle.loads(asked))
+            elif 0 in (size := asked.shape):  # fewer batches than workers
+                answer = pickle.dumps(np.empty(size, np.float32))
+            else:
+                answer = pickle.dumps(rewards_of(model, asked))
+            asked = yield answer
+    except Exception as error:
+        told = error
+        if not isinstance(error, (ConfigError, FloatingPointError, ForeignError)):
+            # Others may not survive the way back.
+            told = RuntimeError(reason(error, named=True))
+        yield pickle.dumps(Failure(told, traceback.format_exc()))
+
+
+def _serve(config: Config, example: Episodes, pipe: Connection) -> None:
+    """A worker's process, which ends when its pipe does: that of who asks is closed."""
+    os.nice(NICE)
+    answers = life(config, example)
+    unasked = [None, None]  # the first answers are to no question
+    with contextlib.suppress(EOFError, ConnectionError, StopIteration):
+        while True:
+            answer = answers.send(unasked.pop() if unasked else pipe.recv())
+            if answer is not None:
+                pipe.send_bytes(answer)
+
+
+@contextlib.contextmanager
+def blocked_interrupts() -> Iterator[None]:
+    """A process started in here sees no Ctrl-C and no SIGTERM; this one does later."""
+    # multiprocessing starts a helper process first, which would unblock them again.
+    resource_tracker.ensure_running()
+    stopping = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
