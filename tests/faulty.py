@@ -33,6 +33,8 @@ class Reward(RewardModel):
         if self.fault == "buffer" and right.shape == self.buffer.shape:
             self.buffer[:] = right
             return self.buffer
+        if self.fault == "die at first" and self.first("died"):
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.calls < 2:
             return right
         if self.fault == "hang" and self.first("hung"):

@@ -223,10 +223,7 @@ class Workers(Pool):
             for number in range(count):
                 self._workers.append(self._start(number))
             # However long loading takes; then the first reward, and what it depends on.
-            greetings = [self._greeting(number) for number in range(count)]
-        except WorkerEnded as ended:
-            self.close()
-            raise ForeignError(f"A reward worker {ended}.") from ended
+            greetings = [self._first_greeting(number) for number in range(count)]
         except BaseException:
             self.close()
             raise
@@ -239,6 +236,31 @@ class Workers(Pool):
         started = time.monotonic()
         about = self._answer(number, FIRST_REWARD_S)
         return size, about, time.monotonic() - started
+
+    def _first_greeting(self, number: int) -> tuple[int, dict[str, Any], float]:
+        """That of a worker, or of one in its place."""
+        while True:
+            try:
+                greeting = self._greeting(number)
+                self._ended = 0
+                return greeting
+            except WorkerEnded as ended:
+                self._replace(number, ended)
+
+    def _replace(self, number: int, ended: WorkerEnded) -> None:
+        """Start a worker in the place of one that ended.
+
+        Raises:
+            ForeignError: several ended in a row.
+        """
+        self._ended += 1
+        if self._ended == MOST_ENDED:
+            raise ForeignError(
+                f"Reward workers end one after another, the last one {ended}."
+            ) from ended
+        print(f"A reward worker {ended}: another one goes on.", file=sys.stderr)
+        self._workers[number].end()
+        self._workers[number] = self._start(number)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`, workers too."""
@@ -311,16 +333,10 @@ class Workers(Pool):
                 self._ended = 0
                 return answer
             except WorkerEnded as ended:
-                self._ended += 1
-                if self._ended == MOST_ENDED:
-                    raise ForeignError(
-                        f"Reward workers end one after another, the last one {ended}."
-                    ) from ended
-                print(f"A reward worker {ended}: another one goes on.", file=sys.stderr)
-            self._workers[number].end()
-            self._workers[number] = worker = self._start(number)
+                self._replace(number, ended)
             with contextlib.suppress(WorkerEnded):  # told by the next answer
                 self._greeting(number)
+            worker = self._workers[number]
             if self._state is not None:
                 worker.send(self._state)
             worker.send(self._asked[number])
