@@ -3,11 +3,11 @@
     python scripts/chaos.py [--kills 50] [--seed 0] [--folder FOLDER] [key=value ...]
 
 A sweep runs once undisturbed. Then it is started again under another name, and at
-random moments one of its processes, the training process or a reward worker, gets
-SIGKILL; where the sweep ended by that, its command is given again. In the end each
-job's summary.json and metrics.jsonl must be those of the undisturbed sweep, times
-aside, with no process, no temporary file and no state left. The exit code is
-1 if anything differs.
+random moments one of its processes (the training process, a reward worker, or Python's
+own helper) gets SIGKILL; where the sweep ended by that, its command is given again. In
+the end each job's summary.json and metrics.jsonl must be those of the undisturbed
+sweep, times aside, with no process, no temporary file and no state left. The exit code
+is 1 if anything differs.
 """
 
 import argparse
@@ -96,8 +96,11 @@ def disturb(
             return hit, faults + left_over(sweep.pid)
         except subprocess.TimeoutExpired:
             family = session(sweep.pid)
-        victim = rng.choice(sorted(family))
-        os.kill(victim, signal.SIGKILL)
+        try:
+            victim = rng.choice(sorted(family))
+            os.kill(victim, signal.SIGKILL)
+        except (IndexError, ProcessLookupError):  # it ended by itself just now
+            continue
         hit += 1
         print(f"{hit}: {name}, after {wait:.1f} s, {family[victim]}", flush=True)
         if victim == sweep.pid:
@@ -131,6 +134,8 @@ def left_over(leader: int) -> list[str]:
 def differences(calm: Path, disturbed: Path) -> list[str]:
     """Compare two sweeps' folders; a line for each difference."""
     faults = []
+    if not disturbed.is_dir():
+        return [f"There is no {disturbed}."]
     jobs = [
         sorted(p.name for p in x.iterdir() if p.is_dir()) for x in (calm, disturbed)
     ]

@@ -12,7 +12,7 @@ from vlmrm_exp.reward import Episodes
 
 
 class Slow(Distance):
-    """-|x| after `seconds`; leaves a file, PID-NODE-CALL, when it begins.
+    """-|x| after `seconds` of each call; leaves a file, PID-NODE-CALL, when it begins.
 
     It writes into what it is given, as it may.
     """
@@ -27,8 +27,7 @@ class Slow(Distance):
         node = ray.get_runtime_context().get_node_id()
         name = f"{os.getpid()}-{node}-{len(self.asked)}"
         Path(self.options["folder"], name).touch()
-        if self.asked:
-            time.sleep(self.options["seconds"])
+        time.sleep(self.options["seconds"][len(self.asked)])
         reward = super().rewards(episodes)
         episodes.states[:] = np.nan
         return reward

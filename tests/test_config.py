@@ -176,7 +176,7 @@ def test_a_pool_whose_package_is_missing_is_refused(compose, monkeypatch):
     with pytest.raises(ConfigError, match=r"ray, which is not .*'vlmrm_exp\[ray\]'"):
         compose("compute.pool=ray")
     with pytest.raises(ConfigError, match="Did you mean ray"):
-        compose("compute.pool=rai")
+        compose("compute.pool=rays")
 
 
 def test_all_cores_are_used_unless_a_number_is_given(monkeypatch):

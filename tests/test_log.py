@@ -149,6 +149,10 @@ def test_metrics_goes_on_after_what_was_saved(tmp_path: Path) -> None:
         saved["wall_s"] += 1000  # as if it had run for longer
         run.metrics(99, {})  # a line that is lost
         run.close()
+        half = tmp_path / "videos" / ".eval.7.part.mp4"  # its process was killed
+        assert not half.exists()
+        half.parent.mkdir(exist_ok=True)
+        half.touch()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["env_steps"] for line in lines] == [1, 2, 99]
     assert 0 <= wall_s[0] < 1000 <= wall_s[1] < 2000

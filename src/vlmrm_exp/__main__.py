@@ -30,7 +30,7 @@ from vlmrm_exp.files import lock, written_whole
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
 SHOWN = 5  # differences
-MAY_CHANGE = ("name", "log.", "compute.", "env_steps")
+MAY_CHANGE = ("name", "log.", "compute.", "clip.batch_size", "env_steps")
 """Settings that a run may go on with in another way; the last, if it is unfinished."""
 
 
@@ -95,7 +95,7 @@ def check_folder(folder: Path, settings: str) -> None:
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
-        and not key.startswith(MAY_CHANGE[:3] if finished else MAY_CHANGE)
+        and not key.startswith(MAY_CHANGE[:-1] if finished else MAY_CHANGE)
     ]
     if changed:
         raise FolderTakenError(

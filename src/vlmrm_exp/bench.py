@@ -41,7 +41,7 @@ from vlmrm_exp.studies.settings import check_out
 from vlmrm_exp.vlm.encoder import DTYPES, load_encoder
 
 COUNTED = 2  # rollouts of the loop in a turn, between one before and one after
-REFERENCE_STEPS = 32  # env steps in a turn of the reference
+REFERENCE_STEPS = 32  # env steps of the reference between embeddings
 REFERENCE_ENVS = 2
 MATRIX = 2048  # rows and columns of the product that tells the machine's rate
 PRODUCTS = [getattr(torch.ops.aten, name) for name in "mm addmm bmm baddbmm".split()]
@@ -100,7 +100,8 @@ def check(composed: app.Composed) -> tuple[BenchConfig, Config | None]:
         return config, None
     reference = training.check(no_folder)
     if config.reference_clip:
-        kept = [key for key in composed.keys if not key.startswith("clip.")]
+        keys = composed.keys
+        kept = [key for key in keys if not key.lstrip("+~").startswith("clip.")]
         other = replace(no_folder, keys=tuple(kept))
         reference = training.check(other.again(f"clip={config.reference_clip}"))
         if reference.clip.model != "embedded":
@@ -145,15 +146,18 @@ def measure(config: BenchConfig, other: Config | None, folder: Path) -> dict[str
         stages = stages_of(config, state, learn, opened)
         reference = None
         if other is not None:
-            reference = Reference(other, learn)
+            reference = Reference(other, envs.episode_length, learn)
         for stage in stages:
             stage.work()
         turns = []
         for _ in range(config.turns):
             turn: dict[str, Any] = {"loop": loop()[1]}
-            turn["reference"] = reference and reference.env_steps_per_s()
+            turn["reference"] = reference and reference.env_steps_per_s(config.turn_s)
             turn["stages"] = [time_stage(stage, config.turn_s) for stage in stages]
-            turn["matrix"] = [matrix_rate(stage.dtype, device) for stage in stages]
+            turn["matrix"] = [
+                matrix_rate(stage.dtype, device) if stage.flop else math.nan
+                for stage in stages
+            ]
             turns.append(turn)
     result = {
         "settings": asdict(config),
@@ -261,6 +265,8 @@ def learner(
         graph = CudaGraph(agent, replay, algo.batch_size)
 
     def learn(steps: int) -> None:
+        if not steps:
+            return
         places = replay.draw(steps, algo.batch_size)
         if graph is not None:
             losses = graph(places)
@@ -274,11 +280,14 @@ def learner(
 class Reference:
     """A plain loop: Gymnasium's environments one by one, then embed, then learn."""
 
-    def __init__(self, config: Config, learn: Callable[[int], None]) -> None:
+    def __init__(
+        self, config: Config, episode_length: int, learn: Callable[[int], None]
+    ) -> None:
         """Load the model and take a first turn.
 
         Args:
             config: its task and CLIP.
+            episode_length: in env steps.
             learn: takes so many gradient steps.
         """
         self._options: dict[str, Any] = {"render_mode": "rgb_array"}
@@ -288,12 +297,12 @@ class Reference:
             self._options["terminate_when_unhealthy"] = False
         self._env_id = IDS.get(config.task.env, config.task.env_id)
         self._encoder = load_encoder(config.clip, choose_device(config.compute.device))
-        steps = config.task.episode_length or REFERENCE_STEPS
-        share = config.algo.gradient_steps / (config.algo.num_envs * steps)
-        self._updates, self._learn = round(share * REFERENCE_STEPS), learn
-        self.env_steps_per_s()
+        rollout = config.algo.num_envs * episode_length
+        self._share = config.algo.gradient_steps / rollout * REFERENCE_STEPS
+        self._learn = learn
+        self.env_steps_per_s(0)
 
-    def env_steps_per_s(self) -> float:
+    def env_steps_per_s(self, turn_s: float) -> float:
         """Of one turn; torch and OpenGL may use all cores, as they come."""
         before = torch.get_num_threads()
         # New ones each time: they draw into whatever OpenGL context was current last.
@@ -302,23 +311,25 @@ class Reference:
             env.reset()
             env.render()
         torch.set_num_threads(cores())
-        started = time.perf_counter()
-        frames = []
-        for _ in range(REFERENCE_STEPS // REFERENCE_ENVS):
-            for env in envs:
-                _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-                frames.append(env.render())
-                if terminated or truncated:
-                    env.reset()
-        self._encoder.embed_frames(np.stack(frames)).cpu()
-        self._learn(self._updates)
-        seconds = time.perf_counter() - started
+        started, blocks, due, frames = time.perf_counter(), 0, 0.0, []
+        while (seconds := time.perf_counter() - started) < turn_s or not blocks:
+            frames = []
+            for _ in range(REFERENCE_STEPS // REFERENCE_ENVS):
+                for env in envs:
+                    _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+                    frames.append(env.render())
+                    if terminated or truncated:
+                        env.reset()
+            self._encoder.embed_frames(np.stack(frames)).cpu()
+            blocks, due = blocks + 1, due + self._share
+            self._learn(math.floor(due))
+            due -= math.floor(due)
         torch.set_num_threads(before)
         for env in envs:
             env.close()
         if not np.ptp(frames):
             raise ForeignError(f"Gymnasium's {self._env_id} renders nothing here.")
-        return REFERENCE_STEPS / seconds
+        return blocks * REFERENCE_STEPS / seconds
 
 
 def stages_of(
@@ -352,7 +363,13 @@ def stages_of(
     with (products := MatrixProducts()):
         agent.update(batch)
     return [
-        Stage("simulate", "env step", simulate, 1, rollout.states[0, 0].nbytes),
+        Stage(
+            "simulate" if rollout.states.ndim == 3 else "simulate and render",
+            "env step",
+            simulate,
+            1,
+            rollout.states[0, 0].nbytes,
+        ),
         *reward_stages(config, rollout, opened),
         Stage(
             "update",
@@ -388,6 +405,9 @@ def reward_stages(
     per_state = len(pictures) / len(some)
     share = -(-rollout.shape[0] // config.reward.every) / rollout.shape[0]
 
+    # What renders itself did so when it was simulated.
+    rendered = rollout.states is not None and rollout.states.ndim > 3
+
     def render() -> int:
         appearance.pictures(some)
         return len(some)
@@ -396,8 +416,9 @@ def reward_stages(
         encoder.embed_frames(pictures).cpu()
         return len(pictures)
 
+    of_state = pictures.nbytes / len(some)
     return [
-        Stage("render", "state", render, share, pictures.nbytes / len(some)),
+        *([] if rendered else [Stage("render", "state", render, share, of_state)]),
         Stage(
             "embed",
             "picture",
@@ -431,7 +452,7 @@ def count_flop(work: Callable[[], object]) -> float:
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of a large matrix product, with the threads that torch has now."""
+    """FLOP/s of a large matrix product, with torch's threads: the best of four."""
     a = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
     times = []
     for _ in range(4):
@@ -505,7 +526,9 @@ def report(result: dict[str, Any]) -> str:
         f"{told(result['loop_over_stages'])} times as long as its stages' CPU time "
         f"over {result['cores']} cores; {result['peak_memory_gb']:.2g} GB of memory.",
     ]
-    if result["reference_env_steps_per_s"] is not None:
+    if result["reference_env_steps_per_s"] is None:
+        text.append("No reference: Gymnasium has no such world, or CLIP is not asked.")
+    else:
         text.append(
             f"The reference (clip={result['reference_clip']}, fp32): "
             f"{told(result['reference_env_steps_per_s'])} env steps/s; the loop is "

@@ -80,6 +80,8 @@ class RunLog:
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         try:
             lock(self._metrics)
+            for left in folder.rglob(".*.[0-9]*.part*"):  # by a killed process
+                left.unlink()
             kept = saved["metrics_bytes"] if saved else 0
             if (folder / "metrics.jsonl").stat().st_size < kept:
                 raise ConfigError(

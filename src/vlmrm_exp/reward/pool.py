@@ -357,9 +357,15 @@ class Workers(Pool):
 
 
 def even_ends(length: int, size: int, parts: int) -> np.ndarray:
-    """Where to cut a length between parts as even as whole batches of `size` allow."""
-    even = np.linspace(0, length, parts + 1)[1:-1]
-    return np.minimum((even / size).round().astype(int) * size, length)
+    """Where to cut a length between parts, in whole batches of `size`.
+
+    Next to the even places, or by equal counts of batches: where the largest part is
+    smaller.
+    """
+    even = np.linspace(0, length, parts + 1)[1:-1] / size
+    counts = np.linspace(0, -(-length // size), parts + 1)[1:-1]
+    cuts = [np.minimum(x.round().astype(int) * size, length) for x in (even, counts)]
+    return min(cuts, key=lambda cut: np.diff([0, *cut, length]).max())
 
 
 def close(model: RewardModel) -> None:

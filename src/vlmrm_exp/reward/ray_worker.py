@@ -89,12 +89,9 @@ class RayWorker:
             where = NodeAffinitySchedulingStrategy(
                 node, soft=True, _spill_on_unavailable=True
             )
-        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         # Without num_cpus it needs a free core only to be placed, so that one that
         # takes another's place finds one on the nodes that are left.
-        kind: Any = ray.remote(Actor).options(
-            scheduling_strategy=where, runtime_env={"env_vars": kept}, **options
-        )
+        kind: Any = ray.remote(Actor).options(scheduling_strategy=where, **options)
         self._actor: Any = kind.remote(*self._arguments)
         self._placed: Any = self._actor.placed.remote()
         self._answers: deque[Any] = deque()  # not waited for yet, oldest first
@@ -210,11 +207,12 @@ def cluster(
 def _connect(config: Config) -> None:
     """Join or start a cluster, without a word on the terminal."""
     address = os.environ.get("RAY_ADDRESS") or "local"
-    own: dict[str, Any] = {}
     if address == "local":
-        own = {"num_cpus": cores()}
-        if config.compute.device == "cpu":
-            own["num_gpus"] = 0
+        gpus = 0 if config.compute.device == "cpu" else None  # null: those there are
+        settings: dict[str, Any] = {"num_cpus": cores(), "num_gpus": gpus}
+    else:
+        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+        settings = {"runtime_env": {"env_vars": kept}}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handler = signal.getsignal(signal.SIGTERM)
     # The processes of a local cluster see no Ctrl-C and no SIGTERM, as other workers.
@@ -225,7 +223,7 @@ def _connect(config: Config) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                **own,
+                **settings,
             )
             # What it would print when an actor or a node dies, over forty lines.
             vars(sys.modules["ray._private.worker"])["_worker_logs_enabled"] = False

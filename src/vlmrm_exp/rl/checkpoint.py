@@ -48,8 +48,6 @@ class Checkpoint:
         """Write the state whole; waits for rewards in flight."""
         started = time.monotonic()
         newest, before = (self._log.folder / "checkpoints" / name for name in NAMES)
-        for left in newest.parent.glob(".state.*.part.pt"):  # by a killed process
-            left.unlink()
         kept = {
             "format": FORMAT,
             "state": _packed(state.state_dict()),

@@ -29,7 +29,14 @@ PLURAL = {"task": "tasks", "clip": "clips", "alpha": "alphas"}
 """Keys that may hold several values in a study."""
 RESULTS = ("epic.json", "peak.json", "prompts.json", "landscape.json", "scores.csv")
 """One of these is in a folder of results; files of two would be taken for one study."""
-HELD = (*RESULTS, "config.yaml", "summary.json", "metrics.jsonl", "report.html")
+HELD = (
+    *RESULTS,
+    "bench.json",
+    "config.yaml",
+    "summary.json",
+    "metrics.jsonl",
+    "report.html",
+)
 """What no other results may be added to."""
 
 
