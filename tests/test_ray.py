@@ -111,11 +111,13 @@ def test_rewards_are_those_of_one_process_to_the_bit(nodes, compose):
         np.testing.assert_array_equal(remote, local)
 
 
-def test_what_a_lost_actor_or_node_had_is_rewarded_again(nodes, tmp_path, capsys):
+def test_what_a_lost_actor_or_node_had_is_rewarded_again(
+    nodes, tmp_path, capsys, monkeypatch
+):
     """Each is lost in the middle of a batch; nothing is lost or doubled."""
     states = np.random.default_rng(1).uniform(-1, 1, (9, 200, 2))
     config = on_ray(
-        None, "ray_models:Slow", folder=str(tmp_path), seconds=[0, 0.5, 0, 3]
+        None, "ray_models:Slow", folder=str(tmp_path), seconds=[0, 0.5, 0, 3, 1000]
     )
     with opened(config, states[:1, :1]) as pool:
 
@@ -151,6 +153,11 @@ def test_what_a_lost_actor_or_node_had_is_rewarded_again(nodes, tmp_path, capsys
         lost = "A reward worker (was lost with its node|cannot be reached): another.*\n"
         assert re.fullmatch(lost, told.err)
         assert told.out == ""
+        # Now those that were never replaced hang: one that was is at its second call.
+        monkeypatch.setattr("vlmrm_exp.reward.pool.HANGS_S", 2)
+        monkeypatch.setattr("vlmrm_exp.reward.pool.SLOW", 0)
+        np.testing.assert_array_equal(pool.rewards(Episodes(states=states)), expected)
+        assert "gave no answer within 2 s" in capsys.readouterr().err
 
 
 def test_actors_follow_what_was_learned_and_no_more_is_under_way_than_asked(
@@ -187,6 +194,15 @@ def test_what_is_wrong_in_an_actor_is_told_as_it_is(nodes):
     with pytest.raises(ConfigError, match=r"^There are no such weights: give others"):
         with opened(on_ray(1, "ray_models:Refuses"), np.zeros((1, 1, 2))):
             pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_refused_soon(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS=.*give HOST:PORT of a cluster"):
+        with opened(on_ray(1), np.zeros((1, 1, 2))):
+            pass
+    assert not ray.is_initialized()
 
 
 def test_an_actor_for_each_gpu_of_the_cluster(nodes, monkeypatch, tmp_path):

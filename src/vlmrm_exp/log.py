@@ -96,10 +96,10 @@ class RunLog:
             self._metrics.close()
             raise
         self.wandb_id = self._wandb.id if self._wandb else None
-        self._started = time.perf_counter() - (saved["wall_s"] if saved else 0)
         self._progress = progress_bar(config.env_steps, "step", "training")
         self._laps: dict[str, float] = {}
         self._lap_started = time.perf_counter()
+        self._started = self._lap_started - (saved["wall_s"] if saved else 0)
         self._first: tuple[float, int] | None = None  # report: when, and env steps
         self._last_steps = saved["env_steps"] if saved else 0
         self._progress.update(self._last_steps)

@@ -1,6 +1,6 @@
 """Reward workers as Ray actors, on any number of GPUs and nodes: the only user of ray.
 
-    pool.Workers -> RayWorker -> [node of the cluster: Actor -> pool.life]
+    pool.Workers -> RayWorker -> [node of the cluster: Actor -> worker.life]
 
 An actor does what a worker process does; what a pipe carries are calls here. Which
 actor gets which states, and what happens when one is lost, is `pool.py`'s business.
@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import sys
 import time
 from collections import deque
@@ -30,9 +31,11 @@ from vlmrm_exp.files import reason
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.worker import WorkerEnded, blocked_interrupts, life
 
+REACH_S = 10  # for a cluster's head to be reached; Ray itself tries for a quarter hour
 PLACED_S = 300  # a node that was lost, or one that is started on demand, takes minutes
 KEPT = "MUJOCO_GL PYOPENGL_PLATFORM LIBGL_ALWAYS_SOFTWARE HF_HUB_OFFLINE".split()
 """Environment of this process that holds on all nodes: rewards depend on it."""
+LOST = ("was lost with its node", "cannot be reached")
 
 
 class Actor:
@@ -144,10 +147,8 @@ class RayWorker:
                 # Ray may choose a node of which it does not know yet that it died.
                 if how_it_ended(error) not in LOST:
                     raise
+                self.end()
                 self._begin()
-
-
-LOST = ("was lost with its node", "cannot be reached")
 
 
 def how_it_ended(error: Exception) -> str:
@@ -182,7 +183,7 @@ def cluster(
     try:
         if not joined:
             _connect(config)
-        compute, on_cpu = config.compute, replace(config.compute, device="cpu")
+        compute = config.compute
         there = ray.cluster_resources()
         gpus = 0 if compute.device == "cpu" else int(there.get("GPU", 0))
         count = compute.workers
@@ -194,7 +195,7 @@ def cluster(
                 f"cluster has {gpus}: give so many at most, or compute.device=cpu."
             )
         if not gpus:  # a GPU that Ray does not know of is not to be used
-            config = replace(config, compute=on_cpu)
+            config = replace(config, compute=replace(compute, device="cpu"))
         # As the plain class: the program's own may be known to nobody else.
         config = Config(**{x.name: getattr(config, x.name) for x in fields(Config)})
         arguments = pickle.dumps((config, example))
@@ -207,17 +208,20 @@ def cluster(
 def _connect(config: Config) -> None:
     """Join or start a cluster, without a word on the terminal."""
     address = os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        gpus = 0 if config.compute.device == "cpu" else None  # null: those there are
-        settings: dict[str, Any] = {"num_cpus": cores(), "num_gpus": gpus}
-    else:
-        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        settings = {"runtime_env": {"env_vars": kept}}
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    settings: dict[str, Any] = {"runtime_env": {"env_vars": kept}}
+    shield = contextlib.nullcontext
+    if address == "local":  # its processes inherit the environment
+        gpus = 0 if config.compute.device == "cpu" else None  # None: those there are
+        settings = {"num_cpus": cores(), "num_gpus": gpus}
+        shield = blocked_interrupts  # inherited, too
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handler = signal.getsignal(signal.SIGTERM)
-    # The processes of a local cluster see no Ctrl-C and no SIGTERM, as other workers.
-    with blocked_interrupts():
+    with shield():
         try:
+            if address not in ("local", "auto"):
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), REACH_S).close()
             ray.init(
                 address,
                 include_dashboard=False,
