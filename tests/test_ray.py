@@ -16,11 +16,12 @@ from point_mass import point_mass, point_mass_config, read_metrics, trained
 from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.pool import make_pool
+from vlmrm_exp.reward.worker import WorkerEnded
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402  # pyright: ignore
 
-from vlmrm_exp.reward.ray_worker import RayWorker  # noqa: E402
+from vlmrm_exp.reward.ray_worker import RayWorker, cluster  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,10 +32,10 @@ pytestmark = [
 HEAD = {
     "num_cpus": 1,
     "include_dashboard": False,
-    # A node that is silent for a second is dead.
+    # A node that is silent for 4 s is dead; until then one may be given an actor.
     "_system_config": {
         "health_check_initial_delay_ms": 0,
-        "health_check_period_ms": 250,
+        "health_check_period_ms": 1000,
         "health_check_failure_threshold": 4,
     },
 }
@@ -43,11 +44,11 @@ HEAD = {
 @pytest.fixture(scope="module")
 def started():
     """A head and two more nodes, of one core each."""
-    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
+    nodes = Cluster(initialize_head=True, head_node_args=HEAD)
     for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
+        nodes.add_node(num_cpus=1)
+    yield nodes
+    nodes.shutdown()
 
 
 @pytest.fixture
@@ -61,14 +62,23 @@ def nodes(started, monkeypatch):
     assert until(lambda: actors() == []), "actors are left"
 
 
-def actors() -> list[int]:
-    """Processes in which an actor lives."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if path.read_bytes().startswith(b"ray::Actor"):
-                found.append(int(path.parent.name))
+def processes(above: int) -> dict[int, str]:
+    """Ids and names of all processes below one."""
+    found = {above: ""}
+    for _ in range(4):  # its children, theirs and so on
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                pid, name, rest = re.split(r" \(|\) ", path.read_text(), maxsplit=2)
+                if int(rest.split()[1]) in found and rest[0] != "Z":
+                    found[int(pid)] = name
+    del found[above]
     return found
+
+
+def actors() -> list[int]:
+    """Processes of this cluster in which an actor lives."""
+    below = processes(os.getpid()).items()
+    return [pid for pid, name in below if name.startswith("ray::Actor")]
 
 
 def until(holds, seconds: float = 30) -> bool:
@@ -100,10 +110,11 @@ def on_ray(workers: int | None, model: str = "point_mass:Distance", **options):
 def test_rewards_are_those_of_one_process_to_the_bit(nodes, compose):
     states = np.zeros((25, 6, 2))
     states[..., 0] = np.random.default_rng(0).uniform(-1.2, 0.6, (25, 6))
-    rewards = []
+    rewards, handler = [], signal.getsignal(signal.SIGTERM)
     for words in (["compute.workers=0"], ["compute.pool=ray", "compute.workers=2"]):
         config = compose("task=mountaincar", "clip=nano", "compute=cpu", *words)
         with opened(config, states[:1]) as pool:
+            assert signal.getsignal(signal.SIGTERM) is handler  # Ray has its own
             first = pool.submit(Episodes(states=states))
             second = pool.submit(Episodes(states=states[:2]))
             rewards += [(first(), second())]
@@ -196,6 +207,14 @@ def test_what_is_wrong_in_an_actor_is_told_as_it_is(nodes):
             pass
 
 
+def test_a_run_whose_own_node_is_lost_ends_and_does_not_wait(nodes, monkeypatch):
+    example = Episodes(states=np.zeros((1, 1, 2)))
+    with cluster(on_ray(1), example) as (_, start):
+        monkeypatch.setattr(ray, "nodes", lambda: [])
+        with pytest.raises(ForeignError, match="Ray has ended on this machine"):
+            start(0)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1"])
 def test_a_cluster_that_is_not_there_is_refused_soon(monkeypatch, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -209,16 +228,25 @@ def test_an_actor_for_each_gpu_of_the_cluster(nodes, monkeypatch, tmp_path):
     """GPUs that Ray is only told of."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MUJOCO_GL", "osmesa")  # unlike the nodes
-    node = nodes.add_node(num_cpus=2, num_gpus=2)
+    example = Episodes(states=np.zeros((1, 1, 2)))
+    node = nodes.add_node(num_cpus=3, num_gpus=2)
     try:
-        with opened(on_ray(None, "ray_models:Told"), np.zeros((1, 1, 2))) as pool:
-            assert len(pool._workers) == 2
-            assert pool.about()["MUJOCO_GL"] == "osmesa"
-            assert pool.about()["cwd"] == str(tmp_path)
+        with cluster(on_ray(None, "ray_models:Told"), example) as (count, start):
+            assert count == 2
+            workers = [start(number) for number in range(3)]
+            facts = [(worker.answer(), worker.answer())[1] for worker in workers[:2]]
+            monkeypatch.setattr("vlmrm_exp.reward.ray_worker.PLACED_S", 2)
+            with pytest.raises(WorkerEnded, match="found no place in the Ray cluster"):
+                workers[2].answer()
+        seen = {"cwd": str(tmp_path), "MUJOCO_GL": "osmesa"}
+        assert sorted(facts, key=lambda x: x["CUDA_VISIBLE_DEVICES"]) == [
+            {"CUDA_VISIBLE_DEVICES": "0", "MUJOCO_EGL_DEVICE_ID": None, **seen},
+            {"CUDA_VISIBLE_DEVICES": "1", "MUJOCO_EGL_DEVICE_ID": "1", **seen},
+        ]
         with pytest.raises(
             ConfigError, match=r"workers is 3, .* the Ray cluster has 2"
         ):
-            with opened(on_ray(3), np.zeros((1, 1, 2))):
+            with opened(on_ray(3), example.states):
                 pass
     finally:
         nodes.remove_node(node)
@@ -240,20 +268,18 @@ def test_a_run_with_a_cluster_of_its_own_leaves_nothing_behind(tmp_path):
     )  # fmt: skip
     metrics = tmp_path / "metrics.jsonl"
     assert until(lambda: metrics.exists() and metrics.stat().st_size, 60)
+    below = processes(process.pid)
+    # Whether one that did not would end the run depends on the moment.
+    for name in ("gcs_server", "raylet", "ray::Actor"):
+        pid = next(pid for pid, of in below.items() if of.startswith(name))
+        told = Path(f"/proc/{pid}/status").read_text()
+        blocked = int(re.search(r"SigBlk:\s*(\w+)", told).group(1), 16)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            assert blocked & 1 << (number - 1), f"{name} sees signal {number}"
     os.killpg(process.pid, signal.SIGTERM)
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 75, told
     assert list((tmp_path / "checkpoints").glob("state*.pt"))
     assert "another one goes on" not in told
     assert "ray" not in told.lower().replace("compute.pool=ray", "")
-
-    def left() -> list[str]:
-        found = []
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                name, rest = path.read_text().rsplit(") ", 1)
-                if int(rest.split()[3]) == process.pid and rest[0] != "Z":
-                    found.append(name)
-        return found
-
-    assert until(lambda: left() == []), left()
+    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))

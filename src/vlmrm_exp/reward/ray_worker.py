@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import (  # pyright: ignore[reportMissingImp
     NodeAffinitySchedulingStrategy,
 )
 
-from vlmrm_exp.config import MAX_WORKERS, Config, ConfigError, cores
+from vlmrm_exp.config import MAX_WORKERS, Config, ConfigError, ForeignError, cores
 from vlmrm_exp.files import reason
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.worker import WorkerEnded, blocked_interrupts, life
@@ -77,13 +77,18 @@ class RayWorker:
         self._begin()
 
     def _begin(self) -> None:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        here = ray.get_runtime_context().get_node_id()
+        if here not in [node["NodeID"] for node in nodes]:  # it would wait for ever
+            raise ForeignError(
+                "Ray has ended on this machine, so that rewards cannot be computed."
+            )
         # Ray's own SPREAD was seen to put all on one node. Evenly, then, one for each
         # GPU or core; elsewhere if others have taken it, or if the node is lost.
         resource, options = ("GPU", {"num_gpus": 1}) if self._gpu else ("CPU", {})
         places = sorted(
             (of_node, node["NodeID"])
-            for node in ray.nodes()
-            if node["Alive"]
+            for node in nodes
             for of_node in range(int(node["Resources"].get(resource, 0)))
         )
         where: Any = "DEFAULT"
@@ -162,7 +167,9 @@ def how_it_ended(error: Exception) -> str:
         return LOST[1]
     if "worker process has died" in text:
         return "was killed, as the system does where memory runs out"
-    return f"was lost ({reason(error, named=True)})"
+    # The first line is a heading, those with a tab are numbers.
+    lines = [line for line in text.splitlines() if line and line[0] != "\t"]
+    return f"was lost ({reason(RuntimeError(*lines[1:2] or lines[:1]))})"
 
 
 @contextlib.contextmanager
@@ -234,8 +241,9 @@ def _connect(config: Config) -> None:
         except Exception as error:
             raise ConfigError(
                 f"Ray does not start with RAY_ADDRESS={address} "
-                f"({reason(error, named=True)}): give HOST:PORT of a cluster's head, "
-                "or unset it for a cluster of this machine alone."
+                f"({reason(error, named=True)}): give HOST:PORT of a cluster's head "
+                "(with RAY_AUTH_MODE=token if it asks for one), or unset it for a "
+                "cluster of this machine alone."
             ) from error
         finally:
             if signal.getsignal(signal.SIGTERM) is not handler:  # Ray sets its own
