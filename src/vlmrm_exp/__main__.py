@@ -156,14 +156,11 @@ def run(config: Config, folder: Path) -> float | None:
     """Train, evaluate and write everything into `folder`."""
     # Imported here so that --help, --cfg and refusals are immediate.
     with interrupts_at_the_end():
-        import numpy as np
         import torch
 
-        from vlmrm_exp.envs import check_algo, world_of
         from vlmrm_exp.files import write_json
         from vlmrm_exp.log import RunLog, versions
-        from vlmrm_exp.reward import Episodes, choose_device
-        from vlmrm_exp.reward.pool import make_pool
+        from vlmrm_exp.reward import choose_device
         from vlmrm_exp.rl import checkpoint, dqn, sac
         from vlmrm_exp.rl.experience import REQUEUE, REQUEUE_SIGNALS, TooLate
         from vlmrm_exp.rl.summary import finish
@@ -175,18 +172,7 @@ def run(config: Config, folder: Path) -> float | None:
     started = time.perf_counter()
     exit_code = 1
     with contextlib.ExitStack() as opened:
-        make_envs = world_of(config.task).make_envs
-        threads = config.compute.num_physics_threads
-        envs = make_envs(config.task, config.algo.num_envs, threads)
-        opened.callback(envs.close)
-        eval_envs = make_envs(config.task, config.evaluation.episodes, threads)
-        opened.callback(eval_envs.close)
-        check_algo(envs.action_space, config.algo.name, config.task.env_id)
-        envs.reset(config.seed)
-        own = np.zeros((1, config.algo.num_envs), np.float32)
-        example = Episodes(states=envs.states()[None], env_reward=own)
-        pool = make_pool(config, example)
-        opened.callback(pool.close)
+        envs, eval_envs, pool = open_parts(config, opened)
         saved: dict[str, Any] = {"state": None, "log": None}
         if checkpoint.has_state(folder):
             saved = checkpoint.load(folder)
@@ -234,6 +220,33 @@ def run(config: Config, folder: Path) -> float | None:
         if state.interrupted:
             sys.exit(exit_code)
         return summary["eval/reward_mean"]
+
+
+def open_parts(config: Config, opened: contextlib.ExitStack) -> tuple[Any, Any, Any]:
+    """Open what a run simulates and rewards with; `opened` closes it.
+
+    Returns:
+        Environments of training, those of evaluation, and the pool.
+    """
+    import numpy as np  # as above; `run` has imported all of it
+
+    from vlmrm_exp.envs import check_algo, world_of
+    from vlmrm_exp.reward import Episodes
+    from vlmrm_exp.reward.pool import make_pool
+
+    make_envs = world_of(config.task).make_envs
+    threads = config.compute.num_physics_threads
+    envs = make_envs(config.task, config.algo.num_envs, threads)
+    opened.callback(envs.close)
+    eval_envs = make_envs(config.task, config.evaluation.episodes, threads)
+    opened.callback(eval_envs.close)
+    check_algo(envs.action_space, config.algo.name, config.task.env_id)
+    envs.reset(config.seed)
+    own = np.zeros((1, config.algo.num_envs), np.float32)
+    example = Episodes(states=envs.states()[None], env_reward=own)
+    pool = make_pool(config, example)
+    opened.callback(pool.close)
+    return envs, eval_envs, pool
 
 
 @contextlib.contextmanager

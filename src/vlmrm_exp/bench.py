@@ -27,12 +27,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError, ForeignError, at_least, cores
-from vlmrm_exp.envs import check_algo, world_of
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.log import RunLog, versions
 from vlmrm_exp.reward import Episodes, choose_device, make_model, rewards_of
 from vlmrm_exp.reward.clip import Appearance
-from vlmrm_exp.reward.pool import Pool, make_pool
+from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import dqn, sac
 from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.experience import State, collect, means
@@ -123,22 +122,13 @@ def measure(config: BenchConfig, other: Config | None, folder: Path) -> dict[str
     torch.set_num_threads(config.compute.torch_threads)
     device = choose_device(config.compute.device)
     with contextlib.ExitStack() as opened:
-        make_envs = world_of(config.task).make_envs
-        threads = config.compute.num_physics_threads
-        envs = make_envs(config.task, config.algo.num_envs, threads)
-        opened.callback(envs.close)
-        eval_envs = make_envs(config.task, 1, 1)
-        opened.callback(eval_envs.close)
-        check_algo(envs.action_space, config.algo.name, config.task.env_id)
-        envs.reset(config.seed)
-        own = np.zeros((1, config.algo.num_envs), np.float32)
-        example = Episodes(states=envs.states()[None], env_reward=own)
-        pool = make_pool(config, example)
-        opened.callback(pool.close)
+        few = replace(config.evaluation, every=10**9, episodes=1)
+        timed = replace(config, evaluation=few)
+        envs, eval_envs, pool = training.open_parts(timed, opened)
         about = versions({"device": str(device), **pool.about()})
 
         def loop() -> tuple[State, float]:
-            return time_loop(config, (envs, eval_envs), pool, device)
+            return time_loop(timed, (envs, eval_envs), pool, device)
 
         state, _ = loop()
         memory = peak_memory_gb()
@@ -236,7 +226,6 @@ def time_loop(
         config,
         env_steps=(COUNTED + 2) * rollout,
         algo=replace(config.algo, learning_starts=0, random_steps=0),
-        evaluation=replace(config.evaluation, every=10**9, episodes=1),
         log=replace(config.log, mode="none"),
     )
     train = {"sac": sac, "dqn": dqn}[config.algo.name].train
@@ -387,14 +376,17 @@ def reward_stages(
     config: Config, rollout: Episodes, opened: contextlib.ExitStack
 ) -> list[Stage]:
     """How a rollout's states become rewards: rendered and embedded, if by CLIP."""
+    share = -(-rollout.shape[0] // config.reward.every) / rollout.shape[0]
     if config.reward.model != "clip":
         model = make_model(config)
         opened.callback(model.close)
+        if model.cheap or model.window > 1:  # all states then, as in training
+            share = 1
 
         def reward() -> int:
             return rewards_of(model, rollout).size
 
-        return [Stage("reward", "state", reward, 1, 4)]
+        return [Stage("reward", "state", reward, share, 4)]
     encoder = load_encoder(config.clip, choose_device(config.compute.device))
     appearance = Appearance(config, encoder)
     opened.callback(appearance.close)
@@ -403,8 +395,6 @@ def reward_stages(
     some = states[: appearance.batch_size, 0]
     pictures = appearance.pictures(some)
     per_state = len(pictures) / len(some)
-    share = -(-rollout.shape[0] // config.reward.every) / rollout.shape[0]
-
     # What renders itself did so when it was simulated.
     rendered = rollout.states is not None and rollout.states.ndim > 3
 
