@@ -11,6 +11,7 @@ is 1 if anything differs.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -87,26 +88,30 @@ def disturb(
     """
     faults: list[str] = []
     sweep = start(folder, name, keys)
-    while True:
-        wait = rng.uniform(0, duration / 2) if hit < kills else None
-        try:
-            code = sweep.wait(wait)
-            if code != 0:
-                faults.append(f"After kill {hit} {name} ended with {code}.")
-            return hit, faults + left_over(sweep.pid)
-        except subprocess.TimeoutExpired:
-            family = session(sweep.pid)
-        try:
-            victim = rng.choice(sorted(family))
-            os.kill(victim, signal.SIGKILL)
-        except (IndexError, ProcessLookupError):  # it ended by itself just now
-            continue
-        hit += 1
-        print(f"{hit}: {name}, after {wait:.1f} s, {family[victim]}", flush=True)
-        if victim == sweep.pid:
-            sweep.wait()
-            faults += left_over(sweep.pid)
-            sweep = start(folder, name, keys)
+    try:
+        while True:
+            wait = rng.uniform(0, duration / 2) if hit < kills else None
+            try:
+                code = sweep.wait(wait)
+                if code != 0:
+                    faults.append(f"After kill {hit} {name} ended with {code}.")
+                return hit, faults + left_over(sweep.pid)
+            except subprocess.TimeoutExpired:
+                family = session(sweep.pid)
+            try:
+                victim = rng.choice(sorted(family))
+                os.kill(victim, signal.SIGKILL)
+            except (IndexError, ProcessLookupError):  # it ended by itself just now
+                continue
+            hit += 1
+            print(f"{hit}: {name}, after {wait:.1f} s, {family[victim]}", flush=True)
+            if victim == sweep.pid:
+                sweep.wait()
+                faults += left_over(sweep.pid)
+                sweep = start(folder, name, keys)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # as it should be
+            os.killpg(sweep.pid, signal.SIGKILL)
 
 
 def session(leader: int) -> dict[int, str]:
