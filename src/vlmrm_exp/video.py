@@ -29,6 +29,7 @@ GRID = "#343a44"
 QUIET_TEXT = "#a0a8b4"
 TEXT = "#eceff4"
 CURVE = "#ffb854"
+ATTEMPTS = 2
 OUTPUT = (
     "-vf scale=out_color_matrix=bt709:out_range=tv -colorspace bt709 "
     "-color_primaries bt709 -color_trc bt709 -preset veryfast -movflags +faststart"
@@ -39,6 +40,8 @@ def write_episodes(
     path: Path, episodes: Sequence[Episode], fps: int, title: str
 ) -> None:
     """Write episodes one after another as an mp4, whole or not at all.
+
+    If ffmpeg fails it is tried once more: somebody may have killed it.
 
     Args:
         path: of the mp4; an older file is replaced.
@@ -54,31 +57,43 @@ def write_episodes(
     sizes = {frames.shape[1:] for frames, _ in episodes}
     if len(sizes) > 1:
         raise ValueError(f"the episodes' frames differ in size: {sorted(sizes)}")
-    images = _draw(episodes, title)
-    first = next(images)
     with written_whole(path) as part:
         target = part.resolve()  # or ffmpeg would take "a:b.mp4" for a protocol
-        writer = imageio_ffmpeg.write_frames(
-            target,
-            first.size,
-            fps=fps,
-            codec="libx264",
-            quality=6,  # a crf of 20
-            macro_block_size=2,
-            ffmpeg_log_level="error",
-            output_params=OUTPUT.split(),
-        )
-        try:
-            with contextlib.closing(writer):
-                writer.send(None)
-                for image in itertools.chain([first], images):
-                    writer.send(image.tobytes())
-            # The writer does not tell whether ffmpeg succeeded, the file does.
-            written, _ = imageio_ffmpeg.count_frames_and_secs(target)
-        except (OSError, RuntimeError) as error:
-            raise OSError(f"ffmpeg could not write {path}") from error
+        for attempt in range(ATTEMPTS):
+            try:
+                written = _encode(target, _draw(episodes, title), fps)
+            except (OSError, RuntimeError) as error:
+                if attempt == ATTEMPTS - 1:
+                    raise OSError(f"ffmpeg could not write {path}") from error
+            else:
+                break
         if written != sum(len(frames) for frames, _ in episodes):
             raise OSError(f"ffmpeg wrote only {written} frames of {path}")
+
+
+def _encode(target: Path, images: Iterator[Image.Image], fps: int) -> int:
+    """Write images with ffmpeg; how many there are in the file.
+
+    Raises:
+        OSError, RuntimeError: it failed.
+    """
+    first = next(images)
+    writer = imageio_ffmpeg.write_frames(
+        target,
+        first.size,
+        fps=fps,
+        codec="libx264",
+        quality=6,  # a crf of 20
+        macro_block_size=2,
+        ffmpeg_log_level="error",
+        output_params=OUTPUT.split(),
+    )
+    with contextlib.closing(writer):
+        writer.send(None)
+        for image in itertools.chain([first], images):
+            writer.send(image.tobytes())
+    # The writer does not tell whether ffmpeg succeeded, the file does.
+    return imageio_ffmpeg.count_frames_and_secs(target)[0]
 
 
 def _draw(episodes: Sequence[Episode], title: str) -> Iterator[Image.Image]:
