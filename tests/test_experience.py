@@ -153,6 +153,35 @@ def test_old_states_and_their_rewards_stay_together():
     assert torch.equal(batch.reward, -100 * name - t)
 
 
+def test_rewards_that_did_not_come_are_told_from_those_that_did():
+    buffer = make_buffer(capacity=2, keep_states=True)
+    for number in range(3):  # the ring has wrapped
+        observation, action, reward = rollout(number)
+        reward = np.where(np.arange(T)[:, None] == number, reward, np.nan)
+        buffer.add(observation, action, reward, observation[1:].astype(float))
+    newest = rollout(2)
+    np.testing.assert_array_equal(
+        buffer.episodes(newest=True).states, newest[0][1:].astype(float)
+    )
+    given = buffer.given(newest=True)
+    np.testing.assert_array_equal(given[2], newest[2][2])
+    assert np.isfinite(given).sum() == N
+    states, rewards = buffer.looked_at()
+    expected = {
+        (*rollout(number)[0][number + 1, n], rollout(number)[2][number, n])
+        for number in (1, 2)
+        for n in range(N)
+    }
+    found = torch.cat([states, rewards[:, None].double()], dim=1).tolist()
+    assert set(map(tuple, found)) == expected
+    buffer.set_rewards(np.full((T, 2 * N), 5, np.float32))
+    buffer.set_rewards(np.full((T, N), 7, np.float32), newest=True)
+    assert (buffer.newest_reward() == 7).all()
+    reward = buffer.gather(buffer.draw(999)).reward
+    assert set(reward.tolist()) == {5, 7}
+    np.testing.assert_array_equal(buffer.given(newest=True), given)  # as they came
+
+
 def test_old_states_that_are_frames_are_refused_with_their_size():
     with pytest.raises(ConfigError, match=r"36 of them are 0\.00354 GB") as caught:
         make_buffer(keep_states=True, state_shape=(64, 64, 3))

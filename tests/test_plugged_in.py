@@ -23,7 +23,7 @@ def conf(tmp_path) -> Path:
     for name, text in (
         ("task/reacher", reacher.TASK),
         ("reward/progress", "name: progress\nmodel: point_mass:Progress\n"),
-        ("reward/learned", "name: learned\nmodel: point_mass:Learned\n"),
+        ("reward/weighed", "name: weighed\nmodel: point_mass:Learned\n"),
     ):
         path = tmp_path / "conf" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,17 +75,17 @@ def test_the_reachers_fingertip_is_mujocos():
 
 
 @pytest.mark.parametrize("task", ["mountaincar", "cartpole"])
-@pytest.mark.parametrize("reward", ["progress", "learned"])
+@pytest.mark.parametrize("reward", ["progress", "weighed"])
 def test_a_reward_of_ones_own_is_trained_on(program, conf, tmp_path, task, reward):
     summary = run(program, conf, tmp_path, f"task={task}", f"reward={reward}")
     assert (summary["reward"], summary["gradient_steps"]) == (reward, 4)
     learned = [x.get("reward/weight") for x in read_metrics(tmp_path / "run")]
-    assert learned == ([20.0, 40.0] if reward == "learned" else [None, None])
+    assert learned == ([20.0, 40.0] if reward == "weighed" else [None, None])
 
 
 def test_a_reward_that_wants_its_old_frames_is_refused(program, conf, tmp_path):
     ended = program(
-        "--config-dir", str(conf), *SMALL, "reward=learned", "task=gym",
+        "--config-dir", str(conf), *SMALL, "reward=weighed", "task=gym",
         "task.env_id=Pendulum-v1", "prompt=a", "baseline=b",
         "reward.model=point_mass:Learned", f"hydra.run.dir={tmp_path}/run",
     )  # fmt: skip

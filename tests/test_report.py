@@ -246,6 +246,29 @@ def test_comparisons_over_size_alpha_and_appearance(tmp_path):
     assert row["track camera"].startswith("0.90")
 
 
+def test_success_over_states_looked_at(tmp_path, monkeypatch):
+    """Rewards that were learned and rewards between which lines were drawn."""
+    for every in (2, 10):
+        reward = {"name": "clip", "model": "clip", "every": every, "query_share": 1}
+        write_run(tmp_path / f"e{every}", settings={"reward": reward})
+    for share in (0.03, 0.1):
+        reward = {"name": "learned", "model": "clip", "every": 1, "query_share": share}
+        queries = {"reward/queries": 2 * share * ENV_STEPS}  # more than were asked for
+        write_run(tmp_path / f"q{share}", settings={"reward": reward}, summary=queries)
+    lines = []
+    plotted = plots.success_over
+
+    def recorded(series, keys, x, path):
+        lines.append([[x(group) for group in groups] for groups in series])
+        plotted(series, keys, x, path)
+
+    monkeypatch.setattr(plots, "success_over", recorded)
+    make(tmp_path)
+    (drawn,) = lines
+    assert sorted(drawn) == [pytest.approx([0.06, 0.2]), pytest.approx([0.1, 0.5])]
+    assert (tmp_path / "report" / "success-looks.svg").is_file()
+
+
 def test_success_over_tasks_uses_all_runs(tmp_path, no_figures):
     rates = {"kneeling": [0.9, 1.0, 0.8], "splits": [0.0, 0.1, 0.2]}
     for task, values in rates.items():

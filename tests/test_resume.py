@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
+from omegaconf import open_dict
 
 from point_mass import Parts, point_mass, read_metrics, trained
 from vlmrm_exp import __main__ as training
@@ -22,6 +24,11 @@ from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.rl.checkpoint import Checkpoint, load
 
 BOTH = pytest.mark.parametrize("name", ["sac", "dqn"])
+REWARDS = [
+    {"model": "point_mass:Distance"},
+    {"model": "point_mass:Learned"},
+    {"model": "point_mass:Distance", "query_share": 0.2},
+]
 
 
 class Cut(Exception):
@@ -51,13 +58,13 @@ def go_on(folder: Path, name: str, reports: int, **changes):
 
 @BOTH
 @pytest.mark.parametrize("overlap", [True, False])
-@pytest.mark.parametrize("reward", ["Distance", "Learned"])
+@pytest.mark.parametrize("reward", REWARDS)
 def test_a_run_cut_after_any_rollout_is_that_of_one_piece(
     tmp_path, name, overlap, reward
 ):
     changes = {
         "compute": {"overlap": overlap},
-        "reward": {"model": f"point_mass:{reward}"},
+        "reward": reward,
         "algo": {"buffer_size": 480},  # three rollouts of five
     }
     whole = trained(tmp_path / "whole", name, **changes)
@@ -135,7 +142,7 @@ def test_a_state_runs_no_code_when_it_is_read(tmp_path):
         def __reduce__(self):
             return Path.touch, (sprung,)
 
-    torch.save({"format": 2, "state": Trap()}, newest)
+    torch.save({"format": 3, "state": Trap()}, newest)
     before.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(ConfigError):
         load(tmp_path)
@@ -172,7 +179,7 @@ def test_a_state_of_another_format_is_refused(tmp_path):
     newest, _ = saved_run(tmp_path)
     kept = torch.load(newest, weights_only=True)
     torch.save(kept | {"format": 99}, newest)
-    with pytest.raises(ConfigError, match=r"format 99, but this version reads 2.*anew"):
+    with pytest.raises(ConfigError, match=r"format 99, but this version reads 3.*anew"):
         load(tmp_path)
 
 
@@ -281,6 +288,33 @@ def test_a_sweep_that_is_started_again_does_what_is_missing(
     after = {path: path.stat().st_mtime_ns for path in sweep.glob("*/summary.json")}
     assert len(after) == 3
     assert written.items() < after.items()
+
+
+def test_a_sweep_finds_its_jobs_although_there_are_new_settings():
+    """In what was composed before there was one, it is not."""
+    cfg = app.compose("config", "task=kneeling").cfg
+    names = {app.settings_hash(_root_=cfg)}
+    with open_dict(cfg):
+        del cfg.reward.query_share, cfg.compute
+    names.add(app.settings_hash(_root_=cfg))
+    assert len(names) == 1
+    cfg.reward.every = 5
+    names.add(app.settings_hash(_root_=cfg))
+    assert len(names) == 2
+
+
+def test_a_finished_run_of_a_version_with_less_settings_is_finished(
+    tmp_path, program, monkeypatch
+):
+    run, small = finished_run(tmp_path, program, monkeypatch)
+    older = yaml.safe_load((run / "config.yaml").read_text())
+    del older["reward"]["query_share"]
+    (run / "config.yaml").write_text(yaml.safe_dump(older))
+    ended = program(*small)
+    assert (ended.code, "is finished" in ended.out) == (0, True)
+    ended = program(*small, "reward.query_share=0.5")
+    assert ended.code == 2
+    assert "reward.query_share=0.5 (was 1.0)" in ended.err
 
 
 @pytest.mark.slow

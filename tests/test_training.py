@@ -223,14 +223,16 @@ def test_rewards_are_normalised_if_the_run_says_so(tmp_path, normalise):
     assert (abs(reward.mean()) < 0.1) == (abs(reward.std() - 1) < 0.1) == normalise
 
 
-@pytest.mark.parametrize("model", ["Distance", "Learned"])
+@pytest.mark.parametrize(
+    ("model", "share"), [("Distance", 1), ("Learned", 1), ("Distance", 0.2)]
+)
 @EITHER_WAY
 @BOTH
-def test_a_saved_state_goes_on_as_if_never_cut(tmp_path, name, overlap, model):
+def test_a_saved_state_goes_on_as_if_never_cut(tmp_path, name, overlap, model, share):
     steps = {
         "env_steps": 6 * ROLLOUT,
         "compute": {"overlap": overlap},
-        "reward": {"model": f"point_mass:{model}"},
+        "reward": {"model": f"point_mass:{model}", "query_share": share},
     }
     trained(tmp_path / "whole", name, **steps)
     with point_mass(tmp_path / "cut", name, **steps) as parts:

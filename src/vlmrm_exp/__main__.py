@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,9 @@ def check_folder(folder: Path, settings: str) -> None:
     }
     summary = held["summary.json"]
     finished = bool(summary) and not summary.get("interrupted")
-    before, now = flat(held["config.yaml"]), flat(yaml.safe_load(settings))
+    # A version may have settings that an older one had not.
+    before = app.defaults() | app.flat(held["config.yaml"])
+    now = app.flat(yaml.safe_load(settings))
     changed = [
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted({*before, *now})
@@ -121,15 +123,6 @@ def _mapping(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return held if isinstance(held, dict) else {}
-
-
-def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = isinstance(value, Mapping)
-        found |= flat(value, f"{before}{key}.") if nested else {before + key: value}
-    return found
 
 
 def train(composed: app.Composed) -> float | None:

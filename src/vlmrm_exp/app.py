@@ -369,14 +369,35 @@ def resolved(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True)))
 
 
+def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        found |= flat(value, f"{before}{key}.") if nested else {before + key: value}
+    return found
+
+
+def defaults() -> dict[str, Any]:
+    """The schema's own values by their dotted names: what no file sets."""
+    own: Any = OmegaConf.to_container(OmegaConf.structured(Config))
+    return flat(own)
+
+
 def settings_hash(*, _root_: DictConfig) -> str:
-    """Six digits of a job's settings, by which a sweep finds its folder again."""
+    """Six digits of a job's settings, by which a sweep finds its folder again.
+
+    Values that are the schema's own are left out: a later version, with settings that
+    there were not when a sweep began, goes on with it.
+    """
+    own = defaults()
+    parts = {key: _root_[key] for key in _root_ if key != "hydra"}
+    settings: Any = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
     kept = {
-        key: OmegaConf.to_container(_root_[key], resolve=True)
-        if OmegaConf.is_config(_root_[key])
-        else _root_[key]
-        for key in _root_
-        if key not in ("hydra", "name", "log", "compute")
+        key: value
+        for key, value in flat(settings).items()
+        if not key.startswith(("log.", "compute.")) and key != "name"
+        if key not in own or own[key] != value
     }
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:6]

@@ -6,6 +6,7 @@ rate of a large matrix product on the same machine.
 """
 
 import contextlib
+import copy
 import json
 import math
 import tempfile
@@ -34,7 +35,7 @@ from vlmrm_exp.reward.clip import Appearance
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import dqn, sac
 from vlmrm_exp.rl.cuda_graph import CudaGraph
-from vlmrm_exp.rl.experience import State, collect, means
+from vlmrm_exp.rl.experience import Rollout, State, collect, means
 from vlmrm_exp.rl.summary import peak_memory_gb
 from vlmrm_exp.studies.settings import check_out
 from vlmrm_exp.vlm.encoder import DTYPES, load_encoder
@@ -360,6 +361,7 @@ def stages_of(
             rollout.states[0, 0].nbytes,
         ),
         *reward_stages(config, rollout, opened),
+        *estimate_stage(state, rollout),
         Stage(
             "update",
             "gradient step",
@@ -377,6 +379,8 @@ def reward_stages(
 ) -> list[Stage]:
     """How a rollout's states become rewards: rendered and embedded, if by CLIP."""
     share = -(-rollout.shape[0] // config.reward.every) / rollout.shape[0]
+    if config.reward.query_share < 1:
+        share = config.reward.query_share
     if config.reward.model != "clip":
         model = make_model(config)
         opened.callback(model.close)
@@ -419,6 +423,19 @@ def reward_stages(
             DTYPES[str(encoder.facts["precision"])],
         ),
     ]
+
+
+def estimate_stage(state: State, rollout: Rollout) -> list[Stage]:
+    """Learning the rewards of states that nobody looked at, where a run does."""
+    if state.pool.estimator is None:
+        return []
+    estimator = copy.deepcopy(state.pool.estimator)  # the loop goes on with its own
+
+    def estimate() -> int:
+        estimator.learn(state.replay)
+        return rollout.env_steps
+
+    return [Stage("estimate", "env step", estimate, 1, 4)]
 
 
 def time_stage(stage: Stage, turn_s: float) -> tuple[float, float]:

@@ -114,6 +114,11 @@ class RewardConfig:
     """Training rewards each n-th state of an episode; the steps between get linear
     interpolations. Evaluation rewards all; so does training where rewards cost nothing
     or depend on several states in a row."""
+    query_share: float = 1.0
+    """Share of training's states that the reward model looks at; networks learn the
+    rewards of the others from it. 1: all, or each `every`-th."""
+    max_error: float = 0.7
+    """Of these, over the spread of rewards: above it more states are looked at."""
     options: dict[str, Any] = field(default_factory=dict)
     """Settings of a reward model of one's own."""
 
@@ -389,13 +394,15 @@ AT_LEAST = {
 }
 SHARES = (
     "alpha",
+    "reward.query_share",
+    "reward.max_error",
     "algo.gamma",
     "algo.tau",
     "algo.exploration_start",
     "algo.exploration_end",
 )
 """Numbers between 0 and 1."""
-ABOVE_0 = ("algo.learning_rate", "algo.temperature")
+ABOVE_0 = ("algo.learning_rate", "algo.temperature", "reward.query_share")
 
 
 def check_values(group: str, settings: object) -> None:
@@ -550,9 +557,15 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
     rules = [
         (
             not own and reward.model != "clip",
-            "baseline alpha renormalise clip clip.* reward.every",
+            "baseline alpha renormalise clip clip.* reward.every reward.query_share",
             f"reward={reward.name} has none of it",
         ),
+        (
+            reward.query_share < 1,
+            "reward.every",
+            f"reward.query_share={reward.query_share} decides",
+        ),
+        (reward.query_share == 1, "reward.max_error", "all states are looked at"),
         (not own, "reward.options.*", f"reward={reward.name} has no options"),
         (":" not in task.env, "task.options.*", f"task={task.name} has no options"),
         (

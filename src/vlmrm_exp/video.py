@@ -71,7 +71,7 @@ def write_episodes(
             raise OSError(f"ffmpeg wrote only {written} frames of {path}")
 
 
-def _encode(target: Path, images: Iterator[Image.Image], fps: int) -> int:
+def _encode(target: Path, images: Iterator[Image.Image], fps: int) -> int | None:
     """Write images with ffmpeg; how many there are in the file.
 
     Raises:

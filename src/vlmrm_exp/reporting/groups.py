@@ -27,7 +27,8 @@ IGNORED = (
 """What does not change which policy is kept; of compute, all but the overlap. How often
 a run evaluates while it trains does change it."""
 UNUSED = (
-    *("clip.", "alpha", "prompt", "baseline", "renormalise", "reward.every"),
+    *("clip.", "alpha", "prompt", "baseline", "renormalise"),
+    *("reward.every", "reward.query_share", "reward.max_error"),
     *("task.textures", "task.camera", "task.frame_height"),
 )
 """What plays no part if the reward needs no picture."""
@@ -77,6 +78,17 @@ class Group:
             if image is not None and text is not None:
                 return image + text or None
         return None
+
+    @property
+    def looked_at(self) -> float | None:
+        """Share of training's states that the reward model was asked about."""
+        every = number(self.settings.get("reward.every")) or 1
+        shares = [
+            1 / every if queries is None else queries / run.env_steps
+            for run in self.finished
+            for queries in [number(run.summary.get("reward/queries"))]
+        ]
+        return sum(shares) / len(shares) if shares else None
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

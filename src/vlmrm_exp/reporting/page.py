@@ -38,6 +38,7 @@ from vlmrm_exp.reporting.statistics import Success, pooled
 CURVES = {
     "train/reward_mean": ("reward", "reward per step, training"),
     "eval/success_rate": ("success", "success, greedy episodes"),
+    "reward/error": ("error", "error of learned rewards, of their spread"),
 }
 """Metrics that are plotted over env steps: file name, and axis."""
 BASE64 = 4 / 3  # how much longer a file is inside the page
@@ -272,6 +273,12 @@ def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
             ("alpha",),
             lambda group: number(group.settings.get("alpha")),
         ),
+        (
+            "looks",
+            "states looked at",
+            ("reward.every", "reward.query_share"),
+            lambda group: group.looked_at,
+        ),
     ):
         if series := series_over(groups, keys, x):
             path = out / f"success-{stem}"
@@ -335,7 +342,7 @@ def _videos(
 def _run_numbers(runs: Sequence[Run], groups: Sequence[Group]) -> pd.DataFrame:
     """A line for each run; `group` is its line of groups.csv, counted from 0."""
     group_of = {id(run): i for i, group in enumerate(groups) for run in group.runs}
-    measured = ("eval/", "perf/", "wall_s")
+    measured = ("eval/", "perf/", "reward/", "wall_s")
     return pd.DataFrame(
         {
             "run": run.name,

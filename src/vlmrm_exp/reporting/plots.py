@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 from vlmrm_exp import figures
 from vlmrm_exp.reporting.groups import Group, labels
@@ -22,6 +22,7 @@ from vlmrm_exp.reporting.statistics import (
 WIDTH = 4.6
 """Inches: a phone shows it at three quarters of its size, so letters stay readable."""
 EPIC = ["epic", "epic_low", "epic_high"]
+SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)  # marks on their axis
 FEW_POINTS = 12  # curves with no more points show them
 RUNS_FOR_BAND = 3
 RUNS_FOR_BOOTSTRAP = 5
@@ -119,7 +120,10 @@ def success_over(
     x: Callable[[Group], Any],
     path: Path,
 ) -> None:
-    """Plot success over `x`, alpha or parameters, a line for each of `series_over`."""
+    """Plot success over `x`, a line for each of `series_over`.
+
+    It is alpha, the share of states looked at, or the model's parameters.
+    """
     names = labels([groups[0] for groups in series], known=keys)
     colors, markers = figures.cycle(len(series)), itertools.cycle(figures.MARKERS)
     sizes: dict[str, float] = {}
@@ -137,6 +141,14 @@ def success_over(
         if keys == ("alpha",):
             axes.set_xlabel("alpha")
             axes.set_xticks(sorted({x(group) for groups in series for group in groups}))
+        elif "reward.query_share" in keys:
+            axes.set_xlabel("share of training's states that the model looked at")
+            axes.set_xscale("log")
+            left = min(x(group) for groups in series for group in groups) / 1.2
+            axes.set_xticks([share for share in SHARES if share > left])
+            axes.set_xlim(left, 1.1)
+            axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+            axes.xaxis.set_minor_locator(NullLocator())
         else:
             figures.size_axis(axes, sizes)
         axes.set_ylim(-0.03, 1.03)

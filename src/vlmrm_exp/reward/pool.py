@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from vlmrm_exp.reward import (
     reward_class,
     rewards_of,
 )
+from vlmrm_exp.reward.learned import Estimator, Memory, make_estimator
 from vlmrm_exp.reward.worker import Failure, Process, Worker, WorkerEnded
 
 FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
@@ -38,34 +39,29 @@ Wait = Callable[[], np.ndarray]
 """Waits for rewards: (T, N) float32."""
 
 
-class Memory(Protocol):
-    """What a reward model that learns needs of the replay buffer."""
-
-    def episodes(self) -> Episodes:
-        """All that is stored."""
-        ...
-
-    def set_rewards(self, reward: np.ndarray) -> None:
-        """Replace the rewards of all that is stored: (T, N)."""
-        ...
-
-
 class Pool:
     """Rewards episodes in the order in which they are submitted. See `make_pool`."""
 
     _learner: RewardModel | None
     """The model that learns, if one does."""
 
+    estimator: Estimator | None = None
+    """Of rewards that are learned instead of asking for all; set by `make_pool`."""
+
     def __init__(self, config: Config, model: RewardModel | type[RewardModel]) -> None:
         self.needs_states = model.needs_states
         self.cheap = model.cheap
-        self.remembers = model.remembers
         # Only what costs something is worth sparing, and time must have no gaps.
         thins = not model.cheap and model.window == 1
         self._every = config.reward.every if thins else 1
         self._advice = f"reward={config.reward.name} gave it"
         if config.reward.model == "clip":
             self._advice = "check the weights and clip.precision"
+
+    @property
+    def remembers(self) -> bool:
+        """Whether old states get new rewards, so that replay must keep them."""
+        return (self.estimator or self._learner) is not None
 
     def submit(self, episodes: Episodes, thin: bool = False) -> Wait:
         """Begin to reward episodes.
@@ -74,11 +70,14 @@ class Pool:
             episodes: with states, if the model needs them.
             thin: reward each `reward.every`-th step, the last one among them; steps
                 between get the linear interpolation of their neighbours, those before
-                the first get its reward.
+                the first get its reward. Or, where rewards are learned, the states that
+                are worth a look; the others get NaN until `learn`.
 
         Returns:
             What waits for them; it raises FloatingPointError where one is not finite.
         """
+        if thin and self.estimator is not None:
+            return self._submit_some(episodes, self.estimator.choose(episodes))
         steps = episodes.shape[0]
         every = self._every if thin else 1
         at = np.arange(steps - 1, -1, -every)[::-1]
@@ -93,6 +92,19 @@ class Pool:
 
         return finish
 
+    def _submit_some(self, episodes: Episodes, at: np.ndarray) -> Wait:
+        """Reward the states at these places of the flattened (T, N); NaN elsewhere."""
+        wait = self._submit(episodes.column().thinned(at))
+
+        def finish() -> np.ndarray:
+            reward = np.zeros(episodes.shape, np.float32)
+            reward.flat[at] = wait()[:, 0]
+            reward = check_finite(reward, self._advice)
+            reward.flat[np.setdiff1d(np.arange(reward.size), at)] = np.nan
+            return reward
+
+        return finish
+
     def rewards(self, episodes: Episodes) -> np.ndarray:
         """Submit and wait: (T, N) float32."""
         return self.submit(episodes)()
@@ -103,6 +115,8 @@ class Pool:
         Returns:
             Metrics; none of a model that does not learn.
         """
+        if self.estimator is not None:
+            return self.estimator.learn(memory)
         if self._learner is None:
             return {}
         before, episodes = self._learner.version, memory.episodes()
@@ -120,12 +134,14 @@ class Pool:
 
     def state_dict(self) -> dict[str, Any]:
         """What a model that learns has learned."""
-        return {} if self._learner is None else self._learner.state_dict()
+        learner = self.estimator or self._learner
+        return {} if learner is None else learner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        if self._learner is not None:
-            self._learner.load_state_dict(state)
+        learner = self.estimator or self._learner
+        if learner is not None:
+            learner.load_state_dict(state)
 
     def _submit(self, episodes: Episodes) -> Wait:
         raise NotImplementedError
@@ -150,11 +166,15 @@ def make_pool(config: Config, example: Episodes) -> Pool:
     Raises:
         ConfigError: as the model's constructor.
     """
+    estimator = make_estimator(config, reward_class(config), example)
+    pool: Pool
     if reward_class(config).cheap or config.compute.num_workers == 0:
         pool = InProcess(config, make_model(config))
         pool.rewards(example)
-        return pool
-    return Workers(config, example)
+    else:
+        pool = Workers(config, example)
+    pool.estimator = estimator
+    return pool
 
 
 def check_finite(reward: np.ndarray, advice: str) -> np.ndarray:

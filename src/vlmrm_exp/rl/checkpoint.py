@@ -19,7 +19,7 @@ from vlmrm_exp.files import written_whole
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.rl.experience import State
 
-FORMAT = 2
+FORMAT = 3
 """Of the file; another one is refused."""
 MOST_TIME = 0.02
 """Share of a run's time that saving takes at most."""

@@ -282,7 +282,7 @@ def train(
             log.lap("perf/learn_s")
 
             # Report, and evaluate when it is time.
-            metrics |= rollout_metrics(rollout, reward, envs)
+            metrics |= rollout_metrics(rollout, replay.newest_reward(), envs)
             metrics["train/gradient_steps"] = state.gradient_steps
             ended = state.env_steps >= config.env_steps and not state.rewards
             if state.learned_steps >= state.next_evaluation or ended:

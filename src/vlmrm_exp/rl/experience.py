@@ -182,7 +182,7 @@ class Replay:
             device: where the transitions lie and are drawn.
             normalise_rewards: give rewards out with mean 0 and standard deviation 1
                 over all that is stored.
-            keep_states: for a reward model that learns.
+            keep_states: for rewards that are learned: old states get new ones.
 
         Raises:
             ConfigError: states are to be kept, but are frames; or it does not fit.
@@ -210,7 +210,8 @@ class Replay:
             device=device,
         )
         self._reward = torch.empty(shape, device=device)
-        self._states: torch.Tensor | None = None
+        self._states = self._given = torch.empty(0)
+        self._keeps_states = keep_states
         if keep_states:
             state = envs.states()[0]
             if state.ndim > 1:
@@ -222,6 +223,7 @@ class Replay:
                     "another reward, or a task whose states are numbers."
                 )
             self._states = torch.empty((*shape, *state.shape), dtype=torch.float64)
+            self._given = torch.empty(shape)  # as they came, NaN where none did
         # The same memory with one row per step, to gather from.
         self._observation_rows = self._observation.flatten(0, 2)
         self._action_rows = self._action.flatten(0, 2)
@@ -244,15 +246,17 @@ class Replay:
         Args:
             observation: (T + 1, N, O) float32.
             action: (T, N, A) float32, or (T, N) int64.
-            reward: (T, N) float32.
+            reward: (T, N) float32; NaN, if states are kept: to be set before the next
+                draw.
             states: (T, N, S), read if states are kept.
         """
         self._observation[self._next].copy_(torch.from_numpy(observation))
         self._action[self._next].copy_(torch.from_numpy(action))
         self._reward[self._next].copy_(torch.from_numpy(reward))
-        if self._states is not None:
+        if self._keeps_states:
             assert states is not None
             self._states[self._next].copy_(torch.from_numpy(states))
+            self._given[self._next].copy_(torch.from_numpy(reward))
         self._next = (self._next + 1) % self.capacity
         self._filled = min(self._filled + 1, self.capacity)
         self._measure_rewards()
@@ -279,28 +283,49 @@ class Replay:
             last=place - slot * self._transitions >= self._transitions - self._num_envs,
         )
 
-    def episodes(self) -> Episodes:
-        """All stored states, as (T, rollouts x N, S)."""
-        assert self._states is not None
-        stored = self._states[: self._filled].transpose(0, 1)  # (T, rollouts, N, S)
-        return Episodes(states=stored.flatten(1, 2).numpy())
+    def episodes(self, newest: bool = False) -> Episodes:
+        """All stored states (T, rollouts x N, S), or the newest rollout's (T, N, S)."""
+        return Episodes(states=_by_time(self._states[self._slots(newest)]))
 
-    def set_rewards(self, reward: np.ndarray) -> None:
-        """Replace the rewards of all that is stored: (T, rollouts x N)."""
-        of_rollouts = reward.reshape(len(reward), self._filled, self._num_envs)
-        self._reward[: self._filled].copy_(
-            torch.from_numpy(of_rollouts.swapaxes(0, 1).copy())
+    def given(self, newest: bool = False) -> np.ndarray:
+        """Their rewards as they came, (T, rollouts x N) float32; NaN where none did."""
+        return _by_time(self._given[self._slots(newest)])
+
+    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All stored states whose reward came: (B, S) float64, and it, (B,) float32."""
+        given = self._given[: self._filled]
+        came = given.isfinite()
+        return self._states[: self._filled][came], given[came]
+
+    def set_rewards(self, reward: np.ndarray, newest: bool = False) -> None:
+        """Replace the rewards of all that is stored, or of the newest rollout.
+
+        Args:
+            reward: (T, rollouts x N) float32.
+            newest: of the newest rollout alone: (T, N).
+        """
+        of_rollouts = reward.reshape(len(reward), -1, self._num_envs).swapaxes(0, 1)
+        self._reward[self._slots(newest)] = torch.from_numpy(of_rollouts.copy()).to(
+            self._reward.device
         )
         self._measure_rewards()
 
+    def newest_reward(self) -> np.ndarray:
+        """The rewards (T, N) of the newest rollout, as they are learned from."""
+        return self._reward[self._slots(newest=True)][0].cpu().numpy()
+
+    def _slots(self, newest: bool) -> slice:
+        last = (self._next - 1) % self.capacity
+        return slice(last, last + 1) if newest else slice(self._filled)
+
     def state_dict(self) -> dict[str, Any]:
         """What is stored (views, not copies), where the ring stands, the draws."""
-        states = None if self._states is None else self._states[: self._filled]
         return {
             "observation": self._observation[: self._filled],
             "action": self._action[: self._filled],
             "reward": self._reward[: self._filled],
-            "states": states,
+            "states": self._states[: self._filled],
+            "given": self._given[: self._filled],
             "next": self._next,
             "generator": self.generator.get_state(),
         }
@@ -313,8 +338,9 @@ class Replay:
         self._observation[: self._filled].copy_(state["observation"])
         self._action[: self._filled].copy_(state["action"])
         self._reward[: self._filled].copy_(state["reward"])
-        if self._states is not None:
+        if self._keeps_states:
             self._states[: self._filled].copy_(state["states"])
+            self._given[: self._filled].copy_(state["given"])
         self.generator.set_state(state["generator"])
         self._measure_rewards()
 
@@ -326,6 +352,11 @@ class Replay:
             # All rewards alike, as of a predicate that is not met yet: leave the scale.
             std = stored.std(correction=0)
             self._reward_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+
+def _by_time(stored: torch.Tensor) -> np.ndarray:
+    """Of rollouts (R, T, N, ...) the same as (T, R x N, ...)."""
+    return stored.transpose(0, 1).flatten(1, 2).numpy()
 
 
 def _check_memory(space: gym.Space, transitions: int, device: torch.device) -> None:

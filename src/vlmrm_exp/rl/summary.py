@@ -82,6 +82,7 @@ def finish(
         "gradient_steps": state.gradient_steps,
         "perf/env_steps_per_s": log.env_steps_per_s(),
         **judge(played),
+        **(pool.estimator.metrics() if pool.estimator else {}),
         "best_env_steps": best["env_steps"],
         "train_wall_s": train_wall_s,
         "wall_s": time.perf_counter() - started,

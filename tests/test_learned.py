@@ -1,0 +1,269 @@
+"""Rewards of states that nobody looked at."""
+
+import numpy as np
+import pytest
+import torch
+
+from point_mass import Distance, point_mass, point_mass_config, read_metrics, trained
+from vlmrm_exp.config import ConfigError, unread
+from vlmrm_exp.reward import Episodes
+from vlmrm_exp.reward.learned import Ensemble, Estimator
+from vlmrm_exp.reward.pool import make_pool
+
+ROLLOUT = 8 * 20
+T, N = 20, 8
+
+
+def estimator(share: float = 0.2, seed: int = 0, **changes) -> Estimator:
+    reward = {"query_share": share, **changes}
+    return Estimator(point_mass_config(reward=reward, seed=seed), state_size=2)
+
+
+def some_states(seed: int = 0, steps: int = T) -> Episodes:
+    rng = np.random.default_rng(seed)
+    return Episodes(states=rng.uniform(-1, 1, (steps, N, 2)))
+
+
+class Stored:
+    """Rollouts as replay keeps them."""
+
+    def __init__(self) -> None:
+        self.states, self.rewards, self.told = [], [], {}
+
+    def add(self, states: np.ndarray, given: np.ndarray) -> None:
+        self.states.append(states)
+        self.rewards.append(given)
+
+    @property
+    def size(self) -> int:
+        return sum(given.size for given in self.rewards)
+
+    def episodes(self, newest: bool = False) -> Episodes:
+        parts = self.states[-1:] if newest else self.states
+        return Episodes(states=np.concatenate(parts, axis=1))
+
+    def given(self, newest: bool = False) -> np.ndarray:
+        return np.concatenate(self.rewards[-1:] if newest else self.rewards, axis=1)
+
+    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
+        given = self.given()
+        came = np.isfinite(given)
+        states = torch.from_numpy(self.episodes().states[came])
+        return states, torch.from_numpy(given[came])
+
+    def set_rewards(self, reward: np.ndarray, newest: bool = False) -> None:
+        self.told[newest] = reward
+
+
+def learn_from(truth, rollouts: int, learner: Estimator, noise=None) -> list[dict]:
+    """Look, learn and report, as the loop does; the truth is of states (..., 2)."""
+    stored, metrics = Stored(), []
+    for seed in range(rollouts):
+        episodes = some_states(seed)
+        at = learner.choose(episodes)
+        given = np.full((T, N), np.nan, np.float32)
+        given.flat[at] = truth(episodes.states).flat[at]
+        stored.add(episodes.states, given)
+        metrics.append(learner.learn(stored))
+    return metrics
+
+
+def test_members_are_plain_networks_of_their_own():
+    """Against torch's layers, one member at a time."""
+    ensemble = Ensemble(3)
+    states = torch.randn(50, 3) * 4 + 1
+    ensemble.measure(states, torch.randn(50) * 2 + 5)
+    scaled = (states - states.mean(0)) / states.std(0, correction=0)
+    for member, found in enumerate(ensemble(states)):
+        x = scaled
+        for layer, weight in enumerate(ensemble.weights):
+            x = x.relu() if layer else x
+            x = torch.nn.functional.linear(
+                x, weight[member].T, ensemble.biases[layer][member, 0]
+            )
+        expected = ensemble.reward_mean + ensemble.reward_std * x[:, 0]
+        torch.testing.assert_close(found, expected)
+    assert ensemble(states).std(0).min() > 0
+
+
+def test_a_tenth_of_the_looks_is_enough_for_a_smooth_reward():
+    metrics = learn_from(lambda x: np.sin(3 * x[..., 0]), 30, estimator(0.1))
+    assert "reward/error" not in metrics[0]  # nothing was estimated before
+    assert metrics[-1]["reward/error"] < 0.15
+    assert metrics[-1]["reward/query_share"] == pytest.approx(0.1)
+    assert metrics[-1]["reward/queries"] == 0.1 * 30 * ROLLOUT
+
+
+def test_where_rewards_cannot_be_learned_all_states_are_looked_at(capsys):
+    noise = np.random.default_rng(5)
+
+    def chance(states: np.ndarray) -> np.ndarray:
+        return noise.normal(size=states.shape[:-1])
+
+    def sine_then_chance(rollout: list[int]):
+        def truth(states: np.ndarray) -> np.ndarray:
+            rollout.append(0)
+            late = len(rollout) > 20
+            return chance(states) if late else np.sin(3 * states[..., 0])
+
+        return truth
+
+    metrics = learn_from(sine_then_chance([]), 40, estimator(0.2, max_error=0.4))
+    assert metrics[19]["reward/query_share"] == pytest.approx(0.2)
+    assert max(x["reward/error"] for x in metrics[25:]) > 0.9
+    assert max(x["reward/query_share"] for x in metrics[25:]) > 0.85
+    told = capsys.readouterr().err.splitlines()
+    assert 1 <= len(told) <= 3
+    assert all("above reward.max_error=0.4" in line for line in told)
+
+
+def test_the_error_is_that_of_states_drawn_by_chance_before_they_are_learned_from():
+    """Against a slow version, from the members' answers."""
+    learner, stored = estimator(0.2), Stored()
+    measured = []
+    for seed in range(8):
+        episodes = some_states(seed)
+        truth = np.sin(3 * episodes.states[..., 0]).astype(np.float32)
+        at = learner.choose(episodes)
+        given = np.full((T, N), np.nan, np.float32)
+        given.flat[at] = truth.flat[at]
+        stored.add(episodes.states, given)
+        # A quarter of 0.2 * 160.
+        drawn = np.random.default_rng([0, seed]).choice(ROLLOUT, 8, replace=False)
+        assert set(drawn) <= set(at)
+        members = learner._predict(episodes.states)
+        missed = members.mean(0).numpy().ravel()[drawn] - truth.ravel()[drawn]
+        if seed >= 5:  # before, too little is known
+            measured.append(np.square(missed).mean())
+        error = learner.learn(stored).get("reward/error")
+        assert (error is None) == (seed < 5)
+    first, second, third = measured
+    expected = 0.8 * (0.8 * first + 0.2 * second) + 0.2 * third
+    spread = float(stored.looked_at()[1].std(correction=0))
+    assert error == pytest.approx(np.sqrt(expected) / spread, rel=1e-3)
+
+
+def test_states_are_looked_at_where_members_disagree():
+    """They agree on all states but those of every other episode."""
+    learner = estimator(0.1)
+    unsure = np.zeros((T, N), bool)
+    unsure[:, ::2] = True
+    learner._predict = lambda states: torch.from_numpy(
+        np.where(unsure, 1.0, 0.0) * np.arange(5)[:, None, None]
+    )
+    counts = np.zeros((T, N))
+    for _ in range(300):
+        at = learner.choose(some_states())
+        assert len(at) == 16
+        counts.flat[at] += 1
+    # 4 of 160 by chance, half of them among the sure ones; 12 by doubt.
+    assert counts[~unsure].sum() == pytest.approx(300 * 2, rel=0.1)
+    assert counts[unsure].min() > 300 * 14 / 80 / 2
+
+
+def test_old_rewards_follow_what_is_learned():
+    learner, stored = estimator(0.1), Stored()
+    relabelled = []
+    for seed in range(40):
+        episodes = some_states(seed)
+        at = learner.choose(episodes)
+        given = np.full((T, N), np.nan, np.float32)
+        given.flat[at] = episodes.states[..., 0].flat[at]
+        stored.add(episodes.states, given)
+        stored.told = {}
+        learner.learn(stored)
+        for newest, told in stored.told.items():  # what came stays
+            came = np.isfinite(stored.given(newest))
+            np.testing.assert_array_equal(told[came], stored.given(newest)[came])
+        (newest,) = stored.told
+        if not newest:
+            relabelled.append(seed + 1)
+            missed = stored.told[False] - stored.episodes().states[..., 0]
+    assert relabelled[:10] == list(range(1, 11))  # while there is little
+    assert 5 <= len(relabelled) - 10 <= 20  # of the other 30
+    assert np.sqrt(np.square(missed).mean()) < 0.1  # those of the first rollouts too
+
+
+@pytest.mark.parametrize("name", ["sac", "dqn"])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_asks_for_a_share_of_its_states(tmp_path, name, workers):
+    reward = {"model": "point_mass:Distance", "query_share": 0.2}
+    compute = {"workers": workers, "overlap": False}
+    changes = {"reward": reward, "compute": compute, "env_steps": 20 * ROLLOUT}
+    with point_mass(tmp_path, name, **changes) as parts:
+        state = parts.train()
+    metrics = read_metrics(tmp_path)
+    assert 20 * 32 <= metrics[-1]["reward/queries"] < 0.5 * 20 * ROLLOUT
+    if not workers:  # evaluations look at all of theirs, of 4 episodes
+        asked = [x for x in parts.pool._model.asked[1:] if x != 4 * 20]
+        assert sum(asked) == metrics[-1]["reward/queries"]
+    batch = state.replay.gather(state.replay.draw(2000))
+    missed = batch.reward + batch.next_observation[:, 0].abs()
+    assert missed.square().mean().sqrt() < 0.1
+    assert metrics[-1]["train/reward_mean"] == pytest.approx(
+        state.replay.newest_reward().mean()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlap", [True, False])
+def test_workers_change_nothing(tmp_path, overlap):
+    reward = {"model": "point_mass:Distance", "query_share": 0.2}
+    for workers in (0, 2):
+        compute = {"workers": workers, "overlap": overlap}
+        trained(tmp_path / str(workers), reward=reward, compute=compute)
+    assert read_metrics(tmp_path / "0") == read_metrics(tmp_path / "2")
+
+
+class Unlike(Distance):
+    """Not a number where x is above 0."""
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        given = super().rewards(episodes)
+        return np.where(episodes.states[..., 0] > 0, np.float32("nan"), given)
+
+
+def test_a_reward_that_is_not_finite_still_ends_the_run(tmp_path):
+    reward = {"model": "test_learned:Unlike", "query_share": 0.2}
+    with pytest.raises(FloatingPointError, match="not finite"):
+        trained(tmp_path, reward=reward)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("point_mass:Progress", "looks at 2 states in a row"),
+        ("point_mass:Learned", "learns itself"),
+    ],
+)
+def test_rewards_that_cannot_be_estimated_are_refused(model, why):
+    config = point_mass_config(reward={"model": model, "query_share": 0.2})
+    with pytest.raises(ConfigError, match=why):
+        make_pool(config, some_states(steps=1))
+
+
+def test_rewards_of_frames_cannot_be_estimated():
+    config = point_mass_config(reward={"query_share": 0.2})
+    frames = Episodes(states=np.zeros((1, N, 4, 4, 3), np.uint8))
+    with pytest.raises(ConfigError, match=r"task=point renders itself.*query_share=1"):
+        make_pool(config, frames)
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.5])
+def test_an_impossible_share_is_refused(compose, share):
+    with pytest.raises(ConfigError, match=r"reward\.query_share is"):
+        compose("task=kneeling", "reward=learned", f"reward.query_share={share}")
+
+
+def test_what_a_share_leaves_unread_is_told(compose):
+    config = compose("task=kneeling", "reward=learned", "reward.every=3")
+    told = unread(config, ["reward.every"])
+    assert told == [
+        "reward.every changes nothing here: reward.query_share=0.1 decides."
+    ]
+    config = compose("task=kneeling", "reward.max_error=0.3")
+    (told,) = unread(config, ["reward.max_error"])
+    assert "all states are looked at" in told
+    config = compose("reward=predicate", "reward.query_share=0.3")
+    (told,) = unread(config, ["reward.query_share"])
+    assert "reward=predicate has none of it" in told
