@@ -159,27 +159,31 @@ def test_rewards_that_did_not_come_are_told_from_those_that_did():
         observation, action, reward = rollout(number)
         reward = np.where(np.arange(T)[:, None] == number, reward, np.nan)
         buffer.add(observation, action, reward, observation[1:].astype(float))
-    newest = rollout(2)
-    np.testing.assert_array_equal(
-        buffer.episodes(newest=True).states, newest[0][1:].astype(float)
-    )
-    given = buffer.given(newest=True)
-    np.testing.assert_array_equal(given[2], newest[2][2])
+    states, given = buffer.newest()
+    np.testing.assert_array_equal(states, rollout(2)[0][1:])
+    np.testing.assert_array_equal(given[2], rollout(2)[2][2])
     assert np.isfinite(given).sum() == N
-    states, rewards = buffer.looked_at()
+    states, rewards = buffer.draw_rewarded(500, np.random.default_rng(0))
     expected = {
         (*rollout(number)[0][number + 1, n], rollout(number)[2][number, n])
         for number in (1, 2)
         for n in range(N)
     }
-    found = torch.cat([states, rewards[:, None].double()], dim=1).tolist()
+    found = torch.cat([states, rewards[:, None]], dim=1).tolist()
     assert set(map(tuple, found)) == expected
-    buffer.set_rewards(np.full((T, 2 * N), 5, np.float32))
-    buffer.set_rewards(np.full((T, N), 7, np.float32), newest=True)
-    assert (buffer.newest_reward() == 7).all()
+
+    def named(states: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """Of the rollout and the environment; what came stays."""
+        return np.where(np.isfinite(given), given, -states[..., 0]).astype(np.float32)
+
+    buffer.relabel(lambda states, given: np.zeros_like(given), newest=False)
+    spread = buffer.relabel(named, newest=True)
+    of_newest = named(*buffer.newest())
+    both = np.concatenate([of_newest.ravel(), np.zeros(T * N)])
+    assert spread == pytest.approx(both.std(), rel=1e-6)
+    np.testing.assert_array_equal(buffer.newest_reward(), of_newest)
     reward = buffer.gather(buffer.draw(999)).reward
-    assert set(reward.tolist()) == {5, 7}
-    np.testing.assert_array_equal(buffer.given(newest=True), given)  # as they came
+    assert set(reward.tolist()) == {*of_newest.ravel().tolist(), 0}
 
 
 def test_old_states_that_are_frames_are_refused_with_their_size():

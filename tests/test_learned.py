@@ -4,14 +4,23 @@ import numpy as np
 import pytest
 import torch
 
-from point_mass import Distance, point_mass, point_mass_config, read_metrics, trained
+from point_mass import (
+    Distance,
+    PointMassEnvs,
+    point_mass,
+    point_mass_config,
+    read_metrics,
+    trained,
+)
 from vlmrm_exp.config import ConfigError, unread
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.learned import Ensemble, Estimator
 from vlmrm_exp.reward.pool import make_pool
+from vlmrm_exp.rl.experience import Replay
 
 ROLLOUT = 8 * 20
 T, N = 20, 8
+CPU = torch.device("cpu")
 
 
 def estimator(share: float = 0.2, seed: int = 0, **changes) -> Estimator:
@@ -24,47 +33,28 @@ def some_states(seed: int = 0, steps: int = T) -> Episodes:
     return Episodes(states=rng.uniform(-1, 1, (steps, N, 2)))
 
 
-class Stored:
-    """Rollouts as replay keeps them."""
-
-    def __init__(self) -> None:
-        self.states, self.rewards, self.told = [], [], {}
-
-    def add(self, states: np.ndarray, given: np.ndarray) -> None:
-        self.states.append(states)
-        self.rewards.append(given)
-
-    @property
-    def size(self) -> int:
-        return sum(given.size for given in self.rewards)
-
-    def episodes(self, newest: bool = False) -> Episodes:
-        parts = self.states[-1:] if newest else self.states
-        return Episodes(states=np.concatenate(parts, axis=1))
-
-    def given(self, newest: bool = False) -> np.ndarray:
-        return np.concatenate(self.rewards[-1:] if newest else self.rewards, axis=1)
-
-    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
-        given = self.given()
-        came = np.isfinite(given)
-        states = torch.from_numpy(self.episodes().states[came])
-        return states, torch.from_numpy(given[came])
-
-    def set_rewards(self, reward: np.ndarray, newest: bool = False) -> None:
-        self.told[newest] = reward
+def a_replay() -> Replay:
+    """Of rollouts of 8 episodes of 20 steps, whose states are two numbers."""
+    return Replay(1000 * ROLLOUT, PointMassEnvs(N, T), 0, CPU, keep_states=True)
 
 
-def learn_from(truth, rollouts: int, learner: Estimator, noise=None) -> list[dict]:
-    """Look, learn and report, as the loop does; the truth is of states (..., 2)."""
-    stored, metrics = Stored(), []
+def look(replay: Replay, learner: Estimator, states: np.ndarray, truth: np.ndarray):
+    """Choose, and store what came of it, as the loop does."""
+    at = learner.choose(Episodes(states=states))
+    given = np.full((T, N), np.nan, np.float32)
+    given.flat[at] = truth.flat[at]
+    none = np.zeros((T + 1, N, 1), np.float32)
+    replay.add(none, none[1:], given, states)
+    return at, given
+
+
+def learn_from(truth, rollouts: int, learner: Estimator) -> list[dict]:
+    """Look, learn and report; the truth is of states (..., 2)."""
+    replay, metrics = a_replay(), []
     for seed in range(rollouts):
-        episodes = some_states(seed)
-        at = learner.choose(episodes)
-        given = np.full((T, N), np.nan, np.float32)
-        given.flat[at] = truth(episodes.states).flat[at]
-        stored.add(episodes.states, given)
-        metrics.append(learner.learn(stored))
+        states = some_states(seed).states
+        look(replay, learner, states, truth(states))
+        metrics.append(learner.learn(replay))
     return metrics
 
 
@@ -72,7 +62,7 @@ def test_members_are_plain_networks_of_their_own():
     """Against torch's layers, one member at a time."""
     ensemble = Ensemble(3)
     states = torch.randn(50, 3) * 4 + 1
-    ensemble.measure(states, torch.randn(50) * 2 + 5)
+    ensemble.set_scales(states, torch.randn(50) * 2 + 5)
     scaled = (states - states.mean(0)) / states.std(0, correction=0)
     for member, found in enumerate(ensemble(states)):
         x = scaled
@@ -88,27 +78,23 @@ def test_members_are_plain_networks_of_their_own():
 
 def test_a_tenth_of_the_looks_is_enough_for_a_smooth_reward():
     metrics = learn_from(lambda x: np.sin(3 * x[..., 0]), 30, estimator(0.1))
-    assert "reward/error" not in metrics[0]  # nothing was estimated before
+    assert "reward/error" not in metrics[4]  # too little is known
     assert metrics[-1]["reward/error"] < 0.15
-    assert metrics[-1]["reward/query_share"] == pytest.approx(0.1)
-    assert metrics[-1]["reward/queries"] == 0.1 * 30 * ROLLOUT
+    assert {x["reward/query_share"] for x in metrics} == {0.1}
+    assert metrics[-1]["reward/queries"] == 30 * 16
 
 
 def test_where_rewards_cannot_be_learned_all_states_are_looked_at(capsys):
-    noise = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
+    calls = []
 
-    def chance(states: np.ndarray) -> np.ndarray:
-        return noise.normal(size=states.shape[:-1])
+    def sine_then_noise(states: np.ndarray) -> np.ndarray:
+        calls.append(0)
+        if len(calls) > 20:
+            return rng.normal(size=states.shape[:-1])
+        return np.sin(3 * states[..., 0])
 
-    def sine_then_chance(rollout: list[int]):
-        def truth(states: np.ndarray) -> np.ndarray:
-            rollout.append(0)
-            late = len(rollout) > 20
-            return chance(states) if late else np.sin(3 * states[..., 0])
-
-        return truth
-
-    metrics = learn_from(sine_then_chance([]), 40, estimator(0.2, max_error=0.4))
+    metrics = learn_from(sine_then_noise, 40, estimator(0.2, max_error=0.4))
     assert metrics[19]["reward/query_share"] == pytest.approx(0.2)
     assert max(x["reward/error"] for x in metrics[25:]) > 0.9
     assert max(x["reward/query_share"] for x in metrics[25:]) > 0.85
@@ -117,29 +103,45 @@ def test_where_rewards_cannot_be_learned_all_states_are_looked_at(capsys):
     assert all("above reward.max_error=0.4" in line for line in told)
 
 
+def test_a_budget_may_be_kept_whatever_the_error(capsys):
+    rng = np.random.default_rng(5)
+    noise = lambda states: rng.normal(size=states.shape[:-1])  # noqa: E731
+    metrics = learn_from(noise, 12, estimator(0.1, max_error=1.0))
+    assert metrics[-1]["reward/error"] > 0.8
+    assert metrics[-1]["reward/queries"] == 12 * 16
+    assert not capsys.readouterr().err
+
+
+def test_rewards_that_are_all_alike_are_learned_exactly():
+    learner, replay = estimator(0.1), a_replay()
+    for seed in range(8):
+        states = some_states(seed).states
+        look(replay, learner, states, np.full((T, N), 0.25))
+        metrics = learner.learn(replay)
+        assert (replay.newest_reward() == 0.25).all()
+    assert "reward/error" not in metrics
+
+
 def test_the_error_is_that_of_states_drawn_by_chance_before_they_are_learned_from():
     """Against a slow version, from the members' answers."""
-    learner, stored = estimator(0.2), Stored()
+    learner, replay = estimator(0.2), a_replay()
     measured = []
     for seed in range(8):
-        episodes = some_states(seed)
-        truth = np.sin(3 * episodes.states[..., 0]).astype(np.float32)
-        at = learner.choose(episodes)
-        given = np.full((T, N), np.nan, np.float32)
-        given.flat[at] = truth.flat[at]
-        stored.add(episodes.states, given)
+        states = some_states(seed).states
+        truth = np.sin(3 * states[..., 0]).astype(np.float32)
+        at, _ = look(replay, learner, states, truth)
         # A quarter of 0.2 * 160.
-        drawn = np.random.default_rng([0, seed]).choice(ROLLOUT, 8, replace=False)
+        drawn = np.random.default_rng([0, seed, 0]).choice(ROLLOUT, 8, replace=False)
         assert set(drawn) <= set(at)
-        members = learner._predict(episodes.states)
+        members = learner._predict(states)
         missed = members.mean(0).numpy().ravel()[drawn] - truth.ravel()[drawn]
-        if seed >= 5:  # before, too little is known
+        if seed >= 5:
             measured.append(np.square(missed).mean())
-        error = learner.learn(stored).get("reward/error")
+            spread = replay._reward[:seed].std(correction=0).item()  # before this one
+        error = learner.learn(replay).get("reward/error")
         assert (error is None) == (seed < 5)
     first, second, third = measured
     expected = 0.8 * (0.8 * first + 0.2 * second) + 0.2 * third
-    spread = float(stored.looked_at()[1].std(correction=0))
     assert error == pytest.approx(np.sqrt(expected) / spread, rel=1e-3)
 
 
@@ -162,25 +164,21 @@ def test_states_are_looked_at_where_members_disagree():
 
 
 def test_old_rewards_follow_what_is_learned():
-    learner, stored = estimator(0.1), Stored()
-    relabelled = []
+    learner, replay = estimator(0.1), a_replay()
+    truth, relabelled = [], []
     for seed in range(40):
-        episodes = some_states(seed)
-        at = learner.choose(episodes)
-        given = np.full((T, N), np.nan, np.float32)
-        given.flat[at] = episodes.states[..., 0].flat[at]
-        stored.add(episodes.states, given)
-        stored.told = {}
-        learner.learn(stored)
-        for newest, told in stored.told.items():  # what came stays
-            came = np.isfinite(stored.given(newest))
-            np.testing.assert_array_equal(told[came], stored.given(newest)[came])
-        (newest,) = stored.told
-        if not newest:
-            relabelled.append(seed + 1)
-            missed = stored.told[False] - stored.episodes().states[..., 0]
-    assert relabelled[:10] == list(range(1, 11))  # while there is little
+        states = some_states(seed).states
+        truth.append(states[..., 0].astype(np.float32))
+        _, given = look(replay, learner, states, truth[-1])
+        before = replay._reward[: max(seed, 1)].clone()
+        learner.learn(replay)
+        came = np.isfinite(given)
+        np.testing.assert_array_equal(replay.newest_reward()[came], given[came])
+        if not torch.equal(replay._reward[: max(seed, 1)], before):
+            relabelled.append(seed)
+    assert relabelled[:10] == list(range(10))  # while there is little
     assert 5 <= len(relabelled) - 10 <= 20  # of the other 30
+    missed = replay._reward[:40].numpy() - np.stack(truth)
     assert np.sqrt(np.square(missed).mean()) < 0.1  # those of the first rollouts too
 
 
@@ -215,18 +213,22 @@ def test_workers_change_nothing(tmp_path, overlap):
     assert read_metrics(tmp_path / "0") == read_metrics(tmp_path / "2")
 
 
-class Unlike(Distance):
-    """Not a number where x is above 0."""
+class LaterNone(Distance):
+    """Not a number from the second time on."""
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
         given = super().rewards(episodes)
-        return np.where(episodes.states[..., 0] > 0, np.float32("nan"), given)
+        return given if len(self.asked) == 1 else np.full_like(given, np.nan)
 
 
 def test_a_reward_that_is_not_finite_still_ends_the_run(tmp_path):
-    reward = {"model": "test_learned:Unlike", "query_share": 0.2}
-    with pytest.raises(FloatingPointError, match="not finite"):
+    reward = {"model": "test_learned:LaterNone", "query_share": 0.2}
+    with pytest.raises(FloatingPointError, match="and 32 of 32 are not finite"):
         trained(tmp_path, reward=reward)
+
+
+class Blind(Distance):
+    needs_states = False
 
 
 @pytest.mark.parametrize(
@@ -234,6 +236,7 @@ def test_a_reward_that_is_not_finite_still_ends_the_run(tmp_path):
     [
         ("point_mass:Progress", "looks at 2 states in a row"),
         ("point_mass:Learned", "learns itself"),
+        ("test_learned:Blind", "looks at no states"),
     ],
 )
 def test_rewards_that_cannot_be_estimated_are_refused(model, why):
@@ -242,11 +245,12 @@ def test_rewards_that_cannot_be_estimated_are_refused(model, why):
         make_pool(config, some_states(steps=1))
 
 
-def test_rewards_of_frames_cannot_be_estimated():
-    config = point_mass_config(reward={"query_share": 0.2})
-    frames = Episodes(states=np.zeros((1, N, 4, 4, 3), np.uint8))
-    with pytest.raises(ConfigError, match=r"task=point renders itself.*query_share=1"):
-        make_pool(config, frames)
+def test_rewards_of_frames_cannot_be_estimated(program, tmp_path):
+    words = "task=gym", "task.env_id=Pendulum-v1", "prompt=a", "baseline=b"
+    ended = program(*words, "reward=learned", f"hydra.run.dir={tmp_path}/run")
+    assert ended.code == 2
+    assert "renders itself, and gives frames for states" in ended.err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5])
@@ -263,7 +267,7 @@ def test_what_a_share_leaves_unread_is_told(compose):
     ]
     config = compose("task=kneeling", "reward.max_error=0.3")
     (told,) = unread(config, ["reward.max_error"])
-    assert "all states are looked at" in told
+    assert "no reward is estimated" in told
     config = compose("reward=predicate", "reward.query_share=0.3")
     (told,) = unread(config, ["reward.query_share"])
     assert "reward=predicate has none of it" in told

@@ -21,13 +21,15 @@ from point_mass import Parts, point_mass, read_metrics, trained
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
 from vlmrm_exp.config import ConfigError, ForeignError
+from vlmrm_exp.reward import learned
 from vlmrm_exp.rl.checkpoint import Checkpoint, load
 
 BOTH = pytest.mark.parametrize("name", ["sac", "dqn"])
 REWARDS = [
     {"model": "point_mass:Distance"},
     {"model": "point_mass:Learned"},
-    {"model": "point_mass:Distance", "query_share": 0.2},
+    # With an error from the first rollout on, which changes how many are looked at.
+    {"model": "point_mass:Distance", "query_share": 0.2, "max_error": 0.05},
 ]
 
 
@@ -60,8 +62,10 @@ def go_on(folder: Path, name: str, reports: int, **changes):
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("reward", REWARDS)
 def test_a_run_cut_after_any_rollout_is_that_of_one_piece(
-    tmp_path, name, overlap, reward
+    tmp_path, name, overlap, reward, monkeypatch
 ):
+    monkeypatch.setattr(learned, "WARM_UP", 1)
+    monkeypatch.setattr(learned, "RELABELLED", 0.4)
     changes = {
         "compute": {"overlap": overlap},
         "reward": reward,

@@ -41,9 +41,16 @@ def check(composed: app.Composed) -> Config:
         ConfigError: one sentence says what does not.
     """
     config = to_config(composed.cfg)
-    from vlmrm_exp.envs import check_world
+    from vlmrm_exp.envs import check_world, world_of
 
     check_world(config)
+    frames = world_of(config.task).state_size is None
+    if config.reward.query_share < 1 and frames:
+        raise ConfigError(
+            f"reward.query_share is {config.reward.query_share}, but "
+            f"task={config.task.name} renders itself, and gives frames for states: "
+            "give reward.query_share=1."
+        )
     if config.compute.device == "gpu":
         from vlmrm_exp.reward import choose_device
 
@@ -189,13 +196,17 @@ def run(config: Config, folder: Path) -> float | None:
                 config, envs, eval_envs, pool, log, device,
                 saved["state"], states.save_when_due,
             )  # fmt: skip
+            stopped = state.interrupted
             if state.whole:
                 states.save(state)
-        except TooLate:
-            state = None
-        if state is None or state.interrupted in REQUEUE_SIGNALS:
+        except TooLate as late:
+            state, (stopped,) = None, late.args
+        if state is None or stopped in REQUEUE_SIGNALS:
             print(f"Stopped by a signal: name={folder.name} goes on from here.")
             exit_code = REQUEUE
+            waits = signal.getsignal(stopped)
+            if getattr(waits, "__module__", "").startswith("submitit"):
+                signal.raise_signal(stopped)  # it starts this job again
             sys.exit(exit_code)
         try:
             summary = finish(config, state, eval_envs, pool, log, device, started)

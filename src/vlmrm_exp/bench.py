@@ -124,7 +124,8 @@ def measure(config: BenchConfig, other: Config | None, folder: Path) -> dict[str
     device = choose_device(config.compute.device)
     with contextlib.ExitStack() as opened:
         few = replace(config.evaluation, every=10**9, episodes=1)
-        timed = replace(config, evaluation=few)
+        kept = replace(config.reward, max_error=1.0)  # the share stays as it is
+        timed = replace(config, evaluation=few, reward=kept)
         envs, eval_envs, pool = training.open_parts(timed, opened)
         about = versions({"device": str(device), **pool.about()})
 
@@ -432,7 +433,8 @@ def estimate_stage(state: State, rollout: Rollout) -> list[Stage]:
     estimator = copy.deepcopy(state.pool.estimator)  # the loop goes on with its own
 
     def estimate() -> int:
-        estimator.learn(state.replay)
+        estimator.choose(rollout)
+        estimator.estimate(state.replay, newest=True)
         return rollout.env_steps
 
     return [Stage("estimate", "env step", estimate, 1, 4)]

@@ -557,7 +557,8 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
     rules = [
         (
             not own and reward.model != "clip",
-            "baseline alpha renormalise clip clip.* reward.every reward.query_share",
+            "baseline alpha renormalise clip clip.* reward.every reward.query_share "
+            "reward.max_error",
             f"reward={reward.name} has none of it",
         ),
         (
@@ -565,7 +566,7 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
             "reward.every",
             f"reward.query_share={reward.query_share} decides",
         ),
-        (reward.query_share == 1, "reward.max_error", "all states are looked at"),
+        (reward.query_share == 1, "reward.max_error", "no reward is estimated"),
         (not own, "reward.options.*", f"reward={reward.name} has no options"),
         (":" not in task.env, "task.options.*", f"task={task.name} has no options"),
         (

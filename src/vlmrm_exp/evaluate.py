@@ -122,7 +122,11 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
         envs.reset(seed)
         envs.action_space.seed(seed)
         own = np.zeros((1, envs.num_envs), np.float32)
-        pool = make_pool(config, Episodes(states=envs.states()[None], env_reward=own))
+        asks_for_all = replace(config.reward, query_share=1.0)
+        pool = make_pool(
+            replace(config, reward=asks_for_all),
+            Episodes(states=envs.states()[None], env_reward=own),
+        )
         opened.callback(pool.close)
 
         def random(observation: np.ndarray) -> np.ndarray:

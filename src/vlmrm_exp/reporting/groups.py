@@ -27,8 +27,7 @@ IGNORED = (
 """What does not change which policy is kept; of compute, all but the overlap. How often
 a run evaluates while it trains does change it."""
 UNUSED = (
-    *("clip.", "alpha", "prompt", "baseline", "renormalise"),
-    *("reward.every", "reward.query_share", "reward.max_error"),
+    *("clip.", "alpha", "prompt", "baseline", "renormalise", "reward.every"),
     *("task.textures", "task.camera", "task.frame_height"),
 )
 """What plays no part if the reward needs no picture."""
@@ -115,6 +114,10 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     left_out = IGNORED
     if config.get("reward.model") in ("predicate", "environment"):
         left_out += UNUSED
+    if config.get("reward.query_share", 1) == 1:  # older runs have none
+        left_out += ("reward.query_share", "reward.max_error")
+    else:
+        left_out += ("reward.every",)
     relevant = {
         key: value
         for key, value in config.items()

@@ -12,7 +12,7 @@ Letters: T steps, N episodes, S numbers in a state, E members, B states.
 import itertools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,27 +31,37 @@ BY_CHANCE = 0.25  # of reward.query_share
 RELABELLED = 0.1  # of the rollouts in replay are new: all get the newest estimate
 WARM_UP = 5  # rollouts before the error is measured
 REMEMBERED = 0.8  # of the squared error, from one rollout to the next
-AT_ONCE = 8192  # states of a forward pass
-FAR = 10.0  # standard deviations at which a state's numbers are cut
+CUT = 10.0  # standard deviations beyond which a state's numbers are cut
 
 
 class Memory(Protocol):
     """What learning rewards needs of the replay buffer."""
 
-    def episodes(self, newest: bool = False) -> Episodes:
-        """States of all that is stored, or of the newest rollout."""
+    def newest(self) -> tuple[np.ndarray, np.ndarray]:
+        """The newest rollout: states (T, N, S), and rewards (T, N) as they came.
+
+        They are NaN where nobody looked.
+        """
         ...
 
-    def given(self, newest: bool = False) -> np.ndarray:
-        """Their rewards as they came, (T, N) float32; NaN where nobody looked."""
+    def draw_rewarded(
+        self, count: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stored states whose reward came, with replacement: (B, S), (B,)."""
         ...
 
-    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All states with a reward that came: (B, S) float64, (B,) float32."""
-        ...
+    def relabel(
+        self, reward: Callable[[np.ndarray, np.ndarray], np.ndarray], newest: bool
+    ) -> float:
+        """Replace rewards of all rollouts, or of the newest.
 
-    def set_rewards(self, reward: np.ndarray, newest: bool = False) -> None:
-        """Replace the rewards of all that is stored, or of the newest: (T, N)."""
+        Args:
+            reward: takes states (T, N, S) and rewards (T, N) as they came.
+            newest: of the newest rollout alone.
+
+        Returns:
+            The standard deviation of all rewards that are stored now.
+        """
         ...
 
     @property
@@ -88,21 +98,21 @@ class Ensemble(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States (B, S), or (E, B, S), of each member its own -> rewards (E, B)."""
-        x = ((states - self.state_mean) / self.state_std).clamp(-FAR, FAR)
+        x = ((states - self.state_mean) / self.state_std).clamp(-CUT, CUT)
         x = x.expand(MEMBERS, *x.shape[-2:])
         layers = zip(self.weights, self.biases, strict=True)
         for layer, (weight, bias) in enumerate(layers):
             x = torch.baddbmm(bias, x.relu() if layer else x, weight)
         return self.reward_mean + self.reward_std * x.squeeze(-1)
 
-    def measure(self, states: torch.Tensor, rewards: torch.Tensor) -> None:
-        """Set the scales: states (B, S), rewards (B,)."""
+    def set_scales(self, states: torch.Tensor, rewards: torch.Tensor) -> None:
+        """Take the mean and the spread of states (B, S) and rewards (B,)."""
         self.state_mean.copy_(states.mean(0))
         self.reward_mean.copy_(rewards.mean())
-        # What never changes so far, as a body's height at the start, is left as it is.
-        for std, values in ((self.state_std, states), (self.reward_std, rewards)):
-            found = values.std(0, correction=0)
-            std.copy_(torch.where(found > 1e-6, found, torch.ones_like(found)))
+        self.reward_std.copy_(rewards.std(correction=0))
+        # A number that is always the same says nothing: any scale will do.
+        std = states.std(0, correction=0)
+        self.state_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
 
 
 class Estimator:
@@ -130,7 +140,16 @@ class Estimator:
         self._not_relabelled = 0  # of these
         self._queries = 0  # states looked at
         self._squared_error = 0.0  # mean over the last rollouts
-        self._error = 0.0  # its root over the spread of rewards; 0: not measured yet
+        self._spread = 0.0  # of the rewards in replay
+        self._error: float | None = None  # of the last rollouts; None: not measured yet
+
+    @property
+    def share(self) -> float:
+        """Of a rollout's states that are looked at."""
+        limit = self._max_error
+        beyond = min(self._error or 0, 1) - limit
+        more = beyond / (1 - limit) if beyond > 0 else 0
+        return self._query_share + more * (1 - self._query_share)
 
     def choose(self, episodes: Episodes) -> np.ndarray:
         """Places of the states to look at in the flattened (T, N): (K,) int64, sorted.
@@ -139,116 +158,119 @@ class Estimator:
         members disagree.
         """
         assert episodes.states is not None
-        by_chance, rng = self._by_chance(self._chosen, episodes.shape)
+        by_chance = self._by_chance(self._chosen, episodes.shape)
+        rng = self._rng(self._chosen, 1)
         self._chosen += 1
         doubt = self._predict(episodes.states).std(0, correction=0).cpu().numpy()
         doubt = np.where(by_chance, 0, doubt.astype(np.float64) + 1e-9).ravel()
-        count = max(round(self.share * doubt.size) - int(by_chance.sum()), 0)
-        others = rng.choice(doubt.size, count, replace=False, p=doubt / doubt.sum())
-        return np.sort(np.concatenate([np.flatnonzero(by_chance), others]))
+        count = round(self.share * doubt.size) - int(by_chance.sum())
+        chosen = np.flatnonzero(by_chance)
+        if count > 0:
+            more = rng.choice(doubt.size, count, replace=False, p=doubt / doubt.sum())
+            chosen = np.concatenate([chosen, more])
+        return np.sort(chosen)
 
-    def _by_chance(
-        self, number: int, shape: tuple[int, int]
-    ) -> tuple[np.ndarray, np.random.Generator]:
+    def _by_chance(self, number: int, shape: tuple[int, int]) -> np.ndarray:
         """Which states of a rollout are drawn with equal chances, (T, N) bool.
 
-        The random numbers are those of the rollout's number, so it can be asked again.
+        It can be asked again: the random numbers are those of the rollout's number.
         """
-        rng = np.random.default_rng([self._seed, number])
         drawn = np.zeros(shape, bool)
         count = math.ceil(BY_CHANCE * self._query_share * drawn.size)
+        rng = self._rng(number, 0)
         drawn.flat[rng.choice(drawn.size, count, replace=False)] = True
-        return drawn, rng
+        return drawn
+
+    def _rng(self, rollout: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, rollout, purpose])
 
     def learn(self, memory: Memory) -> dict[str, float]:
         """Measure the error on the newest rollout, learn from it, estimate anew.
 
         Returns:
-            `reward/queries`, states looked at so far; `reward/query_share`, of the next
-            rollout's states; `reward/error`, the root mean squared error of estimates
-            over the standard deviation of all rewards that came, measured on states
-            that were drawn with equal chances, before they are learned from.
+            `reward/query_share`, share of the rollout's states that were looked at;
+            `metrics`.
         """
-        given = memory.given(newest=True)
-        states, rewards = memory.looked_at()
-        by_chance, rng = self._by_chance(self._learned, given.shape)
-        measured = by_chance & np.isfinite(given)
-        if self._learned >= WARM_UP and measured.any():
-            missed = (self._mean(memory.episodes(newest=True)) - given)[measured]
-            squared = float(np.square(missed, dtype=np.float64).mean())
-            kept = REMEMBERED if self._error else 0
-            self._squared_error = kept * self._squared_error + (1 - kept) * squared
-            spread = max(float(rewards.std(correction=0)), 1e-6)
-            self._trust(math.sqrt(self._squared_error) / spread)
+        states, given = memory.newest()
+        if self._learned >= WARM_UP and self._spread > 1e-6:
+            self._measure_error(states, given)
         self._learned += 1
-        self._queries += int(np.isfinite(given).sum())
-        self._fit(states, rewards, int(rng.integers(2**63)))
+        looked_at = np.isfinite(given)
+        self._queries += int(looked_at.sum())
         self._not_relabelled += 1
-        few = self._not_relabelled * given.size < RELABELLED * memory.size
-        if not few:
+        newest = self._not_relabelled * given.size < RELABELLED * memory.size
+        self.estimate(memory, newest)
+        if not newest:
             self._not_relabelled = 0
-        given, estimate = memory.given(few), self._mean(memory.episodes(few))
-        memory.set_rewards(np.where(np.isfinite(given), given, estimate), few)
-        return self.metrics()
-
-    @property
-    def share(self) -> float:
-        """Of the next rollout's states that are looked at; all if the error is 1."""
-        limit = self._max_error
-        beyond = (min(self._error, 1) - limit) / max(1 - limit, 1e-6)
-        more = max(beyond, 0) * (1 - self._query_share)
-        return self._query_share + more
+        return {"reward/query_share": float(looked_at.mean()), **self.metrics()}
 
     def metrics(self) -> dict[str, float]:
-        """See `learn`; without an error as long as none is measured."""
-        error = {"reward/error": self._error} if self._error else {}
-        told = {"reward/queries": self._queries, "reward/query_share": self.share}
-        return told | error
+        """What a run tells.
 
-    def _trust(self, error: float) -> None:
-        """Take the error over; tell when it has become too large."""
-        before, self._error = self._error, error
-        if before <= self._max_error < error:
+        Returns:
+            `reward/queries`, states looked at so far; `reward/error`, once measured:
+            the root mean squared error of estimates, over the standard deviation of the
+            rewards in replay, on states that were drawn with equal chances, before they
+            are learned from.
+        """
+        error = {} if self._error is None else {"reward/error": self._error}
+        return {"reward/queries": self._queries, **error}
+
+    def _measure_error(self, states: np.ndarray, given: np.ndarray) -> None:
+        """Compare estimates of a rollout with the rewards drawn with equal chances."""
+        missed = self._predict(states).mean(0).cpu().numpy() - given
+        of_them = missed[self._by_chance(self._learned, given.shape)]
+        squared = float(np.square(of_them, dtype=np.float64).mean())
+        kept = 0 if self._error is None else REMEMBERED
+        self._squared_error = kept * self._squared_error + (1 - kept) * squared
+        before, limit = self._error or 0, self._max_error
+        self._error = math.sqrt(self._squared_error) / self._spread
+        if before <= limit < min(self._error, 1):
             print(
-                f"Rewards are estimated with an error of {error:.2f} of their spread, "
-                f"above reward.max_error={self._max_error:g}: {self.share:.0%} of "
-                "states are looked at until it is lower.",
+                f"Rewards are estimated with an error of {self._error:.2f} of their "
+                f"spread, above reward.max_error={limit:g}: {self.share:.0%} of the "
+                "next states are looked at.",
                 file=sys.stderr,
             )
 
-    def _mean(self, episodes: Episodes) -> np.ndarray:
-        """The members' mean reward of each state, (T, N) float32."""
-        assert episodes.states is not None
-        return self._predict(episodes.states).mean(0).cpu().numpy()
+    def estimate(self, memory: Memory, newest: bool) -> None:
+        """Learn from what is stored, and set the rewards of all, or of the newest.
+
+        Raises:
+            FloatingPointError: an estimate is not a finite number.
+        """
+        rng = self._rng(self._learned, 2)
+        shape = (GRADIENT_STEPS, MEMBERS, BATCH_SIZE)
+        states, rewards = memory.draw_rewarded(math.prod(shape), rng)
+        states, rewards = states.to(self._device), rewards.to(self._device)
+        self._ensemble.set_scales(states, rewards)
+        scale = self._ensemble.reward_std.clamp(min=1e-6)
+        for batch, target in zip(
+            states.view(*shape, -1), rewards.view(*shape), strict=True
+        ):
+            missed = (self._ensemble(batch) - target) / scale
+            self._optimiser.zero_grad()
+            missed.square().mean(1).sum().backward()
+            self._optimiser.step()
+
+        def reward(states: np.ndarray, given: np.ndarray) -> np.ndarray:
+            estimate = self._predict(states).mean(0).cpu().numpy()
+            if not np.isfinite(estimate).all():
+                raise FloatingPointError(
+                    "The networks that learn rewards gave one that is not finite: the "
+                    "model's rewards are too large for them; use "
+                    "reward.query_share=1."
+                )
+            return np.where(np.isfinite(given), given, estimate)
+
+        self._spread = memory.relabel(reward, newest)
 
     @torch.no_grad()
     def _predict(self, states: np.ndarray) -> torch.Tensor:
         """States (T, N, S) -> each member's rewards (E, T, N)."""
-        flat = torch.from_numpy(states).reshape(-1, states.shape[-1])
-        parts = [
-            self._ensemble(part.to(self._device, torch.float32))
-            for part in flat.split(AT_ONCE)
-        ]
-        return torch.cat(parts, dim=1).reshape(MEMBERS, *states.shape[:2])
-
-    def _fit(self, states: torch.Tensor, rewards: torch.Tensor, seed: int) -> None:
-        """Take gradient steps: states (B, S), rewards (B,)."""
-        states = states.to(self._device, torch.float32)
-        rewards = rewards.to(self._device)
-        self._ensemble.measure(states, rewards)
-        generator = torch.Generator(self._device).manual_seed(seed)
-        places = torch.randint(
-            len(states),
-            (GRADIENT_STEPS, MEMBERS, BATCH_SIZE),
-            generator=generator,
-            device=self._device,
-        )
-        for place in places:
-            missed = self._ensemble(states[place]) - rewards[place]
-            loss = (missed / self._ensemble.reward_std).square().mean(1).sum()
-            self._optimiser.zero_grad()
-            loss.backward()
-            self._optimiser.step()
+        flat = torch.from_numpy(states).flatten(0, 1)
+        rewards = self._ensemble(flat.to(self._device, torch.float32))
+        return rewards.unflatten(1, states.shape[:2])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning changes."""
@@ -268,7 +290,7 @@ class Estimator:
 
 _COUNTS = (
     *("_chosen", "_learned", "_not_relabelled", "_queries"),
-    *("_squared_error", "_error"),
+    *("_squared_error", "_spread", "_error"),
 )
 
 
@@ -280,18 +302,17 @@ def make_estimator(
     Raises:
         ConfigError: the rewards of single states cannot be estimated.
     """
-    share = config.reward.query_share
+    share, name = config.reward.query_share, config.reward.name
     if share == 1 or model.cheap:
         return None
-    states = example.states
     if model.window > 1:
-        why = f"reward={config.reward.name} looks at {model.window} states in a row"
+        why = f"reward={name} looks at {model.window} states in a row"
     elif model.remembers:
-        why = f"reward={config.reward.name} learns itself"
-    elif states is None or states.ndim > 3:
-        why = f"task={config.task.name} renders itself, and gives frames for states"
+        why = f"reward={name} learns itself"
+    elif not model.needs_states or example.states is None:
+        why = f"reward={name} looks at no states"
     else:
-        return Estimator(config, states.shape[-1])
+        return Estimator(config, example.states.shape[-1])
     raise ConfigError(
         f"reward.query_share is {share}, but {why}: give reward.query_share=1."
     )

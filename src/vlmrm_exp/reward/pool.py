@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,11 +23,12 @@ from vlmrm_exp.reward import (
     Episodes,
     RewardModel,
     facts_of,
+    learned,
     make_model,
     reward_class,
     rewards_of,
 )
-from vlmrm_exp.reward.learned import Estimator, Memory, make_estimator
+from vlmrm_exp.reward.learned import Estimator, make_estimator
 from vlmrm_exp.reward.worker import Failure, Process, Worker, WorkerEnded
 
 FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
@@ -37,6 +38,18 @@ MOST_ENDED = 3  # workers one after another: it is no accident
 
 Wait = Callable[[], np.ndarray]
 """Waits for rewards: (T, N) float32."""
+
+
+class Memory(learned.Memory, Protocol):
+    """What a reward model that learns needs of the replay buffer."""
+
+    def episodes(self) -> Episodes:
+        """All that is stored."""
+        ...
+
+    def set_rewards(self, reward: np.ndarray) -> None:
+        """Replace the rewards of all that is stored: (T, N)."""
+        ...
 
 
 class Pool:
@@ -99,7 +112,7 @@ class Pool:
         def finish() -> np.ndarray:
             reward = np.zeros(episodes.shape, np.float32)
             reward.flat[at] = wait()[:, 0]
-            reward = check_finite(reward, self._advice)
+            reward = check_finite(reward, self._advice, len(at))
             reward.flat[np.setdiff1d(np.arange(reward.size), at)] = np.nan
             return reward
 
@@ -177,8 +190,12 @@ def make_pool(config: Config, example: Episodes) -> Pool:
     return pool
 
 
-def check_finite(reward: np.ndarray, advice: str) -> np.ndarray:
+def check_finite(
+    reward: np.ndarray, advice: str, asked: int | None = None
+) -> np.ndarray:
     """The rewards (T, N) as they are; `advice` ends the message.
+
+    `asked` is how many were asked for; None: all.
 
     Raises:
         FloatingPointError: one is not a finite number.
@@ -188,8 +205,8 @@ def check_finite(reward: np.ndarray, advice: str) -> np.ndarray:
         t, n = np.argwhere(bad)[0]
         raise FloatingPointError(
             f"The reward is {reward[t, n]} at step {t + 1} of episode {n + 1} of a "
-            f"rollout, and {int(bad.sum())} of {bad.size} are not finite: nothing can "
-            f"be learned from it; {advice}."
+            f"rollout, and {int(bad.sum())} of {asked or bad.size} are not finite: "
+            f"nothing can be learned from it; {advice}."
         )
     return reward
 

@@ -283,40 +283,64 @@ class Replay:
             last=place - slot * self._transitions >= self._transitions - self._num_envs,
         )
 
-    def episodes(self, newest: bool = False) -> Episodes:
-        """All stored states (T, rollouts x N, S), or the newest rollout's (T, N, S)."""
-        return Episodes(states=_by_time(self._states[self._slots(newest)]))
+    def episodes(self) -> Episodes:
+        """All stored states, as (T, rollouts x N, S)."""
+        stored = self._states[: self._filled].transpose(0, 1)  # (T, rollouts, N, S)
+        return Episodes(states=stored.flatten(1, 2).numpy())
 
-    def given(self, newest: bool = False) -> np.ndarray:
-        """Their rewards as they came, (T, rollouts x N) float32; NaN where none did."""
-        return _by_time(self._given[self._slots(newest)])
-
-    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All stored states whose reward came: (B, S) float64, and it, (B,) float32."""
-        given = self._given[: self._filled]
-        came = given.isfinite()
-        return self._states[: self._filled][came], given[came]
-
-    def set_rewards(self, reward: np.ndarray, newest: bool = False) -> None:
-        """Replace the rewards of all that is stored, or of the newest rollout.
-
-        Args:
-            reward: (T, rollouts x N) float32.
-            newest: of the newest rollout alone: (T, N).
-        """
-        of_rollouts = reward.reshape(len(reward), -1, self._num_envs).swapaxes(0, 1)
-        self._reward[self._slots(newest)] = torch.from_numpy(of_rollouts.copy()).to(
-            self._reward.device
+    def set_rewards(self, reward: np.ndarray) -> None:
+        """Replace the rewards of all that is stored: (T, rollouts x N)."""
+        of_rollouts = reward.reshape(len(reward), self._filled, self._num_envs)
+        self._reward[: self._filled].copy_(
+            torch.from_numpy(of_rollouts.swapaxes(0, 1).copy())
         )
         self._measure_rewards()
 
+    def newest(self) -> tuple[np.ndarray, np.ndarray]:
+        """The newest rollout: states (T, N, S), and rewards (T, N) as they came."""
+        return self._states[self._newest].numpy(), self._given[self._newest].numpy()
+
     def newest_reward(self) -> np.ndarray:
         """The rewards (T, N) of the newest rollout, as they are learned from."""
-        return self._reward[self._slots(newest=True)][0].cpu().numpy()
+        return self._reward[self._newest].cpu().numpy()
 
-    def _slots(self, newest: bool) -> slice:
-        last = (self._next - 1) % self.capacity
-        return slice(last, last + 1) if newest else slice(self._filled)
+    def draw_rewarded(
+        self, count: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stored states whose reward came, with replacement.
+
+        Returns:
+            States (count, S) float32, rewards (count,) float32.
+        """
+        given = self._given[: self._filled].flatten()
+        came = given.isfinite().nonzero().squeeze(1)
+        place = came[torch.from_numpy(rng.integers(len(came), size=count))]
+        states = self._states.flatten(0, 2)
+        return states.index_select(0, place).float(), given[place]
+
+    def relabel(
+        self, reward: Callable[[np.ndarray, np.ndarray], np.ndarray], newest: bool
+    ) -> float:
+        """Replace rewards of all rollouts, or of the newest.
+
+        Args:
+            reward: takes states (T, N, S) and rewards (T, N) as they came, NaN where
+                none did.
+            newest: of the newest rollout alone.
+
+        Returns:
+            The standard deviation of all rewards that are stored now.
+        """
+        for slot in [self._newest] if newest else range(self._filled):
+            given = self._given[slot].numpy()
+            told = reward(self._states[slot].numpy(), given)
+            self._reward[slot].copy_(torch.from_numpy(told))
+        self._measure_rewards()
+        return self._reward[: self._filled].std(correction=0).item()
+
+    @property
+    def _newest(self) -> int:
+        return (self._next - 1) % self.capacity
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored (views, not copies), where the ring stands, the draws."""
@@ -352,11 +376,6 @@ class Replay:
             # All rewards alike, as of a predicate that is not met yet: leave the scale.
             std = stored.std(correction=0)
             self._reward_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
-
-
-def _by_time(stored: torch.Tensor) -> np.ndarray:
-    """Of rollouts (R, T, N, ...) the same as (T, R x N, ...)."""
-    return stored.transpose(0, 1).flatten(1, 2).numpy()
 
 
 def _check_memory(space: gym.Space, transitions: int, device: torch.device) -> None:
@@ -525,7 +544,7 @@ PATIENCE_S = 12
 
 
 class TooLate(BaseException):
-    """A rollout was not over when a scheduler's patience was."""
+    """A rollout was not over when a scheduler's patience was; holds the signal."""
 
 
 class Interrupts:
@@ -571,4 +590,4 @@ class Interrupts:
             signal.alarm(PATIENCE_S)
 
     def _too_late(self, number: int, frame: FrameType | None) -> None:
-        raise TooLate
+        raise TooLate(self.number)
