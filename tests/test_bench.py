@@ -176,6 +176,17 @@ def test_bench_of_another_reward_and_algorithm(tmp_path: Path):
     assert result["reference_env_steps_per_s"] is None
 
 
+@pytest.mark.slow
+def test_bench_of_learned_rewards(tmp_path: Path):
+    """What is not looked at costs no picture, but its estimate."""
+    words = "task=kneeling", "clip=nano", "reward.query_share=0.2", *SMALL
+    result = bench.measure(asked(*words)[0], None, tmp_path)
+    rows = {row["stage"]: row["items_per_env_step"] for row in result["stages"]}
+    assert rows == {
+        "simulate": 1, "render": 0.2, "embed": 0.4, "estimate": 1, "update": 0.1
+    }  # fmt: skip
+
+
 def test_the_reference_is_fp32_and_may_be_of_another_model():
     config, reference = asked("task=kneeling", "clip=vitb32", "clip.precision=bf16")
     assert reference is not None

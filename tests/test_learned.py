@@ -1,5 +1,7 @@
 """Rewards of states that nobody looked at."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -257,6 +259,17 @@ def test_rewards_of_frames_cannot_be_estimated(program, tmp_path):
 def test_an_impossible_share_is_refused(compose, share):
     with pytest.raises(ConfigError, match=r"reward\.query_share is"):
         compose("task=kneeling", "reward=learned", f"reward.query_share={share}")
+
+
+@pytest.mark.slow
+def test_a_run_tells_how_much_was_looked_at(program, tmp_path):
+    words = "experiment=smoke", "task=cartpole", "clip=nano", "log=none"
+    folder = f"hydra.run.dir={tmp_path}/run"
+    ended = program(*words, "compute.workers=1", "reward.query_share=0.3", folder)
+    assert ended.code == 0, ended.err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["reward/queries"] == 0.3 * summary["env_steps"] == 12
+    assert "looked at 12 of these states" in ended.out
 
 
 def test_what_a_share_leaves_unread_is_told(compose):

@@ -16,10 +16,10 @@ pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 pytestmark = pytest.mark.slow
 
 SWEEP = (
-    "-m sweep=mine task=mountaincar clip=nano log=none seed=0 env_steps=4800 "
-    "algo.gradient_steps=20 algo.random_steps=1600 evaluation.every=1600 "
+    "-m sweep=mine task=mountaincar reward=environment log=none seed=0 env_steps=8000 "
+    "algo.gradient_steps=300 algo.random_steps=1600 evaluation.every=1600 "
     "evaluation.episodes=2 evaluation.final_episodes=4 evaluation.reward_episodes=2 "
-    "evaluation.video_episodes=1 compute=cpu compute.workers=1 compute.checkpoint_s=0"
+    "evaluation.video_episodes=1 compute=cpu compute.checkpoint_s=0"
 ).split()
 SUBMITIT = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10")
 PATIENCE_S = 300
@@ -64,7 +64,7 @@ def test_a_preempted_job_is_started_again_and_goes_on(tmp_path):
     folder = tmp_path / "preempted"
     sweep = start(folder, *SUBMITIT)
     deadline = time.monotonic() + PATIENCE_S
-    while not list(folder.glob("outputs/sweeps/mine/mountaincar-*/checkpoints/*.pt")):
+    while not list(folder.glob("outputs/sweeps/mine/*/checkpoints/state.pt")):
         assert time.monotonic() < deadline, sweep.communicate()
         time.sleep(0.1)
     (task,) = tasks_of(folder)

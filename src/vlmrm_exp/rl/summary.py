@@ -131,6 +131,12 @@ def summary_text(summary: dict[str, Any], folder: Path) -> str:
         f"{summary['train_wall_s']:.0f} s; kept the policy of step "
         f"{summary['best_env_steps']:,}",
     ]
+    if "reward/queries" in summary:
+        error = summary.get("reward/error")
+        lines.append(
+            f"  looked at {summary['reward/queries']:,} of these states; error of the "
+            f"others' rewards {'not measured' if error is None else f'{error:.2f}'}"
+        )
     lines.append(f"  folder  {folder}")
     video = folder / "videos" / "eval.mp4"
     if video.is_file():
