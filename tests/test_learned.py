@@ -15,7 +15,7 @@ from point_mass import (
     trained,
 )
 from vlmrm_exp.config import ConfigError, unread
-from vlmrm_exp.reward import Episodes
+from vlmrm_exp.reward import Episodes, learned
 from vlmrm_exp.reward.learned import Ensemble, Estimator
 from vlmrm_exp.reward.pool import make_pool
 from vlmrm_exp.rl.experience import Replay
@@ -207,8 +207,10 @@ def test_a_run_asks_for_a_share_of_its_states(tmp_path, name, workers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overlap", [True, False])
-def test_workers_change_nothing(tmp_path, overlap):
-    reward = {"model": "point_mass:Distance", "query_share": 0.2}
+def test_workers_change_nothing(tmp_path, overlap, monkeypatch):
+    monkeypatch.setattr(learned, "WARM_UP", 1)
+    model = "point_mass:Distance"
+    reward = {"model": model, "query_share": 0.2, "max_error": 0.05}
     for workers in (0, 2):
         compute = {"workers": workers, "overlap": overlap}
         trained(tmp_path / str(workers), reward=reward, compute=compute)
