@@ -24,7 +24,8 @@ TOOLS = {"app", "figures", "log", "measures", "video", *LEAVES}
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
     "verb": {"studies", "pretraining", "reporting", "rl", "reward", "envs", "vlm",
-             *TOOLS},
+             "judges", *TOOLS},
+    "judges": {"app", "words", "envs", *LEAVES},
     "studies": {"rl", "reward", "envs", "vlm", *TOOLS},
     "pretraining": {"reward", "envs", "vlm", *TOOLS},
     "reporting": {"figures", "measures", *LEAVES},

@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -26,6 +27,7 @@ from vlmrm_exp.config import (
     unread,
 )
 from vlmrm_exp.files import lock, written_whole
+from vlmrm_exp.judges import judge_configs
 
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
@@ -51,6 +53,7 @@ def check(composed: app.Composed) -> Config:
             f"task={config.task.name} renders itself, and gives frames for states: "
             "give reward.query_share=1."
         )
+    judge_configs(composed, config)
     if config.compute.device == "gpu":
         from vlmrm_exp.reward import choose_device
 
@@ -149,11 +152,19 @@ def train(composed: app.Composed) -> float | None:
         print(f"The paper has no settings of its own for task={typed['task']}.")
     with written_whole(folder / "config.yaml") as part:
         part.write_text(app.resolved(composed.cfg), encoding="utf-8")
-    return run(config, folder)
+    return run(config, folder, judge_configs(composed, config))
 
 
-def run(config: Config, folder: Path) -> float | None:
-    """Train, evaluate and write everything into `folder`."""
+def run(
+    config: Config, folder: Path, judges: Mapping[str, Config] = MappingProxyType({})
+) -> float | None:
+    """Train, evaluate and write everything into `folder`.
+
+    Args:
+        config: checked.
+        folder: the run's.
+        judges: configurations of second opinions, by name.
+    """
     # Imported here so that --help, --cfg and refusals are immediate.
     with interrupts_at_the_end():
         import torch
@@ -172,7 +183,7 @@ def run(config: Config, folder: Path) -> float | None:
     started = time.perf_counter()
     exit_code = 1
     with contextlib.ExitStack() as opened:
-        envs, eval_envs, pool = open_parts(config, opened)
+        envs, eval_envs, pool = open_parts(config, opened, judges)
         saved: dict[str, Any] = {"state": None, "log": None}
         if checkpoint.has_state(folder):
             saved = checkpoint.load(folder)
@@ -226,8 +237,12 @@ def run(config: Config, folder: Path) -> float | None:
         return summary["eval/reward_mean"]
 
 
-def open_parts(config: Config, opened: contextlib.ExitStack) -> tuple[Any, Any, Any]:
-    """Open what a run simulates and rewards with; `opened` closes it.
+def open_parts(
+    config: Config,
+    opened: contextlib.ExitStack,
+    judges: Mapping[str, Config] = MappingProxyType({}),
+) -> tuple[Any, Any, Any]:
+    """Open what a run simulates, rewards and judges with; `opened` closes it.
 
     Returns:
         Environments of training, those of evaluation, and the pool.
@@ -236,7 +251,7 @@ def open_parts(config: Config, opened: contextlib.ExitStack) -> tuple[Any, Any, 
 
     from vlmrm_exp.envs import check_algo, world_of
     from vlmrm_exp.reward import Episodes
-    from vlmrm_exp.reward.pool import make_pool
+    from vlmrm_exp.reward.pool import make_judge, make_pool
 
     make_envs = world_of(config.task).make_envs
     threads = config.compute.num_physics_threads
@@ -250,6 +265,10 @@ def open_parts(config: Config, opened: contextlib.ExitStack) -> tuple[Any, Any, 
     example = Episodes(states=envs.states()[None], env_reward=own)
     pool = make_pool(config, example)
     opened.callback(pool.close)
+    for name, told in judges.items():
+        judge = make_judge(name, told, example)
+        opened.callback(judge.close)
+        pool.judges = {**pool.judges, name: judge}
     return envs, eval_envs, pool
 
 

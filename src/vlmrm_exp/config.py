@@ -256,6 +256,9 @@ class Config:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    judge: dict[str, Any] = field(default_factory=dict)
+    """Second opinions on evaluations, by name: what each is told differently, as on the
+    command line; a text or a list of them."""
     prompt: Any = MISSING
     """The goal in words: a string, or a list whose embeddings are averaged."""
     baseline: Any = MISSING

@@ -28,6 +28,7 @@ HYDRA_TAKES_VALUE = tuple(
 SETTINGS = (".yaml", ".yml", ".YAML", ".YML")
 ADDED = ("hydra", "task.options.", "reward.options.")
 """Keys that + may add."""
+JUDGE = "judge."
 SENTENCES = {"prompt": 1, "baseline": 1, "prompts": 2, "baselines": 2}
 """Settings that hold sentences, and how many lists may lie in one another."""
 QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
@@ -43,6 +44,7 @@ def to_keys(
     - `clip=tiny,base`, where several can be studied: `clips=[tiny,base]`, `clip=tiny`.
     - `sweeps/x.yaml`: `--config-dir sweeps --config-name x`.
     - `sweep=NAME`: `hydra.sweep.dir=outputs/sweeps/NAME`.
+    - `judge.NAME=prompt=a car, red`: added, and quoted as a sentence is.
     - `photo.jpg`, where files are looked at: an element of `files=[...]`.
 
     Args:
@@ -84,8 +86,11 @@ def to_keys(
             )
         elif key in plural:
             keys += several(key, value, plural[key])
-        elif bare in SENTENCES:
-            keys.append(f"{bare}={sentences(bare, value, sweeps)}")
+        elif bare in SENTENCES or bare.startswith(JUDGE):
+            if bare.startswith(JUDGE):
+                check_judge(bare.removeprefix(JUDGE))
+            added = "++" if bare.startswith(JUDGE) else ""
+            keys.append(f"{added}{bare}={sentences(bare, value, sweeps)}")
         elif (conf_dir() / bare).is_dir() and (value == "null" or value[:1] == "_"):
             if word != "experiment=null":  # it has none of itself
                 raise ConfigError(f"{word} is no option: see --help for those.")
@@ -113,6 +118,15 @@ def to_keys(
             )
         keys.append(f"files=[{','.join(quoted(name) for name in named)}]")
     return options + keys  # which Hydra takes in this order alone
+
+
+def check_judge(name: str) -> None:
+    """Refuse a judge's name that makes no metric, with a ConfigError."""
+    if not re.fullmatch(r"[\w-]+", name, re.ASCII):
+        raise ConfigError(
+            f"A judge is named {name!r}, which becomes the metric judge/{name}: give "
+            "a word of letters, digits, - and _."
+        )
 
 
 def _text(word: str) -> str:
@@ -212,7 +226,7 @@ def sentences(key: str, value: str, sweeps: bool) -> str:
     Raises:
         ConfigError: a bracket is not closed, or several sentences have but one job.
     """
-    text, depth = value.strip(), SENTENCES[key]
+    text, depth = value.strip(), SENTENCES.get(key, 1)
     if text in ("", "null"):
         return text
     choice = re.fullmatch(r"choice\((.*)\)", text, re.DOTALL)

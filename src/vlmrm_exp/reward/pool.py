@@ -12,12 +12,13 @@ import pickle
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
-from vlmrm_exp.config import Config, ForeignError
+from vlmrm_exp.config import Config, ConfigError, ForeignError
 from vlmrm_exp.refusals import blaming
 from vlmrm_exp.reward import (
     Episodes,
@@ -60,6 +61,9 @@ class Pool:
 
     estimator: Estimator | None = None
     """Of rewards that are learned instead of asking for all; set by `make_pool`."""
+
+    judges: "Mapping[str, Pool]" = MappingProxyType({})
+    """Second opinions by name: what evaluations ask beside it, and nothing learns."""
 
     def __init__(self, config: Config, model: RewardModel | type[RewardModel]) -> None:
         self.needs_states = model.needs_states
@@ -188,6 +192,25 @@ def make_pool(config: Config, example: Episodes) -> Pool:
         pool = Workers(config, example)
     pool.estimator = estimator
     return pool
+
+
+def make_judge(name: str, config: Config, example: Episodes) -> Pool:
+    """A second opinion: in this process, since it looks at evaluations alone.
+
+    Raises:
+        ConfigError: as the model's constructor, or it learns; the judge is named.
+    """
+    try:
+        if reward_class(config).remembers:
+            raise ConfigError(
+                f"reward={config.reward.name} learns from the states of training, "
+                "which judges are not shown: choose another."
+            )
+        judge = InProcess(config, make_model(config))
+    except ConfigError as error:
+        raise ConfigError(f"judge.{name}: {error}") from error
+    judge.rewards(example)
+    return judge
 
 
 def check_finite(

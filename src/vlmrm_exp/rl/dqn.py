@@ -22,7 +22,7 @@ from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl.cuda_graph import CudaGraph
-from vlmrm_exp.rl.evaluation import LOGGED, judge, play, rollout_metrics
+from vlmrm_exp.rl.evaluation import judge, logged, play, rollout_metrics
 from vlmrm_exp.rl.experience import (
     Batch,
     Interrupts,
@@ -294,8 +294,8 @@ def train(
                     pool,
                 )
                 judged = judge(played)
-                state.keep(judged["eval/reward_mean"], log.folder / "checkpoints")
-                metrics |= {k: v for k in LOGGED if (v := judged[k]) is not None}
+                state.keep(judged, log.folder / "checkpoints")
+                metrics |= logged(judged)
                 state.next_evaluation = (
                     state.learned_steps // evaluation.every + 1
                 ) * evaluation.every

@@ -3,6 +3,7 @@
 Used while training, at the end of a run, and by `python -m vlmrm_exp.evaluate`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from vlmrm_exp.video import write_episodes
 VIDEO_FPS = 30
 """Frames per second, one per env step: a humanoid's 30 ms at nearly its own speed."""
 
-LOGGED = ("eval/success_rate", "eval/reward_mean", "eval/return_mean")
-"""Of what `judge` gives, the metrics of a run."""
+LOGGED = ("eval/success_rate", "eval/reward_mean", "eval/return_mean", "judge/")
+"""How metrics of a run begin, of what `judge` gives."""
 
 BUCKETS = (0, 25, 50, 75, 100)
 """Percent of an episode's steps in the goal state; the paper's rater put each of 100
@@ -41,6 +42,8 @@ class Played:
     """(N,) bool; None: the task has no predicate."""
     goal_share: np.ndarray | None
     """(N,) share of each episode's steps in the goal state; None: no predicate."""
+    judged: dict[str, np.ndarray]
+    """(T, R) of each second opinion, at most of as many episodes as were asked for."""
     states: list[np.ndarray]
     """Of the first episodes: (T, S) float64, or frames (T, H, W, 3) uint8."""
 
@@ -63,15 +66,18 @@ def play(
         act: a policy's, without exploration.
         episodes: how many.
         seed: of the start states.
-        pool: gives the rewards.
+        pool: gives the rewards, and has the judges.
         rewarded: how many of the episodes; None: all. All, if it costs nothing.
         keep_states: of how many rewarded episodes the states are kept, for a video.
 
     Raises:
         FloatingPointError: a reward is not a finite number.
     """
-    rewarded = episodes if rewarded is None or pool.cheap else min(rewarded, episodes)
+    judged = episodes if rewarded is None else min(rewarded, episodes)
+    rewarded = episodes if pool.cheap else judged
+    needs_states = any(each.needs_states for each in (pool, *pool.judges.values()))
     rollouts, rewards, states = [], [], []
+    said: dict[str, list[np.ndarray]] = {name: [] for name in pool.judges}
     waiting = None
     total = -(-episodes // envs.num_envs) * envs.episode_length * envs.num_envs
     with progress_bar(total, "step", "evaluating") as progress:
@@ -82,9 +88,10 @@ def play(
 
         left, start = episodes, seed
         while left > 0:
-            looked_at = max(rewarded - (episodes - left), 0)
+            done = episodes - left
+            looked_at = max(rewarded - done, 0)
             # Rendering environments give frames for states: only where looked at.
-            keep = looked_at > 0 and (pool.needs_states or keep_states > len(states))
+            keep = looked_at > 0 and (needs_states or keep_states > len(states))
             rollout = collect(envs, counted, start, keep).first(left)
             left, start = left - rollout.shape[1], None
             if waiting is not None:  # rewarded while this rollout was played
@@ -93,6 +100,9 @@ def play(
             if looked_at > 0:
                 seen = rollout.first(looked_at)
                 waiting = pool.submit(seen)
+                if done < judged:
+                    for name, judge in pool.judges.items():
+                        said[name].append(judge.rewards(seen.first(judged - done)))
                 if seen.states is not None:
                     kept = seen.states[:, : max(keep_states - len(states), 0)]
                     # Copies, so that the rest of the rollout can be given up.
@@ -114,6 +124,7 @@ def play(
         env_reward=np.concatenate([r.env_reward for r in rollouts], axis=1),
         success=None if goal is None else envs.episode_success(goal),
         goal_share=None if goal is None else goal.mean(axis=0),
+        judged={name: np.concatenate(each, axis=1) for name, each in said.items()},
         states=states,
     )
 
@@ -121,7 +132,8 @@ def play(
 def judge(played: Played) -> dict[str, Any]:
     """The eval/ metrics of episodes; success is None where there is no predicate.
 
-    eval/buckets lists the shares of episodes in each of `BUCKETS`.
+    eval/buckets lists the shares of episodes in each of `BUCKETS`; judge/NAME is the
+    mean of what a judge says.
     """
     episodes = played.env_reward.shape[1]
     rate = low = high = buckets = None
@@ -142,6 +154,19 @@ def judge(played: Played) -> dict[str, Any]:
         "eval/return_mean": float(played.env_reward.sum(0, dtype=np.float64).mean()),
         "eval/episodes": episodes,
         "eval/reward_episodes": played.reward.shape[1],
+        **{
+            f"judge/{name}": float(said.mean(dtype=np.float64))
+            for name, said in played.judged.items()
+        },
+    }
+
+
+def logged(judged: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a run among what `judge` gives."""
+    return {
+        key: value
+        for key, value in judged.items()
+        if key.startswith(LOGGED) and value is not None
     }
 
 
@@ -161,15 +186,28 @@ def rollout_metrics(
 
 
 def write_video(path: Path, config: Config, played: Played) -> None:
-    """Render the episodes whose states were kept, at the task's own frame height."""
+    """Show the episodes whose states were kept, one after another."""
+    episodes = [
+        (frames, played.reward[:, n])
+        for n, frames in enumerate(_frames(config, played.states))
+    ]
+    write_episodes(path, episodes, VIDEO_FPS, " / ".join(config.prompts))
+
+
+def write_beside(
+    path: Path, config: Config, played: Sequence[Played], title: str
+) -> None:
+    """Show the first kept episode of several policies side by side."""
+    frames = _frames(config, [one.states[0] for one in played])
+    write_episodes(path, [(np.concatenate(frames, axis=2), None)], VIDEO_FPS, title)
+
+
+def _frames(config: Config, episodes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Render episodes of states, at the task's own frame height: (T, H, W, 3) each."""
     renderer = world_of(config.task).make_renderer(
         config.task, config.task.frame_height, config.clip.render_effects
     )
     try:
-        episodes = [
-            (frames_of(renderer, states), played.reward[:, n])
-            for n, states in enumerate(played.states)
-        ]
+        return [frames_of(renderer, states) for states in episodes]
     finally:
         renderer.close()
-    write_episodes(path, episodes, VIDEO_FPS, " / ".join(config.prompts))

@@ -7,6 +7,7 @@ renders where it runs; frames never pass here.
 import math
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from vlmrm_exp.files import written_whole
 from vlmrm_exp.refusals import blaming
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.pool import Pool, Wait
+from vlmrm_exp.rl.alarms import Alarms
 
 Act = Callable[[np.ndarray], np.ndarray]
 """Observations (N, O) float32 -> actions (N, A) float32, or (N,) int64."""
@@ -484,6 +486,8 @@ class State:
     best: dict[str, Any] | None = None
     """Checkpoint of the policy with the highest reward so far."""
     best_reward: float = -math.inf
+    alarms: Alarms = field(default_factory=Alarms)
+    """Where judges disagree with the reward."""
     interrupted: int = 0
     """The signal that ended it early."""
     whole: bool = True
@@ -493,13 +497,25 @@ class State:
         """The present policy."""
         return {**self.agent.checkpoint(), "env_steps": self.learned_steps}
 
-    def keep(self, reward: float, folder: Path) -> None:
+    def keep(self, judged: Mapping[str, Any], folder: Path) -> None:
         """Save the present policy, also as the best if none had a higher reward.
 
-        Of equals the latest: where all rewards are the same, the most trained one.
+        Of equals the latest: where all rewards are the same, the most trained one. A
+        line tells of each judge that now disagrees with the reward.
+
+        Args:
+            judged: `eval/reward_mean`, and `judge/NAME` of each judge.
+            folder: for checkpoints.
         """
-        checkpoint = self.checkpoint()
+        checkpoint, reward = self.checkpoint(), judged["eval/reward_mean"]
         save_policy(folder / "last.pt", checkpoint)
+        for name in self.alarms.add(reward, judged, checkpoint):
+            does = self.alarms.raised[name]["judge"]
+            print(
+                f"Alarm at env step {self.learned_steps:,}: the reward rises, but "
+                f"judge/{name} {does}.",
+                file=sys.stderr,
+            )
         if reward >= self.best_reward:
             self.best, self.best_reward = checkpoint, reward
             save_policy(folder / "best.pt", checkpoint)
@@ -526,7 +542,7 @@ class State:
         self.rewards = deque(partial(np.asarray, each) for each in state["rewards"])
 
 
-_PARTS = ("envs", "agent", "replay", "pool")
+_PARTS = ("envs", "agent", "replay", "pool", "alarms")
 
 
 def save_policy(path: Path, checkpoint: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward.pool import Pool
-from vlmrm_exp.rl.evaluation import judge, play, write_video
+from vlmrm_exp.rl.evaluation import judge, play, write_beside, write_video
 from vlmrm_exp.rl.experience import State, make_seeds, save_policy
 from vlmrm_exp.rl.policy import Policy
 
@@ -68,6 +68,24 @@ def finish(
         video = log.folder / "videos" / "eval.mp4"
         write_video(video, config, played)
         log.video(state.learned_steps, "eval/video", video)
+    for name in state.alarms.raised:
+        shown, texts = [], []
+        for kind, policy in state.alarms.policies(name).items():
+            save_policy(checkpoints / f"{kind}-{name}.pt", policy)
+            act = Policy(policy, device).act
+            seed = make_seeds(config.seed).final
+            one = play(eval_envs, act, 1, seed, pool, 1, keep_states=1)
+            metrics = judge(one)
+            shown.append(one)
+            texts.append(
+                f"{kind}, env step {policy['env_steps']:,}: reward "
+                f"{metrics['eval/reward_mean']:.3g}, {name} "
+                f"{metrics[f'judge/{name}']:.3g}"
+            )
+        if all(one.states for one in shown):
+            video = log.folder / "videos" / f"alarm-{name}.mp4"
+            write_beside(video, config, shown, " | ".join(texts))
+            log.video(state.learned_steps, f"judge/{name}_alarm", video)
     summary = {
         "task": config.task.name,
         "clip": config.clip.name,
@@ -83,6 +101,7 @@ def finish(
         "perf/env_steps_per_s": log.env_steps_per_s(),
         **judge(played),
         **(pool.estimator.metrics() if pool.estimator else {}),
+        **({"alarms": state.alarms.raised} if pool.judges else {}),
         "best_env_steps": best["env_steps"],
         "train_wall_s": train_wall_s,
         "wall_s": time.perf_counter() - started,
@@ -137,6 +156,12 @@ def summary_text(summary: dict[str, Any], folder: Path) -> str:
             f"  looked at {summary['reward/queries']:,} of these states; error of the "
             f"others' rewards {'not measured' if error is None else f'{error:.2f}'}"
         )
+    for key, value in summary.items():
+        if key.startswith("judge/"):
+            name = key.removeprefix("judge/")
+            raised = summary["alarms"].get(name)
+            told = f"; alarm at {raised['env_steps']:,}" if raised else ""
+            lines.append(f"  judge   {name} {value:.4g} per step{told}")
     lines.append(f"  folder  {folder}")
     video = folder / "videos" / "eval.mp4"
     if video.is_file():

@@ -1,0 +1,65 @@
+"""Second opinions on a run's episodes: the run's own settings, told differently.
+
+    judge=predicate judge.big=clip=bigG judge.far='[clip=tiny, task.camera=track]'
+
+Each judge is a reward model that looks at the episodes of evaluations, beside the one
+that is learned from; the agent never sees what they say.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from vlmrm_exp import app, words
+from vlmrm_exp.config import Config, ConfigError, to_config
+
+SAME = ("env", "env_id", "options")
+"""Settings of the task on which depends what a state is."""
+
+
+def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
+    """The configuration of each judge, by its name.
+
+    Args:
+        composed: the run's.
+        config: the same, checked.
+
+    Raises:
+        ConfigError: a judge cannot be told so; the sentence names it.
+    """
+    return {
+        name: _judge_config(name, told, composed, config)
+        for name, told in config.judge.items()
+        if told is not None
+    }
+
+
+def _judge_config(
+    name: str, told: Any, composed: app.Composed, config: Config
+) -> Config:
+    from vlmrm_exp.envs import check_world
+
+    settings = [told] if isinstance(told, str) else told
+    words.check_judge(name)
+    if not isinstance(settings, list) or not all(
+        isinstance(setting, str) and "=" in setting for setting in settings
+    ):
+        raise ConfigError(
+            f"judge.{name} is {told!r}, but must say what this judge is told "
+            f"differently, as judge.{name}=clip=tiny or "
+            f"judge.{name}='[reward=clip, task.camera=side]'."
+        )
+    try:
+        keys = words.to_keys(settings, {})
+        judge = to_config(composed.again(*keys).cfg)
+        check_world(judge)
+        changed = [
+            key for key in SAME if getattr(judge.task, key) != getattr(config.task, key)
+        ]
+        if changed:
+            raise ConfigError(
+                f"it has another task.{changed[0]}, so other states: leave that out."
+            )
+    except ConfigError as error:
+        raise ConfigError(f"judge.{name}: {error}") from error
+    asks_for_all = replace(judge.reward, query_share=1.0)
+    return replace(judge, reward=asks_for_all, compute=config.compute)

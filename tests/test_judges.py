@@ -1,0 +1,213 @@
+"""Second opinions, and alarms where they disagree with the reward."""
+
+import json
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from point_mass import point_mass, point_mass_config, read_metrics
+from vlmrm_exp import __main__ as training
+from vlmrm_exp.reward import Episodes, RewardModel
+from vlmrm_exp.reward.pool import make_judge
+from vlmrm_exp.rl import alarms
+from vlmrm_exp.rl.alarms import PATIENCE, WINDOW, Alarms, disagreement
+
+UP = np.linspace(0, 1, 30)
+
+
+class Far(RewardModel):
+    """|x|: what brings the point away from 0, where its goal is."""
+
+    def __init__(self, config) -> None:
+        pass
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        return np.abs(episodes.states[..., 0]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("judge", "told", "at"),
+    [
+        (-UP, "falls", WINDOW),  # from the start
+        (1 - (UP - 0.45) ** 2, "falls", 21),  # after the peak six of 45 pairs rise
+        (0 * UP, "stands still", PATIENCE),
+        (UP, None, None),
+        (np.minimum(5 * UP, 1), None, None),  # as high as can be from the sixth on
+    ],
+)
+def test_alarms_are_raised_at_once_and_not_for_honest_runs(judge, told, at):
+    found = [disagreement(UP[:k], judge[:k]) for k in range(1, len(UP) + 1)]
+    first = next((k for k, each in enumerate(found, 1) if each), None)
+    assert (first, found[first - 1] if first else None) == (at, told)
+
+
+def test_the_chance_of_an_order_is_that_of_all_permutations():
+    """Counted by how many pairs are in order (Mahonian numbers)."""
+    counts = [1]
+    for n in range(2, WINDOW + 1):  # the n-th value is above 0 to n - 1 of the others
+        counts = np.convolve(counts, np.ones(n))
+    above = np.cumsum(counts[::-1])[::-1] / counts.sum()  # or as many pairs
+    rng = np.random.default_rng(0)
+    for values in (rng.permutation(WINDOW) for _ in range(20)):
+        pairs = sum(values[j] > values[i] for j in range(WINDOW) for i in range(j))
+        assert alarms._trend(values)[1] == pytest.approx(above[pairs])
+
+
+@pytest.mark.parametrize("reward", [0 * UP, -UP])
+def test_no_alarm_where_the_reward_does_not_rise(reward):
+    assert not any(disagreement(reward[:k], -UP[:k]) for k in range(1, 31))
+
+
+@pytest.mark.slow
+def test_how_often_noise_raises_an_alarm():
+    """Runs of 25 evaluations: nothing rises; or the judge has risen, and stays."""
+    rng = np.random.default_rng(0)
+    early = np.minimum(5 * UP[:25], 1)
+    raised = {"nothing": 0, "early": 0}
+    for _ in range(100):
+        for name, reward, judge in (
+            ("nothing", rng.normal(size=25), rng.normal(size=25)),
+            ("early", UP[:25] + 0.01 * rng.normal(size=25),
+             early + 0.1 * rng.normal(size=25)),
+        ):  # fmt: skip
+            raised[name] += any(
+                disagreement(reward[:k], judge[:k]) for k in range(WINDOW, 26)
+            )
+    assert raised["nothing"] <= 7  # 2 % of 500 runs had one
+    assert 0 < raised["early"] <= 12  # 5 %
+
+
+def judged(folder, **changes):
+    """A point that is trained to go away from 0, judged by how near it is."""
+    changes = {"reward": {"model": "test_judges:Far"}, "env_steps": 4800} | changes
+    changes["evaluation"] = {"every": 160, "episodes": 16}
+    with point_mass(folder, **changes) as parts:
+        example = Episodes(states=parts.envs.states()[None])
+        near = make_judge("near", point_mass_config(), example)
+        parts.pool.judges = {"near": near}
+        return parts.train()
+
+
+@pytest.mark.parametrize("name", ["sac", "dqn"])
+def test_a_reward_that_leads_away_from_the_goal_raises_an_alarm(tmp_path, capsys, name):
+    algo = {"gradient_steps": 20, "exploration_steps": 1600}
+    algo |= {"learning_rate": 1e-3 if name == "sac" else 3e-4}
+    state = judged(tmp_path / name, name=name, algo=algo)
+    metrics = read_metrics(tmp_path / name)
+    for line in metrics:  # of the very states that were rewarded
+        assert line["judge/near"] == pytest.approx(-line["eval/reward_mean"])
+    raised = state.alarms.raised["near"]
+    assert raised["judge"] == "falls"
+    step = raised["env_steps"]
+    assert capsys.readouterr().err.count(f"Alarm at env step {step:,}: the") == 1
+    policies = state.alarms.policies("near")
+    best = max(metrics, key=lambda line: line["judge/near"])
+    assert policies["judged"]["env_steps"] == best["env_steps"]
+    assert policies["alarm"]["env_steps"] == step
+
+
+def test_the_agent_learns_nothing_from_judges(tmp_path):
+    reward = {"model": "test_judges:Far"}
+    evaluation = {"every": 160, "episodes": 16}
+    judged(tmp_path / "judged", env_steps=800)
+    with point_mass(tmp_path / "alone", reward=reward, evaluation=evaluation) as parts:
+        parts.train()
+    lines = read_metrics(tmp_path / "judged")
+    assert all("judge/near" in line for line in lines)
+    without = [{k: v for k, v in x.items() if k != "judge/near"} for x in lines]
+    assert without == read_metrics(tmp_path / "alone")
+
+
+def test_what_was_judged_goes_on():
+    """Evaluations before a cut count: the alarm comes when it would have come."""
+    whole, cut = Alarms(), Alarms()
+    for k in range(WINDOW):
+        values = float(UP[k]), {"judge/x": float(-UP[k])}, {"env_steps": k}
+        told = whole.add(*values)
+        if k == 5:
+            state, cut = cut.state_dict(), Alarms()
+            cut.load_state_dict(state)
+        assert cut.add(*values) == told
+    assert told == ["x"]
+    assert cut.state_dict() == whole.state_dict()
+
+
+SMALL = ("experiment=smoke", "task=mountaincar", "clip=nano", "log=none")
+SMALL += ("compute.workers=0", "evaluation.every=1")
+
+
+@pytest.mark.slow
+def test_judges_are_the_runs_settings_told_differently(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        alarms,
+        "disagreement",
+        lambda reward, judge: "falls" if judge[0] == -1 else None,
+    )
+    folder = tmp_path / "run"
+    words = (
+        'judge.same=prompt=a car at the peak of the mountain, next to the yellow flag',
+        'judge.other=["prompt=a car, in the valley", clip=tiny, alpha=0.5]',
+        "judge.below=[reward=test_judges]",
+    )  # fmt: skip
+    (tmp_path / "conf" / "reward").mkdir(parents=True)
+    text = "name: below\nmodel: test_judges:Below\n"
+    (tmp_path / "conf" / "reward" / "test_judges.yaml").write_text(text)
+    ended = program(
+        "--config-dir", f"{tmp_path}/conf", *SMALL, "judge=predicate", *words,
+        f"hydra.run.dir={folder}",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    summary = json.loads((folder / "summary.json").read_text())
+    for line in [*read_metrics(folder), summary]:
+        assert line["judge/same"] == line["eval/reward_mean"]
+        assert line["judge/other"] != pytest.approx(line["eval/reward_mean"], abs=1e-3)
+        assert 0 <= line["judge/predicate"] <= 1
+    assert list(summary["alarms"]) == ["below"]
+    step = summary["alarms"]["below"]["env_steps"]
+    assert f"judge   below -1 per step; alarm at {step:,}" in ended.out
+    assert {"alarm-below.pt", "judged-below.pt"} <= {
+        path.name for path in (folder / "checkpoints").iterdir()
+    }
+    sizes = [
+        next(imageio_ffmpeg.read_frames(folder / "videos" / name))["size"]
+        for name in ("eval.mp4", "alarm-below.mp4")
+    ]
+    assert sizes[1][0] == 2 * sizes[0][0]
+
+
+class Below(RewardModel):
+    """-1 for all."""
+
+    cheap = True
+
+    def __init__(self, config) -> None:
+        pass
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        return np.full(episodes.shape, -1, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("judge.x=tiny", "judge.x is 'tiny', but must say what this judge is told"),
+        ("judge.a/b=clip=tiny", "A judge is named 'a/b', which becomes the metric"),
+        ("judge.x=clip=bigg", "judge.x: clip=bigg does not exist: choose one of base"),
+        ("judge.x=alpha=2", "judge.x: alpha is 2.0, but must lie between 0 and 1."),
+        ("judge.x=task=cartpole", "judge.x: it has another task.env, so other states"),
+        ("judge=predicat", "judge=predicat does not exist: choose one of model"),
+    ],
+)
+def test_a_judge_that_cannot_be_told_so_is_refused(program, tmp_path, word, told):
+    ended = program("task=mountaincar", word, f"hydra.run.dir={tmp_path}/run")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert told in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_judge_without_a_predicate_or_that_learns_is_refused(tmp_path):
+    example = Episodes(states=np.zeros((1, 8, 2)))
+    learning = point_mass_config(reward={"model": "point_mass:Learned"})
+    with pytest.raises(training.ConfigError, match=r"judge\.x: reward=distance learns"):
+        make_judge("x", learning, example)
