@@ -5,10 +5,17 @@ import json
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import yaml
 
+from goal_states import AGAINST, FOR
 from point_mass import point_mass, point_mass_config, read_metrics
 from vlmrm_exp import __main__ as training
-from vlmrm_exp.reward import Episodes, RewardModel
+from vlmrm_exp.envs.goals import HumanoidGoal
+from vlmrm_exp.envs.humanoid_model import humanoid_spec
+from vlmrm_exp.envs.poses import PoseLibrary
+from vlmrm_exp.prompts import SENTENCES
+from vlmrm_exp.reward import Episodes, RewardModel, make_model
+from vlmrm_exp.reward.by_hand import FORMULAS
 from vlmrm_exp.reward.pool import make_judge
 from vlmrm_exp.rl import alarms
 from vlmrm_exp.rl.alarms import PATIENCE, WINDOW, Alarms, disagreement
@@ -211,3 +218,51 @@ def test_a_judge_without_a_predicate_or_that_learns_is_refused(tmp_path):
     learning = point_mass_config(reward={"model": "point_mass:Learned"})
     with pytest.raises(training.ConfigError, match=r"judge\.x: reward=distance learns"):
         make_judge("x", learning, example)
+
+
+def test_rewards_by_hand_are_higher_in_the_goal_and_no_proof_of_it():
+    """Bodies for and against each goal; some of these get as much."""
+    library = PoseLibrary()
+    for goal, formula in FORMULAS.items():
+        met, missed = (
+            formula(HumanoidGoal(goal).bodies(np.stack([e.state(library) for e in of])))
+            for of in (FOR[goal], AGAINST[goal])
+        )
+        assert met.mean() > missed.mean()
+        assert missed.max() > met.min()
+
+
+def test_a_reward_by_hand_is_a_distance_in_metres(compose):
+    """The head's centre of the straight body is 0.19 above the torso's at 1.4."""
+    model = humanoid_spec().compile()
+    states = np.concatenate([model.qpos0, np.zeros(model.nv)])[None, None]
+    for task, expected in (("standing_up", 1.59), ("splits", 0.18)):
+        reward = make_model(compose(f"task={task}", "reward=by_hand"))
+        assert reward.rewards(Episodes(states=states)) == pytest.approx(expected, 1e-3)
+    with pytest.raises(training.ConfigError, match="no reward that was written by"):
+        make_model(compose("task=cartpole", "reward=by_hand"))
+
+
+@pytest.mark.parametrize("task", sorted(path.stem for path in SENTENCES.glob("*.yaml")))
+def test_wordings_are_of_the_task(compose, task):
+    held = yaml.safe_load((SENTENCES / f"{task}.yaml").read_text())
+    for kind, prompt in (
+        ("vague", held["vague"]),
+        ("misleading", held["misleading"][0]),
+        ("paraphrases", held["paraphrases"]),
+        ("side_effect", held["side_effect"]),
+    ):
+        assert compose(f"task={task}", f"wording={kind}").prompt == prompt
+    own = compose(f"task={task}").prompt
+    assert own not in [held["vague"], held["side_effect"]]
+    assert compose(f"task={task}", "wording=vague", "prompt=mine").prompt == "mine"
+
+
+def test_a_task_without_other_wordings_says_so(program):
+    words = "task=gym", "task.env_id=Pendulum-v1", "baseline=x", "wording=vague"
+    ended = program(*words)
+    assert ended.code == 2
+    told = (
+        "There are no other wordings of task=gym-Pendulum-v1: give prompt=... instead."
+    )
+    assert told in ended.err

@@ -269,6 +269,24 @@ def test_success_over_states_looked_at(tmp_path, monkeypatch):
     assert (tmp_path / "report" / "success-looks.svg").is_file()
 
 
+def test_judges_and_alarms_are_shown(tmp_path):
+    for seed, last in enumerate((0.2, 0.0)):
+        raised = {"predicate": {"env_steps": 20_000, "judge": "falls"}}
+        run = write_run(
+            tmp_path / str(seed), seed=seed, summary={"alarms": {} if seed else raised}
+        )
+        with (run / "metrics.jsonl").open("a") as file:
+            for steps, said in ((10_000, 0.1), (20_000, 0.9), (30_000, last)):
+                values = {"eval/reward_mean": steps / 1e5, "judge/predicate": said}
+                file.write(json.dumps({"env_steps": steps, **values}) + "\n")
+    write_run(tmp_path / "without", task="splits")
+    (row,) = make(tmp_path).rows("judge")
+    assert (row["judge"], row["alarms"]) == ("predicate", "1 of 2")
+    assert (row["first"], row["best"], row["last"]) == ("0.1", "0.9", "0.1")
+    assert row["when"] == "falls at 20,000"
+    assert (tmp_path / "report" / "judges-0.svg").is_file()
+
+
 def test_success_over_tasks_uses_all_runs(tmp_path, no_figures):
     rates = {"kneeling": [0.9, 1.0, 0.8], "splits": [0.0, 0.1, 0.2]}
     for task, values in rates.items():

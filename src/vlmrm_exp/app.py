@@ -61,6 +61,7 @@ EXPECTED = (
 )
 """What a program may end with because of what it was given."""
 ConfigStore.instance().store(name="schema", node=Config)
+OmegaConf.register_new_resolver("wording", words.wording, replace=True)
 
 
 HYDRAS = (".hydra", "config.yaml", "versions.json", "error.txt", "wandb")

@@ -108,8 +108,8 @@ class RewardConfig:
 
     name: str = MISSING
     model: str = MISSING
-    """clip, predicate, environment, or `module:Class` of a `RewardModel` of one's
-    own."""
+    """clip, predicate, environment, by_hand, or `module:Class` of a `RewardModel` of
+    one's own."""
     every: int = 1
     """Training rewards each n-th state of an episode; the steps between get linear
     interpolations. Evaluation rewards all; so does training where rewards cost nothing

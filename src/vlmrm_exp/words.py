@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -118,6 +119,18 @@ def to_keys(
             )
         keys.append(f"files=[{','.join(quoted(name) for name in named)}]")
     return options + keys  # which Hydra takes in this order alone
+
+
+def wording(kind: str, number: int | None = None, *, _root_: Any) -> Any:
+    """The sentences of some kind for the configured task, or one of them."""
+    task = _root_.task.name
+    path = Path(__file__).parent / "studies" / "sentences" / f"{task}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"There are no other wordings of task={task}: give prompt=... instead."
+        )
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))[kind]
+    return found if number is None else found[number]
 
 
 def check_judge(name: str) -> None:

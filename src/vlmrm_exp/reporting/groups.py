@@ -69,6 +69,11 @@ class Group:
         return pooled(self.measured.values())
 
     @property
+    def judges(self) -> list[str]:
+        """Names of the second opinions that finished runs were given."""
+        return list(dict.fromkeys(name for run in self.finished for name in run.judges))
+
+    @property
     def parameters(self) -> float | None:
         """Parameters of the model that gave the reward; None: not recorded, or 0."""
         for run in self.runs:
@@ -112,7 +117,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     left_out = IGNORED
-    if config.get("reward.model") in ("predicate", "environment"):
+    if config.get("reward.model") in ("predicate", "environment", "by_hand"):
         left_out += UNUSED
     if config.get("reward.query_share", 1) == 1:  # older runs have none
         left_out += ("reward.query_share", "reward.max_error")

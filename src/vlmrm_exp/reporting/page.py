@@ -58,7 +58,7 @@ def write_page(
     read; `max_mb` are for videos, None: no videos.
     """
     groups = group_runs(runs)
-    kinds = _results_section, _curves_section, _comparisons_section
+    kinds = _results_section, _curves_section, _judges_section, _comparisons_section
     sections = [section_of(groups, out) for section_of in kinds]
     embedded = {
         str(group.settings.get("clip.name", "?"))
@@ -260,6 +260,39 @@ def _curves_section(groups: Sequence[Group], out: Path) -> Section:
             section.items.append(parts.figure(about, note, runs, of_task))
     if groups and not section.items:
         section.note = "No run has reported anything yet."
+    return section
+
+
+def _judges_section(groups: Sequence[Group], out: Path) -> Section:
+    section = Section("Judges", "judges")
+    judged = [group for group in groups if group.judges]
+    rows, runs = [], []
+    for number_, (group, label) in enumerate(zip(judged, labels(judged), strict=True)):
+        found = [run for run in group.finished if run.judges]
+        path = out / f"judges-{number_}"
+        plots.judges(found, group.judges, path)
+        about = f"{group.task}: {label}", path, "Reward and judges over env steps"
+        section.items.append(parts.figure(about, "", found, [group]))
+        runs += found
+        for judge in group.judges:
+            raised = [run.alarms[judge] for run in found if judge in run.alarms]
+            when = [f"{each['judge']} at {each['env_steps']:,}" for each in raised]
+            curves = [run.curve(f"judge/{judge}") for run in found]
+            ends = [np.mean([c.iloc[i] for c in curves if len(c)]) for i in (0, -1)]
+            best = np.mean([c.max() for c in curves if len(c)])
+            rows.append(
+                [
+                    f"{group.task}: {label}",
+                    judge,
+                    *(f"{value:.3g}" for value in (ends[0], best, ends[1])),
+                    f"{len(raised)} of {len(found)}",
+                    "; ".join(when),
+                ]
+            )
+    heads = ["group", "judge", "first", "best", "last", "alarms", "when"]
+    table = pd.DataFrame(rows, columns=heads)
+    if rows:
+        section.items.insert(0, Item("Alarms", "", runs, table, wide=True))
     return section
 
 

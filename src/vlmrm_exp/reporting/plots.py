@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 from vlmrm_exp import figures
 from vlmrm_exp.reporting.groups import Group, labels
-from vlmrm_exp.reporting.run_folders import FINISHED, Run, number
+from vlmrm_exp.reporting.run_folders import FINISHED, Run, mapping, number
 from vlmrm_exp.reporting.statistics import (
     align,
     interquartile_mean,
@@ -112,6 +112,30 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
         _legend_below(figure)
         figures.save(figure, path)
     return "".join(notes)
+
+
+def judges(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
+    """Plot the reward and what judges say of the same episodes, one below the other.
+
+    A line for each run; a triangle where a judge's alarm was raised.
+    """
+    keys = {"eval/reward_mean": "reward"} | {f"judge/{name}": name for name in names}
+    with figures.figure(WIDTH, 0.5 + 1.05 * len(keys)) as figure:
+        rows = figure.subplots(len(keys), sharex=True)
+        for axes, (key, name) in zip(rows, keys.items(), strict=True):
+            colors = figures.cycle(len(runs))
+            for run, color in zip(runs, colors, strict=True):
+                curve = run.curve(key)
+                axes.plot(curve.index, curve, color=color, lw=1.2)
+                step = mapping(run.alarms.get(name)).get("env_steps")
+                if step in curve.index:
+                    axes.plot(step, curve[step], "v", color=color, ms=8)
+            axes.set_ylabel(figures.wrap(name, 14))
+        rows[-1].set_xlabel("env steps")
+        rows[-1].set_xlim(left=0)
+        rows[-1].xaxis.set_major_locator(MaxNLocator(5))
+        rows[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
+        figures.save(figure, path)
 
 
 def success_over(

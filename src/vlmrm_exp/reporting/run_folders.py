@@ -49,6 +49,14 @@ class Run:
         self.success = success_of(self.summary)  # of the kept policy
         self.reward = number(self.summary.get("eval/reward_mean"))  # a step
         self.reports = _reports(folder / "metrics.jsonl", notes)
+        self.judges = [
+            key.removeprefix("judge/") for key in self.reports if key[:6] == "judge/"
+        ]
+        self.alarms = {
+            name: alarm
+            for name, alarm in mapping(self.summary.get("alarms")).items()
+            if number(mapping(alarm).get("env_steps")) is not None
+        }
         steps = [0, *self.curve("env_steps")]
         self.env_steps = int(number(self.summary.get("env_steps")) or steps[-1])
         found = sorted(folder.glob("evaluation*.json"), key=lambda path: path.stem)
