@@ -13,6 +13,7 @@ from vlmrm_exp import app
 from vlmrm_exp.config import Config, conf_dir, to_config
 from vlmrm_exp.envs import check_world
 from vlmrm_exp.envs.goals import GOALS
+from vlmrm_exp.judges import judge_configs
 
 pytestmark = pytest.mark.slow
 
@@ -127,4 +128,6 @@ def jobs_of(name: str) -> list[Config]:
             composed = app.compose(name, SEARCH, *words, "name=test")
             jobs.append(to_config(composed.cfg))  # compute=gpu needs none here
             check_world(jobs[-1])
+            if len(jobs) == 1:
+                judge_configs(composed, jobs[0])
     return jobs
