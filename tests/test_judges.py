@@ -10,9 +10,12 @@ import yaml
 from goal_states import AGAINST, FOR
 from point_mass import point_mass, point_mass_config, read_metrics
 from vlmrm_exp import __main__ as training
+from vlmrm_exp import app
+from vlmrm_exp.config import to_config
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import humanoid_spec
 from vlmrm_exp.envs.poses import PoseLibrary
+from vlmrm_exp.judges import judge_configs
 from vlmrm_exp.prompts import SENTENCES
 from vlmrm_exp.reward import Episodes, RewardModel, make_model
 from vlmrm_exp.reward.by_hand import FORMULAS
@@ -266,3 +269,16 @@ def test_a_task_without_other_wordings_says_so(program):
         "There are no other wordings of task=gym-Pendulum-v1: give prompt=... instead."
     )
     assert told in ended.err
+
+
+@pytest.mark.parametrize("name", ["model", "view", "words"])
+def test_a_judge_by_pictures_is_one_whatever_is_learned_from(name):
+    composed = app.compose(
+        "config", "name=test", "task=kneeling", "reward=by_hand", f"judge={name}"
+    )
+    judge = judge_configs(composed, to_config(composed.cfg))[name]
+    assert judge.reward.model == "clip"
+    changed = {"model": "clip", "view": "task", "words": "prompt"}[name]
+    for part in ("clip", "task", "prompt"):
+        same = getattr(judge, part) == getattr(to_config(composed.cfg), part)
+        assert same == (part != changed)
