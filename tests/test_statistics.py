@@ -1,5 +1,7 @@
 """Statistics over runs, against sums done by hand and slower ways."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from vlmrm_exp.reporting.statistics import (
     Success,
     align,
+    best_of_n,
     interquartile_mean,
     log_linear_fit,
     pooled,
@@ -32,6 +35,16 @@ def test_interval_holds_the_truth_about_as_often_as_it_says():
         assert low.shape == high.shape == (2,)
         held += ((low < 3.0) & (high > 3.0)).tolist()
     assert 0.87 < np.mean(held) < 0.99
+
+
+def test_best_of_n_is_the_mean_over_all_sets():
+    rng = np.random.default_rng(0)
+    rewards, values = rng.normal(size=(2, 7))
+    for n, found in enumerate(best_of_n(rewards, values), 1):
+        sets = [list(chosen) for chosen in itertools.combinations(range(7), n)]
+        best = [chosen[np.argmax(rewards[chosen])] for chosen in sets]
+        assert found == pytest.approx(values[best].mean())
+    assert np.isfinite(best_of_n(*rng.normal(size=(2, 2000)))).all()
 
 
 def test_runs_are_resampled_within_their_task():

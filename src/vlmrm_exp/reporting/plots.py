@@ -14,6 +14,7 @@ from vlmrm_exp.reporting.groups import Group, labels
 from vlmrm_exp.reporting.run_folders import FINISHED, Run, mapping, number
 from vlmrm_exp.reporting.statistics import (
     align,
+    best_of_n,
     interquartile_mean,
     log_linear_fit,
     stratified_bootstrap,
@@ -117,24 +118,35 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
 def judges(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
     """Plot the reward and what judges say of the same episodes, one below the other.
 
-    A line for each run; a triangle where a judge's alarm was raised.
+    Left over env steps, a line for each run, and a triangle where a judge's alarm was
+    raised; right for the policy with the highest reward among n of these evaluations.
     """
     keys = {"eval/reward_mean": "reward"} | {f"judge/{name}": name for name in names}
-    with figures.figure(WIDTH, 0.5 + 1.05 * len(keys)) as figure:
-        rows = figure.subplots(len(keys), sharex=True)
-        for axes, (key, name) in zip(rows, keys.items(), strict=True):
+    pooled: Any = pd.concat([run.reports for run in runs])
+    pooled = pooled.reindex(columns=list(keys)).dropna()
+    chosen_by = pooled["eval/reward_mean"].to_numpy()
+    with figures.figure(WIDTH, 0.6 + 1.05 * len(keys)) as figure:
+        rows = figure.subplots(len(keys), 2, sharex="col", sharey="row")
+        for (over, best), (key, name) in zip(rows, keys.items(), strict=True):
             colors = figures.cycle(len(runs))
             for run, color in zip(runs, colors, strict=True):
                 curve = run.curve(key)
-                axes.plot(curve.index, curve, color=color, lw=1.2)
+                over.plot(curve.index, curve, color=color, lw=1.2)
                 step = mapping(run.alarms.get(name)).get("env_steps")
                 if step in curve.index:
-                    axes.plot(step, curve[step], "v", color=color, ms=8)
-            axes.set_ylabel(figures.wrap(name, 14))
-        rows[-1].set_xlabel("env steps")
-        rows[-1].set_xlim(left=0)
-        rows[-1].xaxis.set_major_locator(MaxNLocator(5))
-        rows[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
+                    over.plot(step, curve[step], "v", color=color, ms=8)
+            values = best_of_n(chosen_by, pooled[key].to_numpy())
+            best.plot(np.arange(1, len(values) + 1), values, color="black", lw=1.2)
+            over.set_ylabel(figures.wrap(name, 14))
+        over, best = rows[-1]
+        over.set_xlabel("env steps")
+        over.set_xlim(left=0)
+        over.xaxis.set_major_locator(MaxNLocator(4))
+        over.xaxis.set_major_formatter(EngFormatter(sep=""))
+        best.set_xlabel("highest reward of n")
+        best.set_xscale("log")
+        best.xaxis.set_major_formatter(lambda n, _: f"{n:g}")
+        figure.align_ylabels()
         figures.save(figure, path)
 
 

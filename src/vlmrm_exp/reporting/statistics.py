@@ -77,6 +77,23 @@ def align(curves: Sequence[pd.Series], points: int = 200) -> pd.DataFrame:
     return table.groupby(bins).mean().set_axis(steps)
 
 
+def best_of_n(rewards: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """What choosing the highest reward among n policies gets: (P,) for n = 1 to P.
+
+    The mean of its value over all sets of n among P policies, rewards (P,) and values
+    (P,); so pressure is measured without training (Gao et al. 2022, arXiv 2210.10760).
+    """
+    ranked = np.asarray(values, float)[np.argsort(rewards, kind="stable")]
+    below = np.arange(len(ranked))  # policies with a lower reward than each
+    found = []
+    share = np.full(len(ranked), 1 / len(ranked))  # of the sets that each is chosen of
+    for n in range(1, len(ranked) + 1):
+        found.append(share @ ranked)
+        # One more must lie below: C(k, n) / C(P, n + 1) out of C(k, n - 1) / C(P, n).
+        share = share * (below - n + 1).clip(0) / n * (n + 1) / max(len(ranked) - n, 1)
+    return np.array(found)
+
+
 def log_linear_fit(sizes: ArrayLike, values: ArrayLike) -> Any:
     """SciPy's linear regression over log10(size); None: fewer than three sizes."""
     if len(np.unique(sizes)) < 3:
