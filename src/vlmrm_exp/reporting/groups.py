@@ -209,8 +209,11 @@ def labels(groups: Sequence[Group], known: tuple[str, ...] = ()) -> list[str]:
                 parts.append(setting_text(key, value))
             peers = alike
         if not parts:
-            keys = [k for k in ("task.name", "clip.name") if not k.startswith(known)]
-            parts = [setting_text(key, group.settings.get(key)) for key in keys]
+            parts = [
+                setting_text(key, group.settings[key])
+                for key in ("task.name", "clip.name")
+                if key in group.settings and not key.startswith(known)
+            ]
         names.append(", ".join(shorten(part, LABEL) for part in parts) or "all runs")
     return names
 
