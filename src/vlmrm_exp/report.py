@@ -52,7 +52,8 @@ def report(asked: ReportConfig) -> Path:
             raise ConfigError(f"{is_file or f'There is no folder {folder}'}: {hint}")
         found = walk(folder)
         if not any(found[:2]):
-            none = "holds no run and no result of epic, landscape, peak or prompts"
+            kinds = "epic, label, landscape, peak or prompts"
+            none = f"holds no run and no result of {kinds}"
             raise ConfigError(" ".join(found[2]) or f"{folder} {none}: {hint}")
         runs |= {run.folder.resolve(): run for run in found[0]}
         results |= {path.resolve(): path for path in found[1]}

@@ -24,7 +24,7 @@ from vlmrm_exp.reporting.statistics import Success
 STATUSES = ("finished", "interrupted", "failed", "unfinished")
 FINISHED, INTERRUPTED, FAILED, UNFINISHED = STATUSES
 
-RESULTS = ("epic.json", "landscape.json", "peak.json", "prompts.json")
+RESULTS = ("epic.json", "label.json", "landscape.json", "peak.json", "prompts.json")
 """What studies write, each with a picture of the same name beside it."""
 CONFIGS = ("config.yaml", ".hydra/config.yaml")  # resolved, or if it failed early
 TRACES = ("error.txt", "metrics.jsonl", "summary.json")

@@ -32,6 +32,8 @@ RESULTS = ("epic.json", "peak.json", "prompts.json", "landscape.json", "scores.c
 HELD = (
     *RESULTS,
     "bench.json",
+    "items.json",
+    "label.json",
     "config.yaml",
     "summary.json",
     "metrics.jsonl",

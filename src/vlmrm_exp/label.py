@@ -1,0 +1,460 @@
+"""Let people judge states or episodes: python -m vlmrm_exp.label task=... ...
+
+Serves a page on which raters see one picture or video after another, and writes what
+they say (label.csv, which `epic` reads) and how far they agree (label.json).
+"""
+
+import contextlib
+import importlib.util
+import ipaddress
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from vlmrm_exp import app, figures
+from vlmrm_exp.config import (
+    Config,
+    ConfigError,
+    at_least,
+    no_effect,
+    one_of,
+    to_config,
+)
+from vlmrm_exp.envs import check_world, world_of
+from vlmrm_exp.evaluate import SEED_OFFSET
+from vlmrm_exp.files import lock, table, unusable, write_json, written_whole
+from vlmrm_exp.labelling import agreement
+from vlmrm_exp.labelling.page import Labelling, serve
+from vlmrm_exp.labelling.raters import Raters
+from vlmrm_exp.labelling.shown import Item, Played, Session
+from vlmrm_exp.log import versions
+from vlmrm_exp.rl.policy import load_policy
+from vlmrm_exp.studies import settings, state_sets
+from vlmrm_exp.studies.pictures import PictureFile, read_one, read_pictures
+from vlmrm_exp.studies.state_files import picture_states, save_states, stored_states
+
+SCALES = ("goal", "buckets")
+LOOK = "task.camera task.textures task.frame_height"
+UNREAD = {
+    "frames": f"states runs state_set videos episodes checkpoint {LOOK}",
+    "state_set": "states runs videos episodes checkpoint",
+    "videos": f"states runs task task.goal prompt {LOOK}",
+}
+"""Settings that have no effect with these."""
+CRITERIA = {
+    "kneeling": "Both knees on the floor; it neither loses balance nor kneels in the "
+    "air.",
+    "lotus": "Seated, both knees on the floor and outwards, the feet inwards.",
+    "standing_up": "Standing, not falling.",
+    "arms_raised": "Standing with both arms raised.",
+    "splits": "On the floor in side splits, the legs stretched out on it.",
+    "hands_on_hips": "Standing with both hands at the base of the hips, not at the "
+    "chest.",
+    "arms_crossed": "Standing with crossed arms; arms that only touch are not enough.",
+    "one_leg": "Only one foot on the floor, in balance.",
+    "cartpole": "The pole is upright, and the cart is on its track.",
+    "mountaincar": "The car is at the flag on the peak.",
+}
+"""What counts as the goal: of the humanoid what the paper's rater went by (Table 2)."""
+EPISODES = {
+    "cartpole": "The pole stays upright, and the cart on its track, to the end.",
+    "mountaincar": "The car gets to the flag on the peak.",
+    "humanoid": "{} So for at least half of the video.",
+}
+"""What counts as success where a whole episode gets 0 or 1; by task or world."""
+SHEET = 24
+"""Pictures in label.png at most."""
+
+
+@dataclass
+class LabelConfig(Config):
+    """See conf/label.yaml."""
+
+    states: int = 200
+    runs: list[str] = field(default_factory=list)
+    state_set: str | None = None
+    frames: str | None = None
+    videos: list[str] = field(default_factory=list)
+    episodes: int = 20
+    checkpoint: str = "best"
+    scale: str | None = None
+    question: str | None = None
+    serve: bool = True
+    host: str = ""
+    port: int = 0
+    cache: str = ""
+    out: str | None = None
+
+
+ConfigStore.instance().store(name="label_schema", node=LabelConfig)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be judged, and how; all of it is known to be possible."""
+
+    settings: LabelConfig
+    task: Config
+    """Of `videos`: the first run's."""
+    runs: list[Config]
+    """Of `videos`, each run's own."""
+    buckets: bool
+    question: str
+    out: Path
+
+    def about(self) -> dict[str, Any]:
+        """Settings that decide what is judged; a session cannot go on with others."""
+        asked, task = self.settings, self.task.task
+        kept = "seed states runs state_set frames videos episodes checkpoint"
+        found = {name: getattr(asked, name) for name in kept.split()}
+        look = {} if asked.frames or asked.videos else {"look": asdict(task)}
+        scale = SCALES[self.buckets]
+        return {"task": task.name, "scale": scale, "question": self.question,
+                **found, **look}  # fmt: skip
+
+
+def check(composed: app.Composed) -> Asked:
+    """Resolve the settings.
+
+    Raises:
+        ConfigError: one sentence says what is wrong.
+    """
+    asked: Any = OmegaConf.to_object(composed.cfg)
+    for name in ("state_set", "frames", "out", "question"):
+        if getattr(asked, name) == "":
+            raise ConfigError(f"{name} is empty: give one, or leave it out.")
+    for given, unread in UNREAD.items():
+        for key, _, value in (key.partition("=") for key in composed.keys):
+            if getattr(asked, given) and key in unread.split():
+                raise no_effect(key, value, given)
+    for package in ("nicegui", "nltk"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"label needs the package {package}: install 'vlmrm_exp[label]' (in a "
+                "checkout: make setup EXTRAS=dev,label)."
+            )
+    runs: list[Config] = []
+    if asked.videos:
+        at_least("episodes", asked.episodes, 1)
+        one_of("checkpoint", asked.checkpoint, ("best", "last"))
+        settings.check_list("videos", asked.videos)
+        runs = [_run(folder, asked.checkpoint) for folder in asked.videos]
+        task = runs[0]
+        for folder, run in zip(asked.videos, runs, strict=True):
+            if run.task.name != task.task.name:
+                raise ConfigError(
+                    f"{folder} is of task={run.task.name}, but {asked.videos[0]} of "
+                    f"{task.task.name}: one session judges one task."
+                )
+    else:
+        task = to_config(composed.cfg)
+        check_world(task)
+        if asked.frames:
+            picture_states(Path(asked.frames).expanduser())
+        elif asked.state_set:
+            stored_states(Path(asked.state_set).expanduser(), task.task)
+        else:
+            paths = [Path(run).expanduser() for run in asked.runs]
+            state_sets.check_sampling(task.task, asked.states, paths)
+    humanoid = task.task.env == "humanoid"
+    scale = asked.scale or SCALES[bool(runs) and humanoid]
+    one_of("scale", scale, SCALES)
+    buckets = scale == "buckets"
+    if buckets and not runs:
+        raise ConfigError(
+            "scale=buckets is of videos, as shares of their steps, but these are "
+            "pictures: leave scale out."
+        )
+    question = asked.question or _criterion(task, bool(runs) and not buckets)
+    if not 0 <= asked.port < 65536:
+        raise ConfigError(f"port is {asked.port}, but must lie between 0 and 65535.")
+    name = f"{task.task.name}{'-videos' if runs else ''}"
+    out = Path(asked.out or f"outputs/label/{name}").expanduser()
+    found = Asked(asked, task, runs, buckets, question, out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"out={out} is a file: give a folder.")
+    if not (out / "items.json").exists():
+        for held in settings.HELD:
+            if (out / held).exists():
+                raise ConfigError(
+                    f"{out} holds {held} already: choose another out=...."
+                )
+    Session(out, found.about())
+    return found
+
+
+def _run(folder: str, checkpoint: str) -> Config:
+    """The configuration of a run that has such a checkpoint."""
+    path = Path(folder).expanduser()
+    config = app.load_run_config(path)
+    file = path / "checkpoints" / f"{checkpoint}.pt"
+    if not file.is_file():
+        raise ConfigError(
+            f"There is no {file}: the run ended before its first evaluation, or this "
+            "is not its folder."
+        )
+    return config
+
+
+def _criterion(task: Config, whole_episode: bool) -> str:
+    """What counts as the goal."""
+    name = task.task.name
+    if name not in CRITERIA:
+        raise ConfigError(
+            f"What should raters look for in task={name}? Say it, as "
+            'question="The pendulum is upright."'
+        )
+    if not whole_episode:
+        return CRITERIA[name]
+    told = EPISODES.get(name) or EPISODES[task.task.env]
+    return told.format(CRITERIA[name])
+
+
+def label(asked: Asked) -> dict[str, Any]:
+    """Make what is shown, serve the page until it is stopped, and write the results.
+
+    Returns:
+        What label.json holds.
+
+    Raises:
+        ConfigError: something cannot be had, or the port is taken.
+    """
+    given = asked.settings
+    with contextlib.ExitStack() as opened:
+        try:
+            asked.out.mkdir(parents=True, exist_ok=True)
+            if given.serve:
+                held = opened.enter_context((asked.out / ".lock").open("w"))
+                lock(held)
+                listening = opened.enter_context(_listen(given.host, given.port))
+        except OSError as error:
+            raise ConfigError(f"{unusable(error, asked.out)}; give another.") from error
+        session = Session(asked.out, asked.about())
+        items = session.items or _make(asked, session)
+        values = agreement.BUCKETS if asked.buckets else (0, 1)
+        names = [item.key for item in items]
+        raters = Raters(asked.out, names, values, given.seed)
+        opened.callback(raters.close)
+        if given.serve:
+            _serve(asked, items, raters, listening)
+        return write_results(asked, items, raters)
+
+
+def _make(asked: Asked, session: Session) -> list[Item]:
+    """Render what will be shown; with sampled states their set is kept for `epic`."""
+    given, task = asked.settings, asked.task
+    if asked.runs:
+        played = [
+            Played(
+                folder,
+                run,
+                load_policy(
+                    Path(folder).expanduser() / "checkpoints" / f"{given.checkpoint}.pt"
+                ),
+                run.seed + SEED_OFFSET,
+            )
+            for folder, run in zip(given.videos, asked.runs, strict=True)
+        ]
+        session.make_videos(played, given.episodes)
+    else:
+        if given.frames:
+            states = picture_states(Path(given.frames).expanduser())
+        elif given.state_set:
+            path = Path(given.state_set).expanduser()
+            states, _ = stored_states(path, task.task)
+        else:
+            runs = [Path(run).expanduser() for run in given.runs]
+            kept = Path(given.cache).expanduser() / "states"
+            states = state_sets.sample(task.task, given.states, given.seed, runs, kept)
+            save_states(asked.out / f"states-{states.world}.npz", states, {})
+        predicate = world_of(task.task).predicate(task.task)
+        goal = None
+        if states.states is not None and predicate is not None:
+            goal = np.asarray(predicate(states.states))
+        session.make_pictures(task, states, goal)
+    assert session.items is not None
+    return session.items
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, proto)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"The page cannot be served at {host}:{port} ({error.strerror}): give "
+            "another port=... or host=...; port=0 takes a free one."
+        ) from error
+    return listening
+
+
+def _serve(
+    asked: Asked, items: Sequence[Item], raters: Raters, listening: socket.socket
+) -> None:
+    """Serve until Ctrl-C."""
+    host, port = listening.getsockname()[:2]
+    alone = ipaddress.ip_address(host).is_loopback
+    if ipaddress.ip_address(host).is_unspecified:
+        host = socket.gethostname()
+    host = f"[{host}]" if ":" in host else host
+    labelling = Labelling(
+        items=items,
+        shown=asked.out / "shown",
+        raters=raters,
+        question=asked.question,
+        buckets=asked.buckets,
+        token=None if alone else raters.sign("token"),
+        address=f"http://{host}:{port}",
+    )
+    print(f"{len(items)} to label: {labelling.link()}")
+    for rater in raters:
+        done = f"{len(rater.labels)} of {len(items)}"
+        print(f"  {rater.name} ({done}): {labelling.link(raters.key(rater.name))}")
+    print("Ctrl-C ends it; every press is kept at once.", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(labelling, listening)
+    print()
+
+
+def write_results(
+    asked: Asked, items: Sequence[Item], raters: Raters
+) -> dict[str, Any]:
+    """Write label.csv, one of each rater, label.json and label.png; print a summary."""
+    out = asked.out
+    labels = {rater.name: rater.labels for rater in raters if rater.labels}
+    if not labels:
+        print(f"Nobody has labelled anything yet; {out} keeps what is shown.")
+        return {}
+    found = agreement.tables(items, labels, asked.buckets)
+    for row in found["raters"]:
+        paces = {rater.name: rater.median_s for rater in raters}
+        row["median_s"] = paces.get(row["rater"])
+    result = {"settings": asked.about(), **found, "versions": versions({})}
+    written = [_write_csv(asked, out / "label.csv", items, labels)]
+    if len(labels) > 1:
+        for rater in raters:
+            if rater.name in labels:
+                path = out / f"label-{rater.path.stem}.csv"
+                one = {rater.name: rater.labels}
+                written.append(_write_csv(asked, path, items, one))
+    write_json(out / "label.json", result)
+    print(report(found))
+    _sheet(asked, items, found["differences"])
+    print(f"\nsaved {out}/label.json, {', '.join(path.name for path in written)}")
+    for rater in raters:
+        if left := len(items) - len(rater.labels):
+            print(f"{rater.name} has {left} to go: the same command goes on.")
+    if not asked.runs and len(pd.read_csv(out / "label.csv")) == len(items):
+        source = f"frames={asked.settings.frames}"
+        if not asked.settings.frames:
+            made = out / f"states-{asked.task.task.env}.npz"
+            source = f"state_set={asked.settings.state_set or made}"
+        print(
+            f"python -m vlmrm_exp.epic task={asked.task.task.name} {source} "
+            f"labels={out}/label.csv"
+        )
+    return result
+
+
+def _write_csv(
+    asked: Asked, path: Path, items: Sequence[Item], labels: agreement.Labels
+) -> Path:
+    """One line for each item that somebody has labelled; a tie is no goal."""
+    rows = []
+    for item in items:
+        said = agreement.majority(labels, item.key, asked.buckets)
+        if said is None:
+            continue
+        if asked.runs:
+            row: dict[str, Any] = {"run": item.run, "episode": item.name}
+        else:
+            row = {"file" if asked.settings.frames else "index": item.name}
+        row["label"] = int(said)
+        votes = [
+            agreement.is_goal(one[item.key], asked.buckets)
+            for one in labels.values()
+            if item.key in one
+        ]
+        row |= {"raters": len(votes), "goals": sum(votes)}
+        if asked.buckets:
+            row["percent"] = agreement.percent(labels, item.key)
+        rows.append(row)
+    with written_whole(path) as part:
+        pd.DataFrame(rows).to_csv(part, index=False)
+    return path
+
+
+def report(found: Mapping[str, list[dict[str, Any]]]) -> str:
+    """The tables for people; of differences only how many there are."""
+    parts = []
+    for name, rows in found.items():
+        if not rows:
+            continue
+        if name == "differences":
+            parts.append(f"differences: {len(rows)} of the items, in label.json")
+            continue
+        head = list(dict.fromkeys(key for row in rows for key in row))
+        lines = [[_cell(row.get(key)) for key in head] for row in rows]
+        parts.append(f"{name}\n{table([key.replace('_', ' ') for key in head], lines)}")
+    return "\n\n".join(parts)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _sheet(
+    asked: Asked, items: Sequence[Item], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write label.png: what raters, or they and the predicate, judge otherwise."""
+    path = asked.out / "label"
+    if not rows:
+        for suffix in (".png", ".svg"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+        return
+    files = {item.key: item.file for item in items}
+    rows = rows[:SHEET]
+    columns = min(len(rows), 4)
+    lines = -(-len(rows) // columns)
+    with figures.figure(2.6 * columns, 2.3 * lines) as made:
+        axes = made.subplots(lines, columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for ax, row in zip(axes.flat, rows, strict=False):
+            ax.imshow(_picture(asked.out / "shown" / files[row["item"]]))
+            told = f"{row['item']}\n{row['labels']}"
+            if "predicate" in row:
+                told += f"\npredicate: {row['predicate']}"
+            text = "\n".join(figures.wrap(line, 40, 2) for line in told.splitlines())
+            ax.set_title(text, fontsize=7, loc="left")
+        figures.save(made, path)
+
+
+def _picture(path: Path) -> np.ndarray:
+    """A picture, or the middle one of a video."""
+    if path.suffix != ".mp4":
+        return read_one(path)
+    frames = [one.pixels for one in read_pictures(PictureFile(path, "video"))]
+    return frames[len(frames) // 2]
+
+
+if __name__ == "__main__":
+    app.start(lambda composed: label(check(composed)), "label", check)

@@ -1,0 +1,229 @@
+"""How far raters agree with each other and with the predicate, and what they decide.
+
+Cohen's and Fleiss' kappa and Krippendorff's alpha are those of NLTK; a value is None
+where it is not defined, as where all labels are the same. Labels are percent of a video
+(0, 25, 50, 75, 100) or 0 and 1.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import mean
+from typing import Any
+
+from vlmrm_exp.labelling.shown import Item
+from vlmrm_exp.measures import wilson_interval
+
+Labels = Mapping[str, Mapping[str, int]]
+"""By rater and item."""
+BUCKETS = (0, 25, 50, 75, 100)
+"""Percent: what the paper's rater put each episode into."""
+
+
+def is_goal(label: float, buckets: bool) -> bool:
+    """Whether a label says goal: of buckets half of the steps, as in the paper."""
+    return label >= (50 if buckets else 1)
+
+
+def majority(labels: Labels, item: str, buckets: bool) -> bool | None:
+    """Whether more than half of the raters say goal; a tie is none. None: no label."""
+    said = [is_goal(one[item], buckets) for one in labels.values() if item in one]
+    return sum(said) > len(said) / 2 if said else None
+
+
+def cohen(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Two raters over the items that both have labelled.
+
+    Returns:
+        items, agreement (the share of equal labels) and cohen_kappa.
+    """
+    both = [item for item in first if item in second]
+    equal = [first[item] == second[item] for item in both]
+    kappa = None
+    if len({x[item] for x in (first, second) for item in both}) > 1:
+        pair = {"a": first, "b": second}
+        task = _task({name: {i: x[i] for i in both} for name, x in pair.items()})
+        kappa = float(task.kappa_pairwise("a", "b"))
+    return {
+        "items": len(both),
+        "agreement": mean(equal) if both else None,
+        "cohen_kappa": kappa,
+    }
+
+
+def fleiss(labels: Labels) -> tuple[int, float | None]:
+    """Fleiss' kappa over the items that all raters have labelled, and how many."""
+    raters = list(labels.values())
+    shared = [i for i in raters[0] if all(i in x for x in raters)] if raters else []
+    given = {x[item] for x in raters for item in shared}
+    if len(raters) < 2 or len(given) < 2:
+        return len(shared), None
+    task = _task({r: {i: x[i] for i in shared} for r, x in labels.items()})
+    # NLTK names it after Scott, whose coefficient for two raters it generalises.
+    return len(shared), float(task.pi())
+
+
+def krippendorff(labels: Labels, numbers: bool) -> tuple[int, float | None]:
+    """Krippendorff's alpha over the items that two raters or more have labelled.
+
+    Args:
+        labels: any may be missing.
+        numbers: labels are numbers, and nearer ones agree better (interval scale);
+            False: they are names (nominal scale).
+
+    Returns:
+        How many items, and alpha.
+    """
+    from nltk.metrics.distance import binary_distance, interval_distance
+
+    counts = Counter(item for x in labels.values() for item in x)
+    shared = {item for item, count in counts.items() if count > 1}
+    kept = {r: {i: x[i] for i in x if i in shared} for r, x in labels.items()}
+    if len({x[item] for x in kept.values() for item in x}) < 2:
+        return len(shared), None
+    distance = interval_distance if numbers else binary_distance
+    return len(shared), float(_task(kept, distance).alpha())
+
+
+def _task(labels: Labels, distance: Any = None) -> Any:
+    from nltk.metrics.agreement import AnnotationTask
+    from nltk.metrics.distance import binary_distance
+
+    data = [
+        (r, item, label) for r, one in labels.items() for item, label in one.items()
+    ]
+    return AnnotationTask(data, distance or binary_distance)
+
+
+def tables(
+    items: Sequence[Item], labels: Labels, buckets: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """All that label.json tells, as tables.
+
+    Args:
+        items: all that was to be labelled.
+        labels: by rater and the item's key.
+        buckets: whether labels are percent.
+
+    Returns:
+        raters: each one's count, share of goals, and agreement with the predicate.
+        pairs: agreement of each two raters.
+        agreement: of all raters.
+        success: of each run's episodes, by the majority.
+        differences: what raters, or the majority and the predicate, judge otherwise.
+    """
+    goals = {
+        r: {item: is_goal(label, buckets) for item, label in one.items()}
+        for r, one in labels.items()
+    }
+    decided = {
+        item.key: said
+        for item in items
+        if (said := majority(labels, item.key, buckets)) is not None
+    }
+    predicate = {item.key: item.goal for item in items if item.goal is not None}
+    ones = goals if len(goals) < 2 else {**goals, "majority": decided}
+    raters = []
+    for name, said in ones.items():
+        found = cohen(said, predicate)
+        raters.append(
+            {
+                "rater": name,
+                "labelled": f"{len(said)} of {len(items)}",
+                "goals": sum(said.values()),
+                "agreement_with_predicate": found["agreement"],
+                "cohen_kappa_with_predicate": found["cohen_kappa"],
+            }
+        )
+    pairs = [
+        {"first": a, "second": b, **cohen(goals[a], goals[b])}
+        for a, b in combinations(goals, 2)
+    ]
+    overall = []
+    if len(goals) > 1:
+        count, alpha = krippendorff(goals, numbers=False)
+        common, kappa = fleiss(goals)
+        what = "at least half of the steps" if buckets else "goal"
+        overall.append(
+            {
+                "labels": what,
+                "items_of_two_raters": count,
+                "krippendorff_alpha": alpha,
+                "items_of_all_raters": common,
+                "fleiss_kappa": kappa,
+            }
+        )
+        if buckets:
+            count, alpha = krippendorff(labels, numbers=True)
+            overall.append(
+                {
+                    "labels": "percent of the steps",
+                    "items_of_two_raters": count,
+                    "krippendorff_alpha": alpha,
+                }
+            )
+    return {
+        "raters": raters,
+        "pairs": pairs,
+        "agreement": overall,
+        "success": _success(items, labels, decided, buckets),
+        "differences": differences(items, labels, decided, buckets),
+    }
+
+
+def _success(
+    items: Sequence[Item], labels: Labels, decided: Mapping[str, bool], buckets: bool
+) -> list[dict[str, Any]]:
+    rows = []
+    for run in dict.fromkeys(item.run for item in items if item.run):
+        judged = [x for x in items if x.run == run and x.key in decided]
+        if not judged:
+            continue
+        wins = sum(decided[item.key] for item in judged)
+        low, high = wilson_interval(wins, len(judged))
+        row: dict[str, Any] = {
+            "run": run,
+            "episodes": len(judged),
+            "success": wins / len(judged),
+            "success_low": low,
+            "success_high": high,
+        }
+        if all(item.goal is not None for item in judged):
+            row["success_by_predicate"] = mean(bool(item.goal) for item in judged)
+        if buckets:
+            row["mean_percent"] = mean(percent(labels, item.key) for item in judged)
+            if all(item.share is not None for item in judged):
+                by_predicate = mean(item.share or 0.0 for item in judged)
+                row["mean_percent_by_predicate"] = 100 * by_predicate
+        rows.append(row)
+    return rows
+
+
+def percent(labels: Labels, item: str) -> float:
+    """Mean of the raters' buckets, of whom there is at least one."""
+    return mean(one[item] for one in labels.values() if item in one)
+
+
+def differences(
+    items: Sequence[Item], labels: Labels, decided: Mapping[str, bool], buckets: bool
+) -> list[dict[str, Any]]:
+    """Items on which raters differ first, then those where the predicate differs.
+
+    Of buckets, raters differ if one says success and another does not.
+    """
+    among, against = [], []
+    for item in items:
+        said = {r: one[item.key] for r, one in labels.items() if item.key in one}
+        split = len({is_goal(label, buckets) for label in said.values()}) > 1
+        other = item.goal is not None and decided.get(item.key, item.goal) != item.goal
+        if not (split or other):
+            continue
+        unit = " %" if buckets else ""
+        row: dict[str, Any] = {"item": item.key}
+        row["labels"] = ", ".join(f"{r}: {label}{unit}" for r, label in said.items())
+        if item.goal is not None:
+            row["predicate"] = int(item.goal)
+            if buckets and item.share is not None:
+                row["predicate"] = f"{100 * item.share:.0f} %"
+        (among if split else against).append(row)
+    return among + against

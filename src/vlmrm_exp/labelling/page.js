@@ -1,0 +1,44 @@
+// Sends what is pressed together with what was seen, and only if it was seen: not before
+// the picture is there, and once for each picture, however fast the keys come.
+let sent = null; // the turn that was answered last
+let since = null; // when this turn's picture was there first, in ms
+
+const turn = () => document.querySelector(".rate")?.dataset.turn;
+
+function shown() {
+  const seen = document.querySelector(".stage .now");
+  if (!seen) return true; // all is done; there is only undo
+  return seen.tagName === "IMG" ? seen.complete && seen.naturalWidth > 0 : seen.readyState >= 2;
+}
+
+let watched = null;
+function watch() {
+  if (turn() !== watched && shown()) {
+    watched = turn();
+    since = performance.now();
+  }
+  requestAnimationFrame(watch);
+}
+requestAnimationFrame(watch);
+
+function press(button, emit) {
+  const now = turn();
+  if (now === sent || now !== watched || !shown()) return;
+  sent = now;
+  button.classList.add("pressed");
+  setTimeout(() => button.classList.remove("pressed"), 150);
+  button.blur(); // or Enter would press it again
+  emit({ turn: now, seconds: (performance.now() - since) / 1000 });
+}
+
+document.addEventListener("keydown", (event) => {
+  if (!turn() || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
+  // Where digits need Shift, as in France, the key still counts.
+  const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code);
+  const key = digit ? digit[1] : event.key.toLowerCase();
+  const button = [...document.querySelectorAll(".rate button")].find(
+    (one) => one.dataset.keys.split(" ").includes(key));
+  if (!button) return;
+  event.preventDefault();
+  if (!button.disabled) button.click();
+});

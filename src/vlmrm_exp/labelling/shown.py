@@ -1,0 +1,230 @@
+"""What raters are shown: pictures of states or of a folder, or videos of episodes.
+
+All of it is made before the first rater comes, under names that tell nothing, and
+items.json says what each is. So a session goes on without rendering anything again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlmrm_exp.config import Config, ConfigError, FolderTakenError
+from vlmrm_exp.envs import frames_of, world_of
+from vlmrm_exp.files import write_json, written_whole
+from vlmrm_exp.log import progress_bar
+from vlmrm_exp.rl.evaluation import VIDEO_FPS
+from vlmrm_exp.rl.experience import collect
+from vlmrm_exp.rl.policy import Policy
+from vlmrm_exp.studies.pictures import read_one
+from vlmrm_exp.studies.state_sets import StateSet
+from vlmrm_exp.video import write_episodes
+
+LARGEST = 1280
+"""Pixels of a picture's longer side; a screen shows hardly more."""
+RENDERED = 16
+"""States at a time."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture or video."""
+
+    name: str
+    """Of a picture its file, of a state its row, of an episode its number."""
+    file: str
+    """In the folder `shown`."""
+    run: str = ""
+    """Of an episode: the folder of its run."""
+    goal: bool | None = None
+    """What the task's predicate says, of an episode whether it is a success; None:
+    there is no predicate."""
+    share: float | None = None
+    """Of an episode: share of its steps in the goal, by the predicate."""
+
+    @property
+    def key(self) -> str:
+        """What raters' files call it."""
+        return f"{self.run}#{self.name}" if self.run else self.name
+
+
+@dataclass(frozen=True)
+class Played:
+    """A run whose episodes are judged."""
+
+    folder: str
+    """As it was typed."""
+    config: Config
+    policy: Policy
+    seed: int
+    """Of the start states."""
+
+
+class Session:
+    """The folder in which items are, and what they were asked with."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        """Look whether the folder has been begun.
+
+        Args:
+            folder: need not be there.
+            about: settings that decide what is judged and how.
+
+        Raises:
+            FolderTakenError: it was begun with other settings.
+            ConfigError: its items.json is damaged.
+        """
+        self.folder, self.about = folder, json.loads(json.dumps(about))
+        self.items: list[Item] | None = None
+        """None: they are to be made."""
+        path = folder / "items.json"
+        if not path.is_file():
+            return
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            before = held["about"]
+            self.items = [Item(**item) for item in held["items"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path} cannot be read ({error}): choose another out=..., or bring "
+                "the file back."
+            ) from error
+        for key in {**before, **self.about}:
+            if before.get(key) != self.about.get(key):
+                raise FolderTakenError(
+                    f"{folder} holds labels that were begun with {key}="
+                    f"{before.get(key)}, not {self.about.get(key)}: give the same, or "
+                    "another out=...."
+                )
+
+    @property
+    def shown(self) -> Path:
+        """The folder of pictures and videos."""
+        return self.folder / "shown"
+
+    def make_pictures(
+        self, config: Config, states: StateSet, goal: np.ndarray | None
+    ) -> None:
+        """Render states, or convert the pictures of a folder.
+
+        Args:
+            config: the task, as it looks.
+            states: B of them.
+            goal: (B,) bool, by the predicate; None: there is none.
+
+        Raises:
+            ConfigError: a file is not one picture.
+        """
+        names = [file.name for file in states.files]
+        names = names or [str(i) for i in range(len(states))]
+        items = [
+            Item(
+                name,
+                f"{self._digest(name)}.png",
+                goal=None if goal is None else bool(goal[i]),
+            )
+            for i, name in enumerate(names)
+        ]
+        with progress_bar(len(items), "picture", "pictures") as bar:
+            pixels = _pixels(config, states)
+            for item, frame in zip(items, pixels, strict=True):
+                picture = Image.fromarray(frame)
+                picture.thumbnail((LARGEST, LARGEST))
+                with written_whole(self.shown / item.file) as part:
+                    picture.save(part)
+                bar.update()
+        self._keep(items)
+
+    def make_videos(self, runs: Sequence[Played], episodes: int) -> None:
+        """Play so many episodes of each run, and render them without words or reward.
+
+        Raises:
+            ConfigError: what a run needs cannot be had.
+        """
+        items = []
+        with progress_bar(len(runs) * episodes, "video", "videos") as bar:
+            for run in runs:
+                config = run.config
+                renderer = world_of(config.task).make_renderer(
+                    config.task, config.task.frame_height, True
+                )
+                try:
+                    for number, (states, goal) in enumerate(_episodes(run, episodes)):
+                        file = f"{self._digest(f'{run.folder}#{number}')}.mp4"
+                        frames = frames_of(renderer, states)
+                        write_episodes(
+                            self.shown / file, [(frames, None)], VIDEO_FPS, ""
+                        )
+                        items.append(Item(str(number), file, run.folder, **goal))
+                        bar.update()
+                finally:
+                    renderer.close()
+        self._keep(items)
+
+    def _digest(self, name: str) -> str:
+        text = json.dumps([self.about, name], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _keep(self, items: list[Item]) -> None:
+        held = {"about": self.about, "items": [asdict(item) for item in items]}
+        write_json(self.folder / "items.json", held)
+        self.items = items
+
+
+def _pixels(config: Config, states: StateSet) -> Iterator[np.ndarray]:
+    """The picture of each state: (H, W, 3) uint8."""
+    if states.states is None:
+        yield from (read_one(file) for file in states.files)
+        return
+    task = config.task
+    # As the task looks, with shadows: they show what touches the floor.
+    renderer = world_of(task).make_renderer(task, task.frame_height, True)
+    try:
+        for start in range(0, len(states), RENDERED):
+            yield from frames_of(renderer, states.states[start : start + RENDERED])
+    finally:
+        renderer.close()
+
+
+def _episodes(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """Episodes as `evaluate` plays them from the same seed.
+
+    Each has states (T, S), and `Item`'s goal and share if they are known.
+    """
+    config = run.config
+    envs = world_of(config.task).make_envs(
+        config.task,
+        min(config.algo.num_envs, count),
+        config.compute.num_physics_threads,
+    )
+    try:
+        seen = envs.observation_space.shape[0]
+        if run.policy.observation_dim != seen:
+            raise ConfigError(
+                f"The policy in {run.folder} acts on observations of "
+                f"{run.policy.observation_dim} numbers, but task={config.task.name} "
+                f"has {seen}: its config.yaml is of another run."
+            )
+        seed: int | None = run.seed
+        while count > 0:
+            rollout = collect(envs, run.policy.act, seed).first(count)
+            seed = None
+            assert rollout.states is not None
+            goal = rollout.goal
+            success = None if goal is None else envs.episode_success(goal)
+            for n in range(rollout.shape[1]):
+                known = {}
+                if goal is not None and success is not None:
+                    known = {
+                        "goal": bool(success[n]),
+                        "share": float(goal[:, n].mean()),
+                    }
+                yield rollout.states[:, n], known
+            count -= rollout.shape[1]
+    finally:
+        envs.close()
