@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import ipaddress
 import socket
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -108,6 +109,11 @@ class Asked:
     buckets: bool
     question: str
     out: Path
+
+    @property
+    def column(self) -> str:
+        """What label.csv calls a picture."""
+        return "file" if self.settings.frames else "index"
 
     def about(self) -> dict[str, Any]:
         """Settings that decide what is judged; a session cannot go on with others."""
@@ -243,7 +249,8 @@ def label(asked: Asked) -> dict[str, Any]:
         raters = Raters(asked.out, names, values, given.seed)
         opened.callback(raters.close)
         if given.serve:
-            _serve(asked, items, raters, listening)
+            address = listening.getsockname()[:2]
+            _serve(page_of(asked, items, raters, address), listening)
         return write_results(asked, items, raters)
 
 
@@ -304,28 +311,31 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _serve(
-    asked: Asked, items: Sequence[Item], raters: Raters, listening: socket.socket
-) -> None:
-    """Serve until Ctrl-C."""
-    host, port = listening.getsockname()[:2]
-    alone = ipaddress.ip_address(host).is_loopback
-    if ipaddress.ip_address(host).is_unspecified:
-        host = socket.gethostname()
-    host = f"[{host}]" if ":" in host else host
-    labelling = Labelling(
+def page_of(
+    asked: Asked, items: Sequence[Item], raters: Raters, address: tuple[str, int]
+) -> Labelling:
+    """What the page is about at an address (IP and port); others need a token."""
+    host, port = ipaddress.ip_address(address[0]), address[1]
+    name = socket.gethostname() if host.is_unspecified else str(host)
+    name = f"[{name}]" if ":" in name else name
+    return Labelling(
         items=items,
         shown=asked.out / "shown",
         raters=raters,
         question=asked.question,
         buckets=asked.buckets,
-        token=None if alone else raters.sign("token"),
-        address=f"http://{host}:{port}",
+        token=None if host.is_loopback else raters.sign("token"),
+        address=f"http://{name}:{port}",
     )
-    print(f"{len(items)} to label: {labelling.link()}")
-    for rater in raters:
-        done = f"{len(rater.labels)} of {len(items)}"
-        print(f"  {rater.name} ({done}): {labelling.link(raters.key(rater.name))}")
+
+
+def _serve(labelling: Labelling, listening: socket.socket) -> None:
+    """Serve until Ctrl-C."""
+    count = len(labelling.items)
+    print(f"{count} to label: {labelling.link()}")
+    for rater in labelling.raters:
+        key = labelling.raters.key(rater.name)
+        print(f"  {rater.name} ({len(rater.labels)}): {labelling.link(key)}")
     print("Ctrl-C ends it; every press is kept at once.", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         serve(labelling, listening)
@@ -384,7 +394,7 @@ def _write_csv(
         if asked.runs:
             row: dict[str, Any] = {"run": item.run, "episode": item.name}
         else:
-            row = {"file" if asked.settings.frames else "index": item.name}
+            row = {asked.column: item.name}
         row["label"] = int(said)
         votes = [
             agreement.is_goal(one[item.key], asked.buckets)
@@ -445,7 +455,10 @@ def _sheet(
                 told += f"\npredicate: {row['predicate']}"
             text = "\n".join(figures.wrap(line, 40, 2) for line in told.splitlines())
             ax.set_title(text, fontsize=7, loc="left")
-        figures.save(made, path)
+        with warnings.catch_warnings():
+            # The font has no Chinese, for one; label.json has.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figures.save(made, path)
 
 
 def _picture(path: Path) -> np.ndarray:

@@ -30,7 +30,7 @@ SETTINGS = (".yaml", ".yml", ".YAML", ".YML")
 ADDED = ("hydra", "task.options.", "reward.options.")
 """Keys that + may add."""
 JUDGE = "judge."
-SENTENCES = {"prompt": 1, "baseline": 1, "prompts": 2, "baselines": 2}
+SENTENCES = {"prompt": 1, "baseline": 1, "prompts": 2, "baselines": 2, "question": 0}
 """Settings that hold sentences, and how many lists may lie in one another."""
 QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 """A text in quotes, as Hydra reads it: a backslash keeps the next quote inside."""

@@ -23,7 +23,7 @@ requestAnimationFrame(watch);
 
 function press(button, emit) {
   const now = turn();
-  if (now === sent || now !== watched || !shown()) return;
+  if (now === sent || now !== watched) return;
   sent = now;
   button.classList.add("pressed");
   setTimeout(() => button.classList.remove("pressed"), 150);

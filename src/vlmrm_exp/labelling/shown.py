@@ -151,7 +151,7 @@ class Session:
             for run in runs:
                 config = run.config
                 renderer = world_of(config.task).make_renderer(
-                    config.task, config.task.frame_height, True
+                    config.task, config.task.frame_height, config.clip.render_effects
                 )
                 try:
                     for number, (states, goal) in enumerate(_episodes(run, episodes)):
