@@ -234,12 +234,12 @@ def label(asked: Asked) -> dict[str, Any]:
     """
     given = asked.settings
     with contextlib.ExitStack() as opened:
+        if given.serve:
+            listening = opened.enter_context(_listen(given.host, given.port))
         try:
             asked.out.mkdir(parents=True, exist_ok=True)
             if given.serve:
-                held = opened.enter_context((asked.out / ".lock").open("w"))
-                lock(held)
-                listening = opened.enter_context(_listen(given.host, given.port))
+                lock(opened.enter_context((asked.out / ".lock").open("w")))
         except OSError as error:
             raise ConfigError(f"{unusable(error, asked.out)}; give another.") from error
         session = Session(asked.out, asked.about())
@@ -291,7 +291,7 @@ def _make(asked: Asked, session: Session) -> list[Item]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket.
+    """A listening socket.
 
     Raises:
         ConfigError: the address cannot be had.
@@ -301,8 +301,13 @@ def _listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(family, kind, proto)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen()  # who comes before the page is ready waits
+        except OSError:
+            listening.close()
+            raise
     except OSError as error:
         raise ConfigError(
             f"The page cannot be served at {host}:{port} ({error.strerror}): give "

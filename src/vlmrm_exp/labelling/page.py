@@ -56,7 +56,7 @@ def serve(labelling: Labelling, listening: socket.socket) -> None:
 
     Args:
         labelling: what is labelled.
-        listening: is bound.
+        listening: where it is asked for.
     """
     # Nothing that this process keeps for NiceGUI is worth a folder in the current one.
     os.environ.setdefault("NICEGUI_STORAGE_PATH", str(labelling.shown / ".nicegui"))

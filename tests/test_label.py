@@ -1,0 +1,368 @@
+"""`python -m vlmrm_exp.label` without a browser: what is shown, written and refused."""
+
+import contextlib
+import csv
+import http.client
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+pytest.importorskip("nicegui")
+pytest.importorskip("nltk")
+
+from vlmrm_exp import app, epic, evaluate, report
+from vlmrm_exp import label as verb
+from vlmrm_exp.config import ConfigError, FolderTakenError
+from vlmrm_exp.envs import world_of
+from vlmrm_exp.files import lock
+from vlmrm_exp.label import check, label, page_of
+from vlmrm_exp.labelling.page import Guard
+from vlmrm_exp.labelling.raters import Raters
+from vlmrm_exp.labelling.shown import Session
+from vlmrm_exp.rl.dqn import QNetwork
+from vlmrm_exp.studies.pictures import PictureFile, read_pictures
+from vlmrm_exp.studies.settings import check_out
+from vlmrm_exp.studies.state_files import labels_of, picture_states, stored_states
+from vlmrm_exp.words import to_keys
+
+pytestmark = pytest.mark.slow
+
+
+def asked(*words: str) -> verb.Asked:
+    return check(app.compose("label", *to_keys(list(words), {})))
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Six pictures whose red says whether they are goals: 0, 2 and 4 are."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(6):
+        image = Image.new("RGB", (2000, 500), (255 * (i % 2 == 0), 40 * i, 0))
+        image.save(folder / f"{i}.png")
+    return folder
+
+
+def say(asked: verb.Asked, **labels: dict[str, int]) -> None:
+    """Let raters label, as the page would; they begin with what they see first."""
+    held = json.loads((asked.out / "items.json").read_text())["items"]
+    names = [f"{x['run']}#{x['name']}" if x["run"] else x["name"] for x in held]
+    values = (0, 25, 50, 75, 100) if asked.buckets else (0, 1)
+    raters = Raters(asked.out, names, values, asked.settings.seed)
+    for name, said in labels.items():
+        key = raters.key(name)
+        rater = raters.by_key.get(key) or raters.by_key[raters.join(name)]
+        while item := rater.current:
+            if item in said:
+                assert rater.label(item, said[item], 1.0)
+            elif rater.skipped + len(rater.labels) == len(names):
+                break
+            else:
+                rater.skip(item)
+    raters.close()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_pictures_are_labelled_and_epic_reads_the_labels(pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = "task=kneeling", f"frames={pictures}", f"out={out}", "serve=false"
+    assert label(asked(*words)) == {}
+    assert "Nobody has labelled" in capsys.readouterr().out
+    shown = {path.name: path for path in (out / "shown").iterdir()}
+    assert len(shown) == 6
+    for item in json.loads((out / "items.json").read_text())["items"]:
+        image = Image.open(shown[item["file"]])
+        assert image.size == (1280, 320)  # what a screen shows, in its proportions
+        color = int(item["name"][0]) * 40
+        assert image.getpixel((9, 9)) == (255 * (color % 80 == 0), color, 0)
+
+    truth = {f"{i}.png": int(i % 2 == 0) for i in range(6)}
+    other = truth | {"0.png": 0, "1.png": 1}
+    say(asked(*words), Ada=truth, Bo=other)
+    result = label(asked(*words))
+    told = capsys.readouterr().out
+    assert f"epic task=kneeling frames={pictures} labels={out}/label.csv" in told
+    assert rows(out / "label.csv")[:2] == [
+        {"file": "0.png", "label": "0", "raters": "2", "goals": "1"},  # a tie
+        {"file": "1.png", "label": "0", "raters": "2", "goals": "1"},
+    ]
+    states = picture_states(pictures)
+    goal = labels_of(out / "label.csv", states).goal
+    np.testing.assert_array_equal(goal, [False, False, True, False, True, False])
+    (ada,) = out.glob("label-ada-*.csv")
+    np.testing.assert_array_equal(labels_of(ada, states).goal, [1, 0, 1, 0, 1, 0])
+    (pair,) = result["pairs"]
+    # Half of each rater's labels are goals, so chance is .5: (4/6 - .5) / .5.
+    assert pair["cohen_kappa"] == pytest.approx(1 / 3)
+    assert [row["item"] for row in result["differences"]] == ["0.png", "1.png"]
+    assert "predicate" not in result["differences"][0]
+    with Image.open(out / "label.png") as sheet:
+        assert sheet.width > 500
+
+    page = report.report(report.ReportConfig([str(out)])).read_text()
+    assert "Label: out" in page
+    assert "Ada: 1, Bo: 0" in page
+    assert "cohen_kappa" in page
+
+
+def test_sampled_states_are_kept_with_the_predicates_word(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ("task=mountaincar", "states=100", f"out={out}", "serve=false",
+             f"cache={tmp_path}/cache")  # fmt: skip
+    label(asked(*words))
+    first = asked(*words)
+    states, judged = stored_states(out / "states-mountain_car.npz", first.task.task)
+    assert judged is None
+    renderer = world_of(first.task.task).make_renderer(first.task.task, 400, True)
+    frames = renderer.render(states.states[:3])
+    renderer.close()
+    items = json.loads((out / "items.json").read_text())["items"]
+    for item in items:
+        row = int(item["name"])
+        if row < len(frames):
+            with Image.open(out / "shown" / item["file"]) as image:
+                np.testing.assert_array_equal(np.asarray(image), frames[row])
+        assert item["goal"] == (states.states[row, 0] >= 0.45)  # the flag's place
+    # Ada says what the predicate says, but for one state.
+    said = {item["name"]: int(item["goal"]) for item in items}
+    odd = next(name for name, goal in said.items() if not goal)
+    say(first, Ada={**said, odd: 1})
+    result = label(asked(*words))
+    assert [row["item"] for row in result["differences"]] == [odd]
+    assert result["raters"][0]["agreement_with_predicate"] == pytest.approx(0.99)
+    assert "labels=" in capsys.readouterr().out
+    goal = labels_of(out / "label.csv", states).goal
+    assert goal.sum() == sum(said.values()) + 1
+
+
+@pytest.fixture
+def run(tmp_path) -> Callable[..., Path]:
+    """A run of CartPole whose policy pushes right where controller @ o > 0."""
+
+    def made(name: str, controller: list[float]) -> Path:
+        folder = tmp_path / name
+        keys = ("task=cartpole", "clip=nano", "compute=cpu", "log=none", "name=test",
+                "task.episode_length=30", "algo.num_envs=3", "algo.hidden=[2]",
+                "reward=environment")  # fmt: skip
+        cfg = app.compose("config", *keys).cfg
+        (folder / "checkpoints").mkdir(parents=True)
+        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+        network = QNetwork(4, 2, [2])
+        for weights in network.parameters():
+            torch.nn.init.zeros_(weights)
+        first, last = network.net[0], network.net[2]
+        assert isinstance(first, torch.nn.Linear)
+        assert isinstance(last, torch.nn.Linear)
+        with torch.no_grad():
+            first.weight[0], first.weight[1] = (
+                torch.tensor(controller), -torch.tensor(controller)
+            )  # fmt: skip
+            last.weight[1, 0] = last.weight[0, 1] = 1.0
+        policy = {"algo": "dqn", "observation_dim": 4, "env_steps": 1, "hidden": [2],
+                  "squash_observations": False, "action": {"count": 2},
+                  "policy": network.state_dict()}  # fmt: skip
+        torch.save(policy, folder / "checkpoints" / "best.pt")
+        return folder
+
+    return made
+
+
+def test_episodes_are_those_that_evaluate_judges(run, tmp_path, capsys):
+    good, bad = run("good", [0.05, 0.1, 1.0, 0.3]), run("bad", [0.0, 0.0, -1.0, 0.0])
+    out = tmp_path / "out"
+    words = f"videos=[{good},{bad}]", "episodes=4", f"out={out}", "serve=false"
+    label(asked(*words))
+    held = json.loads((out / "items.json").read_text())["items"]
+    for folder, success in ((good, True), (bad, False)):
+        mine = [item for item in held if item["run"] == str(folder)]
+        judged = evaluate.evaluate(
+            *evaluate.check(
+                app.compose("evaluate", f"run={folder}", "video=false", "episodes=4",
+                            "compute.workers=0")
+            )
+        )["per_episode"]  # fmt: skip
+        assert [item["goal"] for item in mine] == judged["success"] == 4 * [success]
+        assert [item["share"] for item in mine] == judged["goal_share"]
+    videos = sorted((out / "shown").iterdir())
+    assert len(videos) == 8
+    frames = list(read_pictures(PictureFile(videos[0], "video")))
+    assert len(frames) == 30  # one for each step, and no title or reward
+    assert frames[0].pixels.shape[1] == 600
+    assert not any(word in videos[0].read_bytes() for word in (b"good", b"cartpole"))
+
+    names = [f"{item['run']}#{item['name']}" for item in held]
+    say(asked(*words), Ada={name: int("good#" in name) for name in names})
+    result = label(asked(*words))
+    assert [(x["success"], x["success_by_predicate"]) for x in result["success"]] == [
+        (1, 1), (0, 0)
+    ]  # fmt: skip
+    assert result["success"][0]["success_low"] == pytest.approx(0.51, abs=0.01)
+    assert rows(out / "label.csv")[0] == {
+        "run": str(good), "episode": "0", "label": "1", "raters": "1", "goals": "1"
+    }  # fmt: skip
+    assert "Ada" in capsys.readouterr().out
+
+
+def test_five_buckets_where_they_are_asked_for(run, tmp_path):
+    folder = run("run", [0.05, 0.1, 1.0, 0.3])
+    words = (f"videos=[{folder}]", "episodes=2", f"out={tmp_path}/out", "serve=false",
+             "scale=buckets", "question=Upright, [all] the time?")  # fmt: skip
+    mine = asked(*words)
+    assert mine.question == "Upright, [all] the time?"
+    label(mine)
+    say(mine, Ada={f"{folder}#0": 25, f"{folder}#1": 50})
+    label(asked(*words))
+    assert [(x["label"], x["percent"]) for x in rows(tmp_path / "out/label.csv")] == [
+        ("0", "25"), ("1", "50")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("frames=FOLDER states=5", "states is 5, but has no effect with frames"),
+        ("frames=nowhere", "There is no folder nowhere"),
+        ("states=5", "states is 5: give at least 100"),
+        ("videos=[nowhere]", "There is no folder nowhere"),
+        ("videos=[FOLDER]", "is not the folder of a run"),
+        ("scale=buckets frames=FOLDER", "scale=buckets is of videos"),
+        ("scale=stars frames=FOLDER", "scale is 'stars'"),
+        ("port=70000 frames=FOLDER", "port is 70000"),
+        ("question='' frames=FOLDER", "question is empty"),
+        ("out=FOLDER/0.png frames=FOLDER", "is a file"),
+        ("task=gym task.env_id=Pendulum-v1 prompt=x baseline=y frames=FOLDER",
+         "What should raters look for"),
+    ],
+)  # fmt: skip
+def test_impossible_settings_are_refused_in_a_sentence(pictures, words, told):
+    with pytest.raises(ConfigError, match=told):
+        asked(*(word.replace("FOLDER", str(pictures)).replace("''", "")
+                for word in words.split()))  # fmt: skip
+
+
+def test_a_folder_goes_on_with_its_own_settings_alone(pictures, tmp_path):
+    words = [f"frames={pictures}", f"out={tmp_path}/out", "serve=false"]
+    label(asked(*words))
+    shutil.rmtree(tmp_path / "out" / "shown")
+    label(asked(*words, "port=9000"))  # nothing is made anew
+    assert not (tmp_path / "out" / "shown").exists()
+    with pytest.raises(FolderTakenError, match="begun with question=Both knees"):
+        asked(*words, "question=Is it blue?")
+    other = app.compose(epic.__name__.split(".")[-1], f"out={tmp_path}/out")
+    with pytest.raises(ConfigError, match=r"holds items.json already"):
+        check_out(other)
+    (tmp_path / "out" / "items.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"items.json cannot be read"):
+        asked(*words)
+
+
+def test_one_server_at_a_time_and_a_taken_port_are_told(pictures, tmp_path):
+    words = [f"frames={pictures}", f"out={tmp_path}/out"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"at 127.0.0.1:{port}"):
+            label(asked(*words, f"port={port}"))
+    (tmp_path / "out").mkdir()  # nothing was made for the other
+    with (tmp_path / "out" / ".lock").open("w") as file:
+        lock(file)
+        with pytest.raises(FolderTakenError, match="another process"):
+            label(asked(*words, "port=0"))
+
+
+def test_only_a_page_for_other_machines_has_a_token(pictures, tmp_path):
+    mine = asked(f"frames={pictures}", f"out={tmp_path}/out", "serve=false")
+    raters = Raters(mine.out, ["0.png"], (0, 1), 0)
+    for host, token in (
+        ("127.0.0.1", False), ("127.0.0.2", False), ("::1", False),
+        ("0.0.0.0", True), ("::", True), ("192.0.2.7", True), ("2001:db8::1", True),
+    ):  # fmt: skip
+        page = page_of(mine, [], raters, (host, 80))
+        assert (page.token is not None) == token
+        assert ("?token=" in page.link()) == ("?token=" in page.link("k")) == token
+    assert page.address == "http://[2001:db8::1]:80"
+    raters.close()
+
+
+@contextlib.contextmanager
+def served(application) -> "contextlib.Iterator[int]":
+    """A real server on a free port of this machine."""
+    import uvicorn
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(application, log_level="warning", lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+async def anybody(scope, receive, send):
+    """An application that answers whoever gets to it."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"inside"})
+
+
+def test_nothing_is_served_without_the_token():
+    upgrade = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }  # fmt: skip
+
+    def get(path: str, **headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        answer.body = answer.read() if answer.status != 101 else b""
+        connection.close()
+        return answer
+
+    with served(Guard(anybody, "right")) as port:
+        for path in ("/", "/shown/x.png", "/?token=", "/?token=wrong", "/?token=%FF"):
+            answer = get(path)
+            assert (answer.status, b"inside" in answer.body) == (403, False)
+            assert b"link with the token" in answer.body
+        assert get("/", Cookie="token_right=wrong").status == 403
+        assert get("/socket", **upgrade).status == 403
+        answer = get("/rate/k?token=right")
+        assert (answer.status, answer.getheader("location")) == (303, "/rate/k")
+        cookie = answer.getheader("set-cookie")
+        assert "HttpOnly" in cookie
+        held = {"Cookie": cookie.partition(";")[0]}
+        assert get("/shown/x.png", **held).body == b"inside"
+        assert get("/socket", **upgrade, **held).status == 101
+
+
+def test_an_unfinished_session_is_made_whole(pictures, tmp_path):
+    """Killed while pictures were made: nothing says that they are all there."""
+    out = tmp_path / "out"
+    mine = asked(f"frames={pictures}", f"out={out}", "serve=false")
+    broken = pictures / "9.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"9\.png"):
+        label(mine)
+    assert (out / "shown").exists()
+    assert Session(out, mine.about()).items is None
+    broken.unlink()
+    label(mine)
+    assert len(list((out / "shown").iterdir())) == 6
