@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmrm_exp.config import ConfigError
@@ -39,6 +39,7 @@ def test_the_order_stays_that_of_earlier_versions():
     assert order(["a", "b", "c", "d"], "Ada", 0) == ["d", "c", "b", "a"]
 
 
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(["0", "1", "skip", "undo", "old"]), max_size=25))
 def test_presses_do_what_a_list_of_all_of_them_says(tmp_path_factory, presses):
     """The state after presses, and after reading them again, by a slow model."""

@@ -219,7 +219,7 @@ def _criterion(task: Config, whole_episode: bool) -> str:
         )
     if not whole_episode:
         return CRITERIA[name]
-    told = EPISODES.get(name) or EPISODES[task.task.env]
+    told = EPISODES.get(name) or EPISODES.get(task.task.env, "{}")
     return told.format(CRITERIA[name])
 
 
@@ -445,16 +445,18 @@ def _sheet(
         for suffix in (".png", ".svg"):
             path.with_suffix(suffix).unlink(missing_ok=True)
         return
-    files = {item.key: item.file for item in items}
+    files = {item.key: asked.out / "shown" / item.file for item in items}
     rows = rows[:SHEET]
+    pictures = [_picture(files[row["item"]]) for row in rows]
     columns = min(len(rows), 4)
     lines = -(-len(rows) // columns)
-    with figures.figure(2.6 * columns, 2.3 * lines) as made:
+    tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    with figures.figure(2.6 * columns, (0.6 + 2.6 * tallest) * lines) as made:
         axes = made.subplots(lines, columns, squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
-        for ax, row in zip(axes.flat, rows, strict=False):
-            ax.imshow(_picture(asked.out / "shown" / files[row["item"]]))
+        for ax, row, picture in zip(axes.flat, rows, pictures, strict=False):
+            ax.imshow(picture)
             told = f"{row['item']}\n{row['labels']}"
             if "predicate" in row:
                 told += f"\npredicate: {row['predicate']}"

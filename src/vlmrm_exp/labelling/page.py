@@ -2,7 +2,6 @@
 
 import hmac
 import json
-import os
 import socket
 import warnings
 from collections.abc import Sequence
@@ -58,8 +57,6 @@ def serve(labelling: Labelling, listening: socket.socket) -> None:
         labelling: what is labelled.
         listening: where it is asked for.
     """
-    # Nothing that this process keeps for NiceGUI is worth a folder in the current one.
-    os.environ.setdefault("NICEGUI_STORAGE_PATH", str(labelling.shown / ".nicegui"))
     import uvicorn
     from fastapi import FastAPI
     from nicegui import app as pages
@@ -112,7 +109,7 @@ class Guard:
                 "SameSite=Strict"
             )
             headers = [
-                (b"location", scope["path"].encode()),
+                (b"location", scope["raw_path"]),
                 (b"set-cookie", cookie.encode()),
             ]
             status, text = 303, ""
@@ -156,7 +153,7 @@ def _start_page(labelling: Labelling) -> None:
             asked = (
                 "How much of each video shows this?"
                 if labelling.buckets
-                else (f"Does each of the {kind} show this?")
+                else f"Does each of the {kind} show this?"
             )
             _text("p", asked)
             _text("p", labelling.question).style("font-weight: 600")
@@ -272,7 +269,7 @@ class Desk:
             elif item is not None and do == "skip":
                 rater.skip(item)
             elif item is not None:
-                rater.label(item, int(do), float(told["seconds"]))
+                rater.label(item, int(do), told["seconds"])
         except OSError as error:
             ui.notify(
                 f"Not kept: {one_sentence(error)} Try again, or tell who runs this.",
