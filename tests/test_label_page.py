@@ -126,9 +126,7 @@ def begin(page: Page, address: str, name: str) -> None:
 
 def ready(page: Page) -> str:
     """Wait until a picture is seen; its turn."""
-    page.wait_for_function(
-        "() => turn() && turn() === watched && turn() !== sent", polling=20
-    )
+    page.wait_for_function("() => turn() && turn() === watched", polling=20)
     return page.get_attribute(".rate", "data-turn")
 
 
@@ -273,8 +271,15 @@ def test_all_of_the_page_is_in_sight(pictures, open_page, serve, size):
     words = f"frames={pictures}", "out=out", "port=0", f"question={'long words ' * 27}"
     server = serve(*words)
     page = open_page(*size)
+    held = []
+    page.route("**/shown/*", held.append)
     begin(page, server.address, "A" * 40)
-    ready(page)
+    page.keyboard.press("1")  # nothing is seen yet
+    page.unroute("**/shown/*")
+    for route in held:
+        route.continue_()
+    assert ready(page) == "1"
+    assert count(page) == 0
     inside = page.evaluate("""() => {
         const all = document.querySelectorAll(".rate .now, .rate button, .question");
         return [...all].every((one) => {

@@ -1,6 +1,5 @@
-// Sends what is pressed together with what was seen, and only if it was seen: not before
-// the picture is there, and once for each picture, however fast the keys come.
-let sent = null; // the turn that was answered last
+// Sends a press with the turn in which it was made, and none before the picture is there.
+// The server takes one press for each turn, however fast the keys come.
 let since = null; // when this turn's picture was there first, in ms
 
 const turn = () => document.querySelector(".rate")?.dataset.turn;
@@ -23,8 +22,7 @@ requestAnimationFrame(watch);
 
 function press(button, emit) {
   const now = turn();
-  if (now === sent || now !== watched) return;
-  sent = now;
+  if (now !== watched) return;
   button.classList.add("pressed");
   setTimeout(() => button.classList.remove("pressed"), 150);
   button.blur(); // or Enter would press it again
