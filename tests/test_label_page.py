@@ -272,12 +272,12 @@ def test_all_of_the_page_is_in_sight(pictures, open_page, serve, size):
     server = serve(*words)
     page = open_page(*size)
     held = []
-    page.route("**/shown/*", held.append)
+    page.route("**/shown/*", lambda route: held.append(route))
     begin(page, server.address, "A" * 40)
     page.keyboard.press("1")  # nothing is seen yet
-    page.unroute("**/shown/*")
     for route in held:
         route.continue_()
+    page.unroute("**/shown/*")
     assert ready(page) == "1"
     assert count(page) == 0
     inside = page.evaluate("""() => {

@@ -24,8 +24,9 @@ TOOLS = {"app", "figures", "log", "measures", "video", *LEAVES}
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
     "verb": {"studies", "pretraining", "reporting", "rl", "reward", "envs", "vlm",
-             "judges", *TOOLS},
+             "judges", "labelling", *TOOLS},
     "judges": {"app", "words", "envs", *LEAVES},
+    "labelling": {"studies", "rl", "envs", "log", "measures", "video", *LEAVES},
     "studies": {"rl", "reward", "envs", "vlm", *TOOLS},
     "pretraining": {"reward", "envs", "vlm", *TOOLS},
     "reporting": {"figures", "measures", *LEAVES},
@@ -46,6 +47,8 @@ MAY_IMPORT = {
 }  # fmt: skip
 ONLY_IN = {
     "open_clip": {"vlm/source.py"},
+    "nicegui": {"labelling/page.py"},
+    "nltk": {"labelling/agreement.py"},
     "ray": {"reward/ray_worker.py"},
     "wandb": {"log.py"},
 }
