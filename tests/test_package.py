@@ -23,10 +23,11 @@ LEAVES = {"config", "files", "refusals"}
 TOOLS = {"app", "figures", "log", "measures", "video", *LEAVES}
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
-    "verb": {"studies", "pretraining", "reporting", "rl", "reward", "envs", "vlm",
-             "judges", "labelling", *TOOLS},
+    "verb": {"scorer", "studies", "pretraining", "reporting", "rl", "reward", "envs",
+             "vlm", "judges", "labelling", *TOOLS},
     "judges": {"app", "words", "envs", *LEAVES},
     "labelling": {"studies", "rl", "envs", "log", "measures", "video", *LEAVES},
+    "scorer": {"studies", "reward", "vlm", "words", *TOOLS},
     "studies": {"rl", "reward", "envs", "vlm", *TOOLS},
     "pretraining": {"reward", "envs", "vlm", *TOOLS},
     "reporting": {"figures", "measures", *LEAVES},

@@ -1,12 +1,15 @@
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.evaluation import evaluate_policy
 
 from vlmrm_exp.config import AlgoConfig, ConfigError
 from vlmrm_exp.rl.dqn import DQN
 from vlmrm_exp.rl.experience import save_policy
-from vlmrm_exp.rl.policy import load_policy
+from vlmrm_exp.rl.policy import Policy, load_policy
 from vlmrm_exp.rl.sac import SAC
 
 CPU = torch.device("cpu")
@@ -91,3 +94,87 @@ def test_a_foreign_policy_is_one_sentence(tmp_path, change):
     torch.save(checkpoint, tmp_path / "best.pt")
     with pytest.raises(ConfigError, match="is not a policy"):
         load_policy(tmp_path / "best.pt")
+
+
+def run_folder(tmp_path, name: str):
+    """What a run leaves that a policy is read from."""
+    checkpoint = {**make_agent(name).checkpoint(), "env_steps": 1}
+    save_policy(tmp_path / "run" / "checkpoints" / "best.pt", checkpoint)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["sac", "dqn"])
+def test_predict_is_that_of_stable_baselines3(tmp_path, name):
+    """One observation gives one action, several give several; a state is handed on."""
+    policy = load_policy(run_folder(tmp_path, name))
+    several, state = policy.predict(OBSERVATION, state=("any",))
+    assert state == ("any",)
+    np.testing.assert_array_equal(several, policy.act(OBSERVATION))
+    for observation, expected in zip(OBSERVATION, several, strict=True):
+        action, state = policy.predict(observation.astype(np.float64))
+        assert state is None
+        assert action.shape == expected.shape
+        np.testing.assert_allclose(action, expected, rtol=1e-6)
+
+
+def test_stable_baselines3_evaluates_it(tmp_path):
+    algo = AlgoConfig(name="sac", hidden=[8])
+    actions = gym.spaces.Box(-2, 2, (1,), np.float32)
+    checkpoint = SAC(algo, SPACE, actions, 0, CPU).checkpoint()
+    policy = Policy({**checkpoint, "env_steps": 1})
+    env = gym.make("Pendulum-v1", max_episode_steps=20)
+    env.reset(seed=3)
+    found, _ = evaluate_policy(policy, env, n_eval_episodes=1, warn=False)
+    env.reset(seed=3)
+    observation, _ = env.reset()  # as in there
+    total = 0.0
+    for _ in range(20):
+        observation, reward, *_ = env.step(policy.act(observation[None])[0])
+        total += reward
+    assert found == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (4,), (3, 2), (1, 1, 3), (0,)])
+def test_observations_of_another_shape_are_one_sentence(tmp_path, shape):
+    policy = load_policy(run_folder(tmp_path, "sac"))
+    with pytest.raises(ConfigError, match=r"has the shape .* must have \(3,\), or"):
+        policy.predict(np.zeros(shape))
+    assert policy.predict(np.zeros((0, 3)))[0].shape == (0, 2)
+
+
+def test_exploration_is_refused(tmp_path):
+    policy = load_policy(run_folder(tmp_path, "sac"))
+    with pytest.raises(ConfigError, match="acts without exploration"):
+        policy.predict(OBSERVATION, deterministic=False)
+
+
+def test_a_folder_without_a_policy_is_one_sentence(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ConfigError, match=r"no policy at .*: give the folder of a"):
+            load_policy(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sac", "dqn"])
+def test_onnx_computes_the_same(tmp_path, name):
+    import onnxruntime
+
+    policy = load_policy(run_folder(tmp_path, name))
+    policy.to_onnx(tmp_path / "policy.onnx")
+    cpu = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx", providers=cpu)
+    observations = np.random.default_rng(0).normal(0, 100, (50, 3)).astype(np.float32)
+    for batch in (observations, observations[:1]):  # any number of them
+        [action] = session.run(["action"], {"observation": batch})
+        expected, _ = policy.predict(batch)
+        assert action.dtype == expected.dtype
+        np.testing.assert_allclose(action, expected, rtol=1e-5, atol=1e-6)
+    assert np.ptp(policy.act(observations)) > 0
+
+
+def test_onnx_without_its_packages_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    policy = load_policy(run_folder(tmp_path, "sac"))
+    with pytest.raises(ConfigError, match=r"needs the package onnxscript.*\[onnx\]"):
+        policy.to_onnx(tmp_path / "policy.onnx")
+    assert not (tmp_path / "policy.onnx").exists()

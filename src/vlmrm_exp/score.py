@@ -5,29 +5,26 @@ Rewards images, videos and folders of them as a training run would, and writes a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, ConfigError, at_least, to_config
+from vlmrm_exp.config import Config, ConfigError, at_least
 from vlmrm_exp.files import table, write_json, written_whole
 from vlmrm_exp.log import progress_bar, versions
 from vlmrm_exp.reward import choose_device
-from vlmrm_exp.reward.clip import Sentence
-from vlmrm_exp.studies import settings
+from vlmrm_exp.scorer import PLURAL, jobs_of, rewards_of
 from vlmrm_exp.studies.pictures import (
     PictureFile,
     find_files,
     left_out,
     read_pictures,
 )
+from vlmrm_exp.studies.settings import check_out
 from vlmrm_exp.studies.strip import (
     Column,
     Scores,
@@ -36,31 +33,12 @@ from vlmrm_exp.studies.strip import (
     plot_strip,
     read_again,
 )
-from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
+from vlmrm_exp.vlm.encoder import load_encoder
 
-PLURAL = {"clip": "clips", "alpha": "alphas"}
-"""As in the studies, but a single model."""
 BATCH = 64  # pictures that wait to be embedded, at most,
 BATCH_BYTES = 256e6  # and their bytes: photographs are large
 LISTED = 5
 """Pictures at either end of each column's printed list."""
-
-
-@dataclass
-class ScoreConfig(Config):
-    """See conf/score.yaml."""
-
-    files: list[str] = field(default_factory=list)
-    prompts: list[Any] | None = None
-    baselines: list[Any] | None = None
-    alphas: list[float] | None = None
-    clips: list[str] | None = None
-    every: int = 1
-    pictures: int = 12
-    out: str = ""
-
-
-ConfigStore.instance().store(name="score_schema", node=ScoreConfig)
 
 
 @dataclass(frozen=True)
@@ -90,20 +68,8 @@ def check(composed: app.Composed) -> Asked:
         )
     for name in ("every", "pictures"):
         at_least(name, cfg[name], 1)
-    if cfg.task.env == "gym":
-        raise ConfigError(
-            "task=gym has no sentences of its own: leave it out, and give prompt."
-        )
-    if cfg.reward.model != "clip":
-        raise ConfigError(
-            f"reward={cfg.reward.name} looks at states, which pictures do not have: "
-            "leave it out."
-        )
-    settings.check_out(composed)
-    choose_device(cfg.compute.device)
+    check_out(composed)
     jobs = jobs_of(composed)
-    for job in jobs:
-        check_prompts(job.clip, [*job.prompts, *job.baselines])
     columns = columns_of(jobs)
     if Path(cfg.out).resolve() in {Path(f).expanduser().resolve() for f in cfg.files}:
         raise ConfigError(
@@ -113,63 +79,6 @@ def check(composed: app.Composed) -> Asked:
     files = find_files(cfg.files)
     also = left_out(cfg.files)
     return Asked(files, columns, jobs, cfg.every, cfg.pictures, also)
-
-
-def jobs_of(composed: app.Composed) -> list[Config]:
-    """What a training run would be told, for each prompt at each alpha.
-
-    Raises:
-        ConfigError: a value is missing or impossible, or numbers do not match.
-    """
-    cfg = composed.cfg
-    prompts = _sentences(composed, "prompt")
-    baselines = _sentences(composed, "baseline")
-    alphas = [cfg.alpha] if cfg.alphas is None else list(cfg.alphas)
-    settings.check_list("alpha", alphas)
-    if not prompts:
-        raise ConfigError(
-            'No prompt is given: say what to look for, as prompt="a robot kneeling", '
-            "or take a task's, as task=kneeling."
-        )
-    if len(baselines) > 1 and len(baselines) != len(prompts):
-        raise ConfigError(
-            f"There are {len(baselines)} baselines for {len(prompts)} prompts: give "
-            "one for all, or one for each."
-        )
-    if not baselines and max(alphas) > 0:
-        raise ConfigError(
-            f"alpha is {max(alphas):g}, which needs a baseline: give it, as "
-            'baseline="a robot", or set alpha=0.'
-        )
-    baselines = baselines or prompts  # not read at alpha 0
-    if len(baselines) == 1:
-        baselines = baselines * len(prompts)
-    clip: Any = OmegaConf.to_object(cfg.clip)
-    if cfg.clips is not None:
-        if len(cfg.clips) != 1:
-            raise ConfigError(f"clip names {len(cfg.clips)} models: give one.")
-        clip = settings.model_of(composed, cfg.clips[0])
-    # A plain Config, whose `prompts` (those that are averaged) a ScoreConfig hides.
-    run = OmegaConf.masked_copy(cfg, [one.name for one in fields(Config)])
-    jobs = []
-    for prompt, baseline in zip(prompts, baselines, strict=True):
-        for alpha in alphas:
-            said = {"prompt": prompt, "baseline": baseline, "alpha": alpha}
-            job: Any = OmegaConf.merge(OmegaConf.structured(Config), run, said)
-            jobs.append(replace(to_config(job), clip=clip))
-    return jobs
-
-
-def _sentences(composed: app.Composed, key: str) -> list[Any]:
-    """What prompt or prompts (baseline or baselines) holds; empty: nothing is given."""
-    cfg, several = composed.cfg, f"{key}s"
-    if cfg[several] is None:
-        return [] if OmegaConf.is_missing(cfg, key) else [cfg[key]]
-    if any(word.startswith(f"{key}=") for word in composed.keys):
-        raise ConfigError(f"{key} and {several} are both given: leave one out.")
-    if not cfg[several]:
-        raise ConfigError(f"{several} is an empty list: give at least one sentence.")
-    return list(cfg[several])
 
 
 def columns_of(jobs: Sequence[Config]) -> list[Column]:
@@ -242,24 +151,6 @@ def score(asked: Asked, folder: Path) -> dict[str, Any]:
         figures += f", curve.png ({len(plotted)} of {len(moving)} videos)"
     print(f"\nsaved {folder}/scores.csv, score.json, {figures}")
     return result
-
-
-def rewards_of(
-    encoder: Encoder, jobs: Sequence[Config]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """What rewards pictures as training does: (B, H, W, 3) uint8 -> (B, C) float32.
-
-    Raises:
-        ConfigError: a prompt and its baseline mean the same to the model.
-    """
-    sentences = [Sentence(encoder, job) for job in jobs]
-
-    def rewards(frames: np.ndarray) -> np.ndarray:
-        embeddings = encoder.embed_frames(frames)[:, None]  # one view: (B, 1, D)
-        each = [sentence(embeddings) for sentence in sentences]
-        return torch.stack(each, dim=1).cpu().numpy()
-
-    return rewards
 
 
 def score_pictures(asked: Asked, rewards: Callable[[np.ndarray], np.ndarray]) -> Scores:
