@@ -13,7 +13,7 @@ ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(READY): again
 endif
 
-.PHONY: help run test test-fast test-long test-gpu check format setup clean again
+.PHONY: help run accept test test-fast test-long test-gpu check format docs setup clean again
 
 help: ## list the targets
 	@echo 'make TARGET [ARGS="..."]; all but help and clean set up first what is missing.'
@@ -21,6 +21,9 @@ help: ## list the targets
 
 run: $(READY) ## train a policy, as make run ARGS='task=kneeling prompt="..."'
 	@$(BIN)/python -m vlmrm_exp $(ARGS)
+
+accept: $(READY) ## see whether pretrained models are right, as make accept CLIP=rn50
+	@$(BIN)/python -m vlmrm_exp.accept clip=$(or $(CLIP),rn50) $(ARGS)
 
 test: $(READY) ## the tests, on all cores; ARGS go to pytest
 	@$(PYTEST) -m "not gpu and not long" $(ARGS)
@@ -42,6 +45,10 @@ check: $(READY) ## lint, format and types, changing nothing
 format: $(READY) ## put imports and layout in order
 	@$(BIN)/python -m ruff check --fix .
 	@$(BIN)/python -m ruff format .
+
+docs: $(READY) ## docs/ as a site in build/site; broken links are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo 'build/site/index.html; its search needs a server: python -m http.server -d build/site'
 
 setup: ## make or mend .venv; PYTHON=python3.12, TORCH_INDEX=URL, EXTRAS=dev,hf choose
 	@scripts/setup.sh

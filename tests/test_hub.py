@@ -72,9 +72,9 @@ class Hub(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, files: dict[str, bytes]):
+    def __init__(self, files: dict[str, bytes], repo: str = REPO):
         super().__init__(("127.0.0.1", 0), Answer)
-        self.files = files
+        self.files, self.repo = files, repo
         self.cuts: list[int] = []
         """Bytes after which each of the next downloads is cut."""
         self.sent = files
@@ -96,7 +96,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
     def do_HEAD(self):
         repo, _, name = self.path.removeprefix("/").partition("/resolve/main/")
-        if repo != REPO or name not in self.server.files:
+        if repo != self.server.repo or name not in self.server.files:
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound")
         else:

@@ -6,6 +6,7 @@ its version), the network is tried once, and a fresh file is held against its SH
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.files import reason
+
+# It tells of each request at INFO, which Hydra's programs print.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
