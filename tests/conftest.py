@@ -23,6 +23,7 @@ from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
 from vlmrm_exp.config import Config
 from vlmrm_exp.words import to_keys
+from worlds import compose as quickly
 
 # No limit of time, for a test machine may be slow, and no folder of found cases.
 settings.register_profile("here", deadline=None, database=None)
@@ -38,7 +39,7 @@ def compose() -> Callable[..., Config]:
 
     def composed(*words: str) -> Config:
         keys = to_keys(list(words), {})
-        return training.check(app.compose("config", *keys, "name=test"))
+        return training.check(quickly("config", *keys, "name=test"))
 
     return composed
 

@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from vlmrm_exp import app, bench
+from vlmrm_exp import bench
 from vlmrm_exp.bench import MatrixProducts, Stage, count_flop, time_stage
 from vlmrm_exp.config import Config, ConfigError, cores
 from vlmrm_exp.rl.experience import Batch
 from vlmrm_exp.rl.sac import SAC
 from vlmrm_exp.vlm.source import open_clip
 from vlmrm_exp.words import to_keys
+from worlds import compose as quickly
 
 SMALL = ("experiment=smoke", "turns=2", "turn_s=0.01", "compute.workers=0")
 
 
 def asked(*words: str) -> tuple[bench.BenchConfig, Config | None]:
-    return bench.check(app.compose("bench", *to_keys(list(words), {}), "out=nowhere"))
+    return bench.check(quickly("bench", *to_keys(list(words), {}), "out=nowhere"))
 
 
 def test_operations_of_an_image_tower_are_those_of_its_layers():
@@ -137,7 +138,11 @@ def test_ratios_are_taken_within_each_turn():
 
 
 @pytest.mark.slow
-def test_bench_of_a_humanoid(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_bench_of_a_humanoid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bench, "MATRIX", 1024)
+    monkeypatch.setattr(bench, "REFERENCE_STEPS", 4)  # 480 px each
     config, reference = asked("task=kneeling", "clip=nano", *SMALL)
     result = bench.measure(config, reference, tmp_path)
     assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(
@@ -167,7 +172,10 @@ def test_bench_of_a_humanoid(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
-def test_bench_of_another_reward_and_algorithm(tmp_path: Path):
+def test_bench_of_another_reward_and_algorithm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bench, "MATRIX", 64)
     config, reference = asked("task=cartpole", "reward=predicate", *SMALL)
     assert reference is None
     result = bench.measure(config, reference, tmp_path)
@@ -177,8 +185,9 @@ def test_bench_of_another_reward_and_algorithm(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_bench_of_learned_rewards(tmp_path: Path):
+def test_bench_of_learned_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What is not looked at costs no picture, but its estimate."""
+    monkeypatch.setattr(bench, "MATRIX", 64)
     words = "task=kneeling", "clip=nano", "reward.query_share=0.2", *SMALL
     result = bench.measure(asked(*words)[0], None, tmp_path)
     rows = {row["stage"]: row["items_per_env_step"] for row in result["stages"]}

@@ -157,7 +157,8 @@ def test_help_and_config_import_nothing_heavy(tmp_path, arguments):
         "import sys, runpy; sys.argv[1:] = " + repr(arguments) + "\n"
         "try: runpy.run_module('vlmrm_exp', run_name='__main__', alter_sys=True)\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'mujoco', 'open_clip', 'gymnasium', 'wandb', 'numpy'}\n"
+        "heavy = {'torch', 'mujoco', 'open_clip', 'gymnasium', 'wandb', 'numpy',\n"
+        "         'pygame', 'imageio', 'matplotlib', 'pandas', 'PIL'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(

@@ -1,9 +1,10 @@
 """Pretrained weights over HTTP: a hub on loopback, a child process that loads from it.
 
-The child is a process of its own because the hub's client reads its environment when it
-is imported. It loads open_clip's true tag ViT-B-32/laion2b_s34b_b79k under that tag's
-repository and file names; only the architecture is shrunk, through open_clip's own
-`add_model_config`, so that the weights are 20 MB instead of 600.
+Each load is in a process of its own, because the hub's client reads its environment
+when it is imported: forked from one that has imported the rest. What is loaded is
+open_clip's true tag ViT-B-32/laion2b_s34b_b79k under that tag's repository and file
+names; only the architecture is shrunk, through open_clip's own `add_model_config`, so
+that the weights are 20 MB instead of 600.
 """
 
 import hashlib
@@ -40,25 +41,36 @@ SMALL = {
     },
 }
 CHILD = """
-import json, sys, time
+import json, os, sys, time
 import torch
 from omegaconf import OmegaConf
 from vlmrm_exp.config import ClipConfig, ConfigError
-from vlmrm_exp.vlm.encoder import load_encoder
 from vlmrm_exp.vlm.source import open_clip
 
-architecture, clip = sys.argv[1:]
-open_clip.add_model_config(architecture)
-clip = OmegaConf.merge(OmegaConf.structured(ClipConfig), json.loads(clip))
-start = time.monotonic()
-try:
-    encoder = load_encoder(OmegaConf.to_object(clip), torch.device("cpu"))
-except ConfigError as error:
-    # Most of this is waiting, which a busy machine does as fast as an idle one.
-    assert time.monotonic() - start < 30, "too long for a person to wait"
-    print(json.dumps(str(error)))
-else:
-    print(json.dumps(encoder.embed_prompts(["a dog"])[0].tolist()))
+for line in sys.stdin:
+    architecture, clip, environment = json.loads(line)
+    if os.fork():
+        print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+        continue
+    os.environ.clear()
+    os.environ.update(environment)
+    for name in list(sys.modules):  # the client, and what has taken names from it
+        if name.startswith(("huggingface_hub", "vlmrm_exp.vlm")):
+            del sys.modules[name]
+    from vlmrm_exp.vlm.encoder import load_encoder
+
+    open_clip.add_model_config(architecture)
+    clip = OmegaConf.merge(OmegaConf.structured(ClipConfig), clip)
+    start = time.monotonic()
+    try:
+        encoder = load_encoder(OmegaConf.to_object(clip), torch.device("cpu"))
+    except ConfigError as error:
+        # Most of this is waiting, which a busy machine does as fast as an idle one.
+        assert time.monotonic() - start < 30, "too long for a person to wait"
+        print(json.dumps(str(error)))
+    else:
+        print(json.dumps(encoder.embed_prompts(["a dog"])[0].tolist()))
+    break
 """
 TAG = {"name": "vitb32", "model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}
 
@@ -153,9 +165,19 @@ def hub(model):
         server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def child():
+    """CHILD, which has imported what takes long."""
+    command = [sys.executable, "-c", CHILD]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
 @pytest.fixture
-def load(tmp_path):
-    """Load a `clip` in a child process: its embedding, or the error's sentence."""
+def load(child, tmp_path):
+    """Load a `clip` in a process of its own: its embedding, or the error's sentence."""
     architecture = tmp_path / "ViT-B-32.json"
     architecture.write_text(json.dumps(SMALL))
 
@@ -163,15 +185,13 @@ def load(tmp_path):
         kept = {k: v for k, v in os.environ.items() if not k.upper().endswith("PROXY")}
         kept |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), **env}
         kept["HF_HUB_OFFLINE"] = env.get("HF_HUB_OFFLINE", "0")
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, str(architecture), json.dumps(clip)],
-            env=kept,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        answer = json.loads(done.stdout.splitlines()[-1])
+        print(json.dumps([str(architecture), clip, kept]), file=child.stdin, flush=True)
+        told = []
+        while not told or told[-1] not in ("0", "1"):
+            told.append(child.stdout.readline().strip())
+            assert told[-1] or len(told) == 1, "ended"
+        assert told[-1] == "0", told
+        answer = json.loads(told[-2])
         return answer if isinstance(answer, str) else torch.tensor(answer)
 
     return run

@@ -26,14 +26,10 @@ def smoke(program, folder: Path, *words: str) -> dict:
     return json.loads((folder / "summary.json").read_text())
 
 
-@pytest.mark.slow
-def test_run_leaves_the_folder_that_is_promised(tmp_path):
+def test_run_leaves_the_folder_that_is_promised(program, tmp_path):
     (tmp_path / "error.txt").write_text("of a start that failed")
-    subprocess.run(
-        [sys.executable, "-m", "vlmrm_exp", *SMOKE, "log=offline",
-         f"hydra.run.dir={tmp_path}"],
-        cwd=tmp_path, check=True,
-    )  # fmt: skip
+    words = "experiment=smoke", "log=offline", "clip=nano", "compute.workers=0"
+    assert program(*words, f"hydra.run.dir={tmp_path}").code == 0
     for name in (
         ".hydra/overrides.yaml",
         "config.yaml",
@@ -59,19 +55,21 @@ def test_run_leaves_the_folder_that_is_promised(tmp_path):
     assert load_policy(tmp_path / "checkpoints" / "last.pt").env_steps == 40
 
 
-@pytest.mark.parametrize("task", ["mountaincar", "cartpole", "kneeling"])
+@pytest.mark.parametrize(
+    ("task", "workers"), [("mountaincar", 0), ("cartpole", 0), ("kneeling", 2)]
+)
 def test_same_seed_gives_the_same_metrics_with_any_number_of_workers(
-    program, tmp_path, task
+    program, tmp_path, task, workers
 ):
     metrics = []
-    for seed, workers in ((3, 0), (3, 0), (3, 2), (4, 0)):
+    for seed, count in ((3, 0), (3, workers), (4, 0)):
         folder = tmp_path / str(len(metrics))
-        words = f"task={task}", f"seed={seed}", f"compute.workers={workers}"
+        words = f"task={task}", f"seed={seed}", f"compute.workers={count}"
         smoke(program, folder, *words)
         metrics.append(read_metrics(folder))
     assert len(metrics[0]) == 2  # one line per rollout
-    assert metrics[0] == metrics[1] == metrics[2]
-    assert metrics[0] != metrics[3]
+    assert metrics[0] == metrics[1]
+    assert metrics[0] != metrics[2]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +96,7 @@ def test_any_gymnasium_id_is_learned_from_a_sentence(program, tmp_path, env_id, 
 @pytest.mark.parametrize("clip", ["rn50", "vitb32"])
 def test_backbones_take_the_same_path_with_random_weights(program, tmp_path, clip):
     words = f"clip={clip}", "clip.pretrained=random", "clip.frame_height=64"
-    summary = smoke(program, tmp_path, *words)
+    summary = smoke(program, tmp_path, *words, "compute.workers=0")
     assert summary["clip"] == clip
     assert summary["eval/reward_mean"] is not None
     encoder = json.loads((tmp_path / "versions.json").read_text())["encoder"]
@@ -201,7 +199,8 @@ def test_a_name_that_is_taken_leaves_that_run_as_it_is(program, tmp_path, monkey
 
 @pytest.mark.slow
 def test_ctrl_c_writes_summary_checkpoint_and_video(tmp_path):
-    process = start(tmp_path, "clip=nano", "task.episode_length=20")
+    words = "clip=nano", "task.episode_length=20", "compute.workers=1"
+    process = start(tmp_path, *words)
     wait_for_report(process, tmp_path)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it too
     process.communicate(timeout=120)
@@ -250,8 +249,8 @@ def wait_for_report(process, folder):
 
 
 def test_prompt_longer_than_the_context_is_refused_before_weights(program, tmp_path):
-    long = "a car " * 60
-    ended = program(*SMOKE, f"prompt={long}", f"hydra.run.dir={tmp_path}/a/run")
+    words = f"prompt={'a car ' * 60}", "compute.workers=0"
+    ended = program(*SMOKE, *words, f"hydra.run.dir={tmp_path}/a/run")
     assert ended.code == 2
     assert ended.err.count("\n") == 1, ended.err
     assert "tokens" in ended.err

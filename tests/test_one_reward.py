@@ -39,7 +39,7 @@ SAME = {"rtol": 0, "atol": 1e-6}
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    words = [*TASK, *OF_RUN, "task.episode_length=3", "compute.workers=2"]
+    words = [*TASK, *OF_RUN, "task.episode_length=3", "compute.workers=1"]
     return studies.run_config(*words)
 
 

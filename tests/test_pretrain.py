@@ -41,6 +41,7 @@ from vlmrm_exp.pretraining.training import (
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward
 from vlmrm_exp.vlm.source import EMBEDDED, open_clip
+from worlds import compose
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ WEIGHTS = "open_clip_model.safetensors"
 
 
 def checked(*keys: str) -> PretrainConfig:
-    return pretrain.check(app.compose("pretrain", *keys))
+    return pretrain.check(compose("pretrain", *keys))
 
 
 @functools.cache

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 SWEEP = (
     "-m sweep=mine task=mountaincar reward=environment log=none seed=0 env_steps=8000 "
-    "algo.gradient_steps=300 algo.random_steps=1600 evaluation.every=1600 "
+    "algo.gradient_steps=100 algo.random_steps=1600 evaluation.every=1600 "
     "evaluation.episodes=2 evaluation.final_episodes=4 evaluation.reward_episodes=2 "
     "evaluation.video_episodes=1 compute=cpu compute.checkpoint_s=0"
 ).split()
@@ -58,9 +58,11 @@ def tasks_of(folder: Path) -> list[int]:
     return found
 
 
-def test_a_preempted_job_is_started_again_and_goes_on(tmp_path):
+def test_a_preempted_job_is_started_again_and_goes_on(tmp_path, program, monkeypatch):
     """Its scheduler sends SIGUSR2; the run is that of an undisturbed sweep."""
-    finish(start(tmp_path / "calm"))
+    (tmp_path / "calm").mkdir()
+    monkeypatch.chdir(tmp_path / "calm")
+    assert program(*SWEEP).code == 0
     folder = tmp_path / "preempted"
     sweep = start(folder, *SUBMITIT)
     deadline = time.monotonic() + PATIENCE_S

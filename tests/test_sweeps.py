@@ -1,5 +1,6 @@
 """Every sweep file asks for what its comment says, and every value of it composes."""
 
+import functools
 import importlib
 import math
 import re
@@ -9,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import worlds
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, conf_dir, to_config
 from vlmrm_exp.envs import check_world
@@ -114,6 +116,7 @@ def params(name: str) -> dict[str, list[str]]:
     return choices
 
 
+@functools.cache
 def jobs_of(name: str) -> list[Config]:
     """Jobs that hold each value of each parameter, with the others' first values.
 
@@ -125,7 +128,7 @@ def jobs_of(name: str) -> list[Config]:
         for value in values:
             chosen = {k: v[0] for k, v in choices.items()} | {key: value}
             words = [f"{k}={v}" for k, v in chosen.items()]
-            composed = app.compose(name, SEARCH, *words, "name=test")
+            composed = worlds.compose(name, SEARCH, *words, "name=test")
             jobs.append(to_config(composed.cfg))  # compute=gpu needs none here
             check_world(jobs[-1])
             if len(jobs) == 1:

@@ -18,6 +18,7 @@ from vlmrm_exp.rl.summary import finish, peak_memory_gb
 
 ROLLOUT = 160  # env steps: 8 envs x 20 steps
 BOTH = pytest.mark.parametrize("name", ["sac", "dqn"])
+SOMEWHERE = pytest.mark.parametrize(("name", "workers"), [("sac", 0), ("dqn", 1)])
 EITHER_WAY = pytest.mark.parametrize("overlap", [True, False])
 
 
@@ -129,8 +130,7 @@ def test_the_environments_own_reward_can_be_learned_from(tmp_path, name):
     )
 
 
-@BOTH
-@pytest.mark.parametrize("workers", [0, 1])
+@SOMEWHERE
 def test_a_reward_that_sees_time_needs_no_line_of_the_loop(tmp_path, name, workers):
     reward = {"model": "point_mass:Progress"}
     trained(tmp_path, name, reward=reward, compute={"workers": workers})
@@ -138,8 +138,7 @@ def test_a_reward_that_sees_time_needs_no_line_of_the_loop(tmp_path, name, worke
         assert abs(line["train/reward_mean"]) <= 0.1  # at most .3 a step, both ways
 
 
-@BOTH
-@pytest.mark.parametrize("workers", [0, 1])
+@SOMEWHERE
 def test_a_reward_that_learns_sees_its_old_states_and_rewards_them_anew(
     tmp_path, name, workers
 ):
@@ -223,17 +222,11 @@ def test_rewards_are_normalised_if_the_run_says_so(tmp_path, normalise):
     assert (abs(reward.mean()) < 0.1) == (abs(reward.std() - 1) < 0.1) == normalise
 
 
-@pytest.mark.parametrize(
-    ("model", "share"), [("Distance", 1), ("Learned", 1), ("Distance", 0.2)]
-)
 @EITHER_WAY
 @BOTH
-def test_a_saved_state_goes_on_as_if_never_cut(tmp_path, name, overlap, model, share):
-    steps = {
-        "env_steps": 6 * ROLLOUT,
-        "compute": {"overlap": overlap},
-        "reward": {"model": f"point_mass:{model}", "query_share": share},
-    }
+def test_a_state_saved_after_ctrl_c_goes_on_as_if_never_cut(tmp_path, name, overlap):
+    """Rewards that learn, and kills, are test_resume's."""
+    steps = {"env_steps": 6 * ROLLOUT, "compute": {"overlap": overlap}}
     trained(tmp_path / "whole", name, **steps)
     with point_mass(tmp_path / "cut", name, **steps) as parts:
         log = parts.log.metrics

@@ -62,6 +62,9 @@ EXPECTED = (
 """What a program may end with because of what it was given."""
 ConfigStore.instance().store(name="schema", node=Config)
 OmegaConf.register_new_resolver("wording", words.wording, replace=True)
+# Hydra copies all of the store for each group of options that it lists, and gives out
+# nothing of it uncopied: this was most of the time of --help.
+setattr(ConfigStore, "__deepcopy__", lambda store, memo: store)  # noqa: B010
 
 
 HYDRAS = (".hydra", "config.yaml", "versions.json", "error.txt", "wandb")

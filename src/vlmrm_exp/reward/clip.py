@@ -6,7 +6,7 @@ The formula is float32: rewards are small differences of close cosines. Letters:
 states, V views of each, P prompts, D embedding.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch.nn import functional
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import frames_of, world_of
 from vlmrm_exp.reward import Episodes, RewardModel, choose_device
-from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
+
+if TYPE_CHECKING:  # it takes seconds to import, and workers alone need it
+    from vlmrm_exp.vlm.encoder import Encoder
 
 
 def mean_embedding(prompts: torch.Tensor, renormalise: bool = True) -> torch.Tensor:
@@ -67,7 +69,7 @@ def goal_baseline_reward(
 class Sentence:
     """What embeddings are worth under a prompt, a baseline and an alpha."""
 
-    def __init__(self, encoder: Encoder, config: Config) -> None:
+    def __init__(self, encoder: "Encoder", config: Config) -> None:
         """Embed the sentences.
 
         Raises:
@@ -94,7 +96,7 @@ class Sentence:
 class Appearance:
     """Sees states as the model does: renders each view and embeds it."""
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: "Encoder") -> None:
         """Open the drawing context of the configured task."""
         self._encoder = encoder
         self._views = len(config.task.views)
@@ -132,6 +134,8 @@ class ClipReward(RewardModel):
             ConfigError: prompts that do not fit, weights that cannot be had, no GPU,
                 nothing to render with.
         """
+        from vlmrm_exp.vlm.encoder import check_prompts, load_encoder
+
         check_prompts(config.clip, [*config.prompts, *config.baselines])
         encoder = load_encoder(config.clip, choose_device(config.compute.device))
         self._sentence = Sentence(encoder, config)
