@@ -17,6 +17,10 @@ from vlmrm_exp.rl.experience import State, make_seeds, save_policy
 from vlmrm_exp.rl.policy import Policy
 
 
+SIDES = {"judged": "Left, judged best", "alarm": "Right, at the alarm"}
+"""Of an alarm's video."""
+
+
 def finish(
     config: Config,
     state: State,
@@ -78,13 +82,13 @@ def finish(
             metrics = judge(one)
             shown.append(one)
             texts.append(
-                f"{kind}, env step {policy['env_steps']:,}: reward "
+                f"{SIDES[kind]} (env step {policy['env_steps']:,}): reward "
                 f"{metrics['eval/reward_mean']:.3g}, {name} "
                 f"{metrics[f'judge/{name}']:.3g}"
             )
         if all(one.states for one in shown):
             video = log.folder / "videos" / f"alarm-{name}.mp4"
-            write_beside(video, config, shown, " | ".join(texts))
+            write_beside(video, config, shown, ". ".join(texts))
             log.video(state.learned_steps, f"judge/{name}_alarm", video)
     summary = {
         "task": config.task.name,
