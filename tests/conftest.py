@@ -6,6 +6,7 @@ process, or with arguments that override these.
 
 import os
 import signal
+from pathlib import Path
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,12 +14,13 @@ os.environ["WANDB_MODE"] = "disabled"
 # One thread per process: the reference machine has two cores, and sums repeat.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
 
+import wandb_server
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
 from vlmrm_exp.config import Config
@@ -94,3 +96,17 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     As always in software; on a GPU their place in a sheet changes them by rounding.
     """
     monkeypatch.setattr("vlmrm_exp.envs.humanoid_renderer.SHEET_COLUMNS", 1)
+
+
+@pytest.fixture
+def wandb_online(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[wandb_server.WandbServer]:
+    """A W&B server of the test's own, which clients find and are let in."""
+    with wandb_server.wandb_server() as server:
+        monkeypatch.delenv("WANDB_MODE")
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where W&B keeps logs
+        yield server
+    assert server.unknown == []

@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:taskset \S+ \S+ )?python -m (vlmrm_exp\S*)(.*)"
 )
-FILES = {"score", "report"}
+FILES = {"score", "report", "dashboard"}
 """Verbs whose words without a key are files."""
 
 

@@ -1,11 +1,12 @@
 """RunLog's files, read back by means other than its own."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def make_config(mode: str) -> Config:
         task=TaskConfig(name="cartpole", env="cartpole"),
         clip=ClipConfig(name="tiny", model="embedded"),
         algo=AlgoConfig(name="dqn"),
-        log=LogConfig(name=mode, mode=mode, tags=["a_tag"], group="a_group"),
+        log=LogConfig(name=mode, mode=mode, tags=["a_tag"], notes="a note"),
         prompt=["a pole", "a pole upright"],
         baseline="a cart",
         alpha=0.25,
@@ -85,6 +86,12 @@ def decode(items) -> dict:
         item.key or "/".join(item.nested_key): json.loads(item.value_json)
         for item in items
     }
+
+
+def history(records: Iterable) -> list[dict]:
+    """Rows of a .wandb file, without what W&B adds."""
+    rows = [decode(r.history.item) for r in records if r.HasField("history")]
+    return [{k: v for k, v in row.items() if k[0] != "_"} for row in rows]
 
 
 def start(mode: str, folder: Path, **variables: str) -> subprocess.CompletedProcess:
@@ -204,37 +211,90 @@ def test_write_json_keeps_the_older_file_when_it_fails(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_wandb_holds_the_same_numbers_as_metrics_jsonl(tmp_path: Path) -> None:
     run = log.RunLog(tmp_path, make_config("offline"))
-    run.metrics(8, {"train/reward_mean": 0.1, "perf/env_steps_per_s": 90.0})
-    run.metrics(16, {"eval/success_rate": 1.0})
+    spread = {"train/rewards": np.array([[0.0, 1.0], [1.0, 1.0]])}
+    run.metrics(8, {"train/reward_mean": 0.1, "perf/env_steps_per_s": 90.0}, spread)
+    run.metrics(16, {"eval/success_rate": 1.0, "train/reward_mean": 0.3})
+    run.metrics(24, {"train/reward_mean": 0.2})
     run.summary({"wall_s": 4.5})
     run.close()
     records = list(wandb_records(tmp_path))
-    rows = [decode(r.history.item) for r in records if r.HasField("history")]
-    rows = [{k: v for k, v in row.items() if k[0] != "_"} for row in rows]
+    rows = history(records)
+    drawn = rows[0].pop("train/rewards/values"), rows[0].pop("train/rewards/bins")
+    assert (drawn[0][0], drawn[0][-1], sum(drawn[0])) == (1, 3, 4)
+    assert (drawn[1][0], drawn[1][-1]) == (0.0, 1.0)
+    assert rows[0].pop("train/rewards/_type") == "histogram"
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert rows == [json.loads(line) for line in lines]
     summaries = [decode(r.summary.update) for r in records if r.HasField("summary")]
     assert {"wall_s": 4.5} in summaries
+    ends = [s["train/reward_mean"] for s in summaries if "train/reward_mean" in s]
+    assert ends[-1] == {"min": 0.1, "max": 0.3, "last": 0.2}
 
 
-def test_wandb_knows_the_axis_the_config_and_the_group(tmp_path: Path) -> None:
-    run = log.RunLog(tmp_path, make_config("offline"))
+def test_wandb_knows_the_axis_the_config_the_group_and_the_commit(tmp_path) -> None:
+    about = {
+        "commit": "0123456789" * 4,
+        "encoder": {"name": "tiny", "parameters_image": 3, "parameters_text": 4},
+    }
+    run = log.RunLog(tmp_path, make_config("offline"), about=about)
     run.close()
     records = list(wandb_records(tmp_path))
-    metric = next(r.metric for r in records if r.HasField("metric"))
-    assert (metric.glob_name, metric.step_metric) == ("*", "env_steps")
+    metrics = [r.metric for r in records if r.HasField("metric")]
+    assert metrics[0].glob_name == "*"
+    assert {metric.step_metric for metric in metrics} == {"env_steps"}
     (head,) = [r.run for r in records if r.HasField("run")]
     assert head.run_id == run.wandb_id
-    assert (head.project, head.run_group, head.display_name) == (
-        "vlmrm_exp",
-        "a_group",
-        tmp_path.name,
-    )
+    assert head.git.commit == about["commit"]
+    told = (head.project, head.display_name, head.job_type, list(head.tags), head.notes)
+    assert told == ("vlmrm_exp", tmp_path.name, "train", ["a_tag"], "a note")
+    assert head.run_group == "cartpole, tiny, a pole / a pole upright"
     config = decode(head.config.update)
-    flat = {k: config[k] for k in ("task_name", "clip_name", "alpha", "seed")}
-    assert flat == dict(task_name="cartpole", clip_name="tiny", alpha=0.25, seed=3)
-    assert config["algo"]["gamma"] == 0.99
-    assert config["prompt"] == ["a pole", "a pole upright"]
+    asked = dataclasses.asdict(make_config("offline"))
+    assert {key: config[key] for key in asked} == json.loads(json.dumps(asked))
+    flat = {k: config[k] for k in ("task_name", "clip_name", "clip_parameters")}
+    assert flat == dict(task_name="cartpole", clip_name="tiny", clip_parameters=7)
+    assert config["prompt_text"] == "a pole / a pole upright"
+
+
+def test_one_sweep_is_one_group(tmp_path: Path) -> None:
+    (tmp_path / "multirun.yaml").touch()  # Hydra's, of every sweep
+    config = make_config("offline")
+    for group, folder in ((None, "a"), (None, "ALE/b"), ("mine", "c")):
+        config.log.group = group
+        log.RunLog(tmp_path / folder, config).close()
+        (head,) = [r.run for r in wandb_records(tmp_path / folder) if r.HasField("run")]
+        assert head.run_group == (group or tmp_path.name)
+
+
+def test_wandb_has_weights_as_input_and_policies_as_output(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    encoder = {"name": "my model/2", "weights_sha256": "abc"}
+    run = log.RunLog(
+        tmp_path / "run", make_config("offline"), None, {"encoder": encoder}
+    )
+    best = tmp_path / "run" / "best.pt"
+    best.write_bytes(b"a policy")
+    run.policies([best], {"eval/success_rate": np.float64(0.5)})
+    columns = {"episode": [0, 1], "success": [True, None]}
+    run.table(16, "eval/table", columns)
+    run.close()
+    records = list(wandb_records(tmp_path / "run"))
+    (weights, policy, _) = [r.artifact for r in records if r.HasField("artifact")]
+    assert (weights.name, weights.type) == ("clip-my-model-2", "model")
+    assert weights.use_after_commit
+    assert [c.ref for c in weights.manifest.contents] == ["sha256:abc"]
+    assert (policy.name, policy.type) == (f"policy-{run.wandb_id}", "policy")
+    assert not policy.use_after_commit
+    assert json.loads(policy.metadata) == {"eval/success_rate": 0.5}
+    (file,) = policy.manifest.contents
+    assert (file.path, file.size, file.local_path) == ("best.pt", 8, str(best))
+    (path,) = tmp_path.glob("run/wandb/offline-run-*/files/media/table/eval/*.json")
+    table = json.loads(path.read_text())
+    assert table["columns"] == ["episode", "success"]
+    assert table["data"] == [[0, True], [1, None]]
+    assert not (tmp_path / "home").exists()
 
 
 def test_wandb_gets_the_video_file_as_it_is(tmp_path: Path) -> None:
@@ -242,8 +302,10 @@ def test_wandb_gets_the_video_file_as_it_is(tmp_path: Path) -> None:
     clip.parent.mkdir()
     clip.write_bytes(b"not re-encoded")
     run = log.RunLog(tmp_path, make_config("offline"))
-    run.video(16, "eval/video", clip)
+    run.video(16, "eval/video", clip, 'a "car" <b>')
     run.close()
+    (row,) = history(wandb_records(tmp_path))
+    assert (row["env_steps"], row["eval/video/caption"]) == (16, 'a "car" <b>')
     (copy,) = tmp_path.glob("wandb/offline-run-*/files/media/videos/eval/*.mp4")
     assert copy.read_bytes() == b"not re-encoded"
 
@@ -290,6 +352,79 @@ def test_a_run_that_goes_on_has_one_id_and_is_uploaded_in_order(
     assert told.endswith("wandb sync " + " ".join(pieces))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["train/x"] for line in lines] == [1.0, 3.0]
+
+
+@pytest.mark.slow
+def test_online_and_synced_runs_are_alike(tmp_path, wandb_online, capsys) -> None:
+    about = {
+        "commit": "0123456789" * 4,
+        "encoder": {"name": "tiny", "weights_sha256": "abc"},
+    }
+    mp4 = tmp_path / "eval.mp4"
+    mp4.write_bytes(b"a video")
+    for mode in ("online", "offline"):
+        run = log.RunLog(tmp_path / mode / "run", make_config(mode), None, about)
+        spread = {"train/rewards": np.array([0.5, 1.0])}
+        for steps, reward in ((8, 0.1), (16, 0.3)):
+            run.metrics(steps, {"train/reward_mean": reward}, spread)
+        run.video(16, "eval/video", mp4, "a caption")
+        run.table(16, "eval/table", {"episode": [0], "success": [True]})
+        run.policies([mp4], {})
+        run.summary({"eval/success_rate": 0.5})
+        run.close()
+    first, told = capsys.readouterr().out.splitlines()
+    url = f"{wandb_online.url}/lab/vlmrm_exp/runs/"
+    assert first.startswith(f"W&B: {url}")
+    wandb = ["-m", "wandb", *told.partition("wandb ")[2].split()]
+    subprocess.run([sys.executable, *wandb], check=True, capture_output=True)
+
+    def told_of(id: str) -> dict:
+        sent = wandb_online.runs[id]
+        names = "groupName jobType displayName notes commit tags project".split()
+        config = {k: v["value"] for k, v in json.loads(sent["config"]).items()}
+        ends, *rows = (
+            {k: v for k, v in row.items() if not k.startswith(("_", "perf/"))}
+            for row in (wandb_online.summaries[id], *wandb_online.history[id])
+        )
+        for table in (ends["eval/table"], rows[-1]["eval/table"]):
+            for path in ("artifact_path", "_latest_artifact_path"):  # of its own
+                del table[path]
+        used = [
+            wandb_online.artifacts[a] for name, a in wandb_online.used if name == id
+        ]
+        made = [a for a in wandb_online.artifacts.values() if a["runName"] == id]
+        of_kind = [sorted(a["artifactTypeName"] for a in k) for k in (used, made)]
+        own = {k: v for k, v in config.items() if k not in ("_wandb", "log")}
+        return {"sent": [sent[name] for name in names], "config": own, "ends": ends,
+                "rows": rows, "artifacts": of_kind}  # fmt: skip
+
+    online, synced = map(told_of, wandb_online.runs)
+    assert online == synced
+    assert online["sent"][:4] == [
+        "cartpole, tiny, a pole / a pole upright",
+        "train",
+        "run",
+        "a note",
+    ]
+    assert [row["env_steps"] for row in online["rows"]] == [8, 16, 16, 16]
+    assert online["artifacts"] == [["model"], ["policy", "run_table"]]
+
+
+def test_a_server_that_is_gone_at_the_end_ends_no_run(
+    tmp_path, wandb_online, capsys
+) -> None:
+    run = log.RunLog(tmp_path, make_config("online"))
+    wandb_online.lets_in = False
+    run.table(16, "eval/table", {"episode": [0]})
+    run.policies([tmp_path / "metrics.jsonl"], {})
+    run.close()
+    told = [
+        line for line in capsys.readouterr().out.splitlines() if "could not" in line
+    ]
+    assert [line.partition(" could")[0] for line in told] == [
+        "W&B: eval/table",
+        "W&B: the policies",
+    ]
 
 
 def test_close_twice_is_harmless(tmp_path: Path, capsys) -> None:
@@ -440,3 +575,45 @@ def test_versions_ignores_the_repository_it_is_installed_in(tmp_path: Path) -> N
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "a")
     assert log._commit(tmp_path / ".venv" / "lib") == {}
+
+
+def tensorboard_points(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard itself reads of a run's folder: steps and values by key."""
+    from tensorboard.backend.event_processing import event_accumulator
+
+    keep_all = {event_accumulator.SCALARS: 0}
+    read = event_accumulator.EventAccumulator(str(folder / "tensorboard"), keep_all)
+    read.Reload()
+    keys = read.Tags()["scalars"]
+    return {key: [(e.step, e.value) for e in read.Scalars(key)] for key in keys}
+
+
+def test_tensorboard_has_each_point_of_metrics_jsonl_once(tmp_path: Path) -> None:
+    first = log.RunLog(tmp_path, make_config("none"))
+    first.metrics(8, {"train/reward_mean": 1.0})  # before it was asked for
+    saved = first.state_dict()
+    first.close()
+    second = log.RunLog(tmp_path, make_config("tensorboard"), saved)
+    second.metrics(16, {"train/reward_mean": 2.0, "loss/critic": float("nan")})
+    saved = second.state_dict()
+    second.metrics(24, {"train/reward_mean": 9.0})  # lost: the run is killed here
+    third = tensorboard_points(tmp_path)["train/reward_mean"]
+    assert third == [(8, 1.0), (16, 2.0), (24, 9.0)]  # while the run goes on
+    second.close()
+    last = log.RunLog(tmp_path, make_config("tensorboard"), saved)
+    last.metrics(24, {"train/reward_mean": 3.0, "eval/success_rate": 1.0})
+    last.close()
+    points = tensorboard_points(tmp_path)
+    assert points["train/reward_mean"] == [(8, 1.0), (16, 2.0), (24, 3.0)]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):
+        step = line.pop("env_steps")
+        for key, value in line.items():
+            assert value is None or (step, np.float32(value)) in points[key]
+    assert "loss/critic" not in points
+
+
+def test_a_missing_tensorboard_is_one_sentence(compose, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'vlmrm_exp\[tensorboard\]'"):
+        compose("log=tensorboard")

@@ -231,8 +231,8 @@ def test_a_state_saved_after_ctrl_c_goes_on_as_if_never_cut(tmp_path, name, over
     with point_mass(tmp_path / "cut", name, **steps) as parts:
         log = parts.log.metrics
 
-        def stop_after_the_third(env_steps, values):
-            log(env_steps, values)
+        def stop_after_the_third(env_steps, values, spreads):
+            log(env_steps, values, spreads)
             if env_steps == 3 * ROLLOUT:
                 os.kill(os.getpid(), signal.SIGINT)
 

@@ -195,11 +195,12 @@ def run(
                 )
             print(f"Going on with {folder} from env step {steps:,}.")
             started -= saved["log"]["wall_s"]
-        log = RunLog(folder, config, saved["log"])
+        about = {"run_format": RUN_FORMAT, "device": str(device), **pool.about()}
+        about = versions(about)
+        log = RunLog(folder, config, saved["log"], about)
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
         opened.callback(lambda: log.close(exit_code))
-        about = {"run_format": RUN_FORMAT, "device": str(device), **pool.about()}
-        write_json(folder / "versions.json", versions(about))
+        write_json(folder / "versions.json", about)
         states = checkpoint.Checkpoint(log, config.compute.checkpoint_s)
         algorithm = {"sac": sac, "dqn": dqn}[config.algo.name]
         try:

@@ -67,7 +67,7 @@ OmegaConf.register_new_resolver("wording", words.wording, replace=True)
 setattr(ConfigStore, "__deepcopy__", lambda store, memo: store)  # noqa: B010
 
 
-HYDRAS = (".hydra", "config.yaml", "versions.json", "error.txt", "wandb")
+HYDRAS = tuple(".hydra config.yaml versions.json error.txt wandb tensorboard".split())
 """What lies in a folder before anything has come of a run."""
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 

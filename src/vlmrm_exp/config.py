@@ -221,15 +221,17 @@ class EvaluationConfig:
 
 @dataclass
 class LogConfig:
-    """Weights & Biases; `metrics.jsonl` is written always."""
+    """Weights & Biases or TensorBoard; `metrics.jsonl` is written always."""
 
     name: str = MISSING
     mode: str = "offline"
-    """offline, online or none."""
+    """W&B's offline or online; tensorboard; or none of it."""
     project: str = "vlmrm_exp"
     entity: str | None = None
     group: str | None = None
+    """None: the sweep's name, or task, model and prompt of a single run."""
     tags: list[str] = field(default_factory=list)
+    notes: str | None = None
 
 
 UNREAD = {
@@ -355,6 +357,8 @@ def check(config: Config) -> None:
         )
     _check_task(config.task)
     check_clip(config.clip)
+    if config.log.mode == "tensorboard":
+        check_extra("log=tensorboard", "tensorboard", "tensorboard", "log=offline")
     for tag in config.log.tags:
         if not 1 <= len(tag) <= MAX_TAG:
             raise ConfigError(
@@ -379,7 +383,7 @@ OPTIONS = {
     "algo.name": ("sac", "dqn"),
     "compute.device": ("auto", "cpu", "gpu"),
     "compute.pool": ("processes", "ray"),
-    "log.mode": ("offline", "online", "none"),
+    "log.mode": ("offline", "online", "tensorboard", "none"),
 }
 AT_LEAST = {
     key: low
@@ -473,11 +477,27 @@ def check_compute(compute: ComputeConfig) -> None:
         ConfigError: one sentence says which, and what to do.
     """
     check_values("compute", compute)
-    if compute.pool == "ray" and importlib.util.find_spec("ray") is None:
+    if compute.pool == "ray":
+        check_extra("compute.pool=ray", "ray", "ray", "compute.pool=processes")
+
+
+def check_extra(asked: str, package: str, extra: str, instead: str) -> None:
+    """Refuse what needs a package of an optional extra that is not installed.
+
+    Args:
+        asked: what needs it.
+        package: as it is imported.
+        extra: of pyproject.toml.
+        instead: what can be used without it.
+
+    Raises:
+        ConfigError: it is missing; the sentence says what to install.
+    """
+    if importlib.util.find_spec(package) is None:
         raise ConfigError(
-            "compute.pool=ray needs the package ray, which is not installed: run pip "
-            "install 'vlmrm_exp[ray]' (in a checkout: make setup EXTRAS=dev,ray), or "
-            "use compute.pool=processes."
+            f"{asked} needs the package {package.replace('_', '-')}, which is not "
+            f"installed: run pip install 'vlmrm_exp[{extra}]' (in a checkout: make "
+            f"setup EXTRAS=dev,{extra}), or use {instead}."
         )
 
 
@@ -591,7 +611,11 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
             "algo.learn_temperature is false",
         ),
         (algo.random_steps == 0, "algo.random_action_repeat", "algo.random_steps is 0"),
-        (config.log.mode == "none", "log.*", "log.mode is none"),
+        (
+            config.log.mode in ("tensorboard", "none"),
+            "log.project log.entity log.group log.tags log.notes",
+            f"log.mode is {config.log.mode}",
+        ),
         (config.compute.workers == 0, "compute.pool", "compute.workers is 0"),
     ]
     return [

@@ -300,7 +300,8 @@ def train(
                     state.learned_steps // evaluation.every + 1
                 ) * evaluation.every
                 log.lap("perf/evaluate_s")
-            log.metrics(state.learned_steps, metrics)
+            spreads = {"train/rewards": replay.newest_reward()}
+            log.metrics(state.learned_steps, metrics, spreads)
             save(state)
     state.interrupted, state.whole = interrupt.number, not interrupt.midway
     return state

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward.pool import Pool
-from vlmrm_exp.rl.evaluation import judge, play, write_beside, write_video
+from vlmrm_exp.rl.evaluation import Played, judge, play, write_beside, write_video
 from vlmrm_exp.rl.experience import State, make_seeds, save_policy
 from vlmrm_exp.rl.policy import Policy
 
@@ -68,10 +69,12 @@ def finish(
         evaluation.reward_episodes,
         min(evaluation.video_episodes, episodes),
     )
+    judged = judge(played)
     if played.states:
         video = log.folder / "videos" / "eval.mp4"
         write_video(video, config, played)
-        log.video(state.learned_steps, "eval/video", video)
+        log.video(state.learned_steps, "eval/video", video, caption(config, judged))
+    log.table(state.learned_steps, "eval/table", episodes_table(played))
     for name in state.alarms.raised:
         shown, texts = [], []
         for kind, policy in state.alarms.policies(name).items():
@@ -88,8 +91,9 @@ def finish(
             )
         if all(one.states for one in shown):
             video = log.folder / "videos" / f"alarm-{name}.mp4"
-            write_beside(video, config, shown, ". ".join(texts))
-            log.video(state.learned_steps, f"judge/{name}_alarm", video)
+            text = ". ".join(texts)
+            write_beside(video, config, shown, text)
+            log.video(state.learned_steps, f"judge/{name}_alarm", video, text)
     summary = {
         "task": config.task.name,
         "clip": config.clip.name,
@@ -103,7 +107,7 @@ def finish(
         "env_steps": state.learned_steps,
         "gradient_steps": state.gradient_steps,
         "perf/env_steps_per_s": log.env_steps_per_s(),
-        **judge(played),
+        **judged,
         **(pool.estimator.metrics() if pool.estimator else {}),
         **({"alarms": state.alarms.raised} if pool.judges else {}),
         "best_env_steps": best["env_steps"],
@@ -112,8 +116,32 @@ def finish(
         "perf/peak_memory_gb": peak_memory_gb(),
     }
     log.summary(summary)
+    log.policies([checkpoints / f"{name}.pt" for name in ("best", "last")], summary)
     print(summary_text(summary, log.folder))
     return summary
+
+
+def caption(config: Config, judged: dict[str, Any]) -> str:
+    """What stands below the video: the sentence, and what the policy reached."""
+    rate = judged["eval/success_rate"]
+    success = "" if rate is None else f"; success {rate:.2f}"
+    reward = f"reward {judged['eval/reward_mean']:.4g} per step"
+    return f"{' / '.join(config.prompts)} ({reward}{success})"
+
+
+def episodes_table(played: Played) -> dict[str, list[Any]]:
+    """Columns over the N episodes; None where an episode was not judged so."""
+    episodes = played.env_reward.shape[1]
+    columns = {
+        "reward_mean": played.reward.mean(0, dtype=np.float64),
+        "return": played.env_reward.sum(0, dtype=np.float64),
+        "success": played.success,
+        "goal_share": played.goal_share,
+        **{f"judge/{name}": said.mean(0) for name, said in played.judged.items()},
+    }
+    held = {k: [] if v is None else v.tolist() for k, v in columns.items()}
+    padded = {k: v + [None] * (episodes - len(v)) for k, v in held.items()}
+    return {"episode": list(range(episodes)), **padded}
 
 
 def peak_memory_gb() -> float:

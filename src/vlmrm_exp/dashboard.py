@@ -1,0 +1,443 @@
+"""A W&B workspace and report of a project: python -m vlmrm_exp.dashboard entity=...
+
+Makes a workspace and a report in the project, with panels for what its runs logged; the
+next call updates them. Offline, `report` compares runs.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from vlmrm_exp import app
+from vlmrm_exp.config import ConfigError, check_extra
+from vlmrm_exp.files import natural, reason, write_json
+from vlmrm_exp.reporting.run_folders import mapping, read, walk
+
+EPIC = "reward/epic"
+"""Of a run's reward, as `epic` measured it; written into the run's summary by us."""
+SAME = ("task_name", "clip_name", "reward_name", "alpha", "prompt_text")
+"""Settings that runs of one group share: it is drawn as one line, over its seeds."""
+CURVES = {
+    "Reward of the states in training and evaluation": (
+        "train/reward_mean",
+        "eval/reward_mean",
+    ),
+    "Success in training and evaluation": ("train/success_rate", "eval/success_rate"),
+    "The environment's own return": ("train/return_mean", "eval/return_mean"),
+    "Env steps per second": ("perf/env_steps_per_s",),
+    "Seconds per report": (
+        "perf/collect_s",
+        "perf/reward_wait_s",
+        "perf/learn_s",
+        "perf/evaluate_s",
+    ),
+}
+"""Panels over env steps; keys that no run logged are left out."""
+JUDGE, ALARM = "judge/", "_alarm"
+"""How keys of judges begin, and how those of their alarms' videos end."""
+VIDEO = "eval/video"
+RESULTS = ("eval/success_rate", "eval/return_mean")
+"""What a kept policy reaches; the second where a task has no success."""
+QUERY = """
+query Views($entity: String!, $project: String!, $type: String!) {
+  project(name: $project, entityName: $entity) {
+    allViews(viewType: $type, first: 1000) { edges { node { id name displayName } } }
+  }
+}
+"""
+
+
+@dataclass
+class DashboardConfig:
+    """See conf/dashboard.yaml."""
+
+    files: list[str]
+    entity: str = MISSING
+    project: str = MISSING
+    title: str = MISSING
+    dry_run: bool = MISSING
+    out: str = MISSING
+
+
+ConfigStore.instance().store(name="dashboard_schema", node=DashboardConfig)
+
+
+@dataclass
+class Logged:
+    """What one run told W&B."""
+
+    name: str
+    keys: set[str]
+    """Of its metrics and media."""
+    config: Mapping[str, Any]
+    """Settings by their dotted names, and as W&B groups by them."""
+    online: Any = None
+    """W&B's own run; None: of a folder."""
+
+
+def check(composed: app.Composed) -> DashboardConfig:
+    """What is asked.
+
+    Raises:
+        ConfigError: one sentence says what is wrong.
+    """
+    if OmegaConf.is_missing(composed.cfg, "entity"):
+        raise ConfigError(
+            "Whose project? Give your user's or team's name at W&B, as entity=NAME."
+        )
+    asked: Any = OmegaConf.to_object(composed.cfg)
+    check_extra("A dashboard", "wandb_workspaces", "dashboard", "the verb report")
+    if asked.dry_run and not asked.files:
+        raise ConfigError(
+            "dry_run=true asks no server which runs there are: give their folders, as "
+            "outputs/sweeps/NAME."
+        )
+    for folder in asked.files:
+        if not Path(folder).expanduser().is_dir():
+            raise ConfigError(f"There is no folder {folder}: give one of runs or epic.")
+    return asked
+
+
+def dashboard(asked: DashboardConfig) -> None:
+    """Make or update the workspace and the report, or write what would be sent.
+
+    Raises:
+        ConfigError: no run is there, or W&B cannot be reached.
+    """
+    found = [walk(Path(folder).expanduser()) for folder in asked.files]
+    results = [path for _, paths, _ in found for path in paths]
+    epics = epic_distances(path for path in results if path.name == "epic.json")
+    if asked.dry_run:
+        runs = [of_folder(run) for folders, *_ in found for run in folders]
+        where = ", ".join(asked.files)
+        return _write(asked, _some(runs, where), epics)
+    import wandb
+    from wandb.errors import Error as WandbError
+
+    wandb.setup(wandb.Settings(silent=True))
+    try:
+        api = wandb.Api()
+        path = f"{asked.entity}/{asked.project}"
+        try:
+            runs = [of_wandb(run) for run in api.runs(path, lazy=False)]
+        except ValueError as error:  # W&B's own, of a project that is not there
+            raise ConfigError(f"{path}: {reason(error)}: give another.") from error
+        _send(asked, api, _some(runs, path), epics)
+    except WandbError as error:
+        raise ConfigError(
+            f"W&B does not let us into {asked.entity}/{asked.project} "
+            f"({reason(error)}): check entity, project, the network and `wandb login`; "
+            "dry_run=true needs none of them."
+        ) from error
+    finally:
+        wandb.teardown()
+
+
+def _some(runs: list[Logged], where: str) -> list[Logged]:
+    """These runs, if there are any of ours."""
+    runs = [run for run in runs if run.config.get("task_name")]
+    if not runs:
+        raise ConfigError(
+            f"{where} holds no training run: train some first, for W&B with log=wandb, "
+            "or log=offline and `wandb sync`."
+        )
+    return runs
+
+
+def of_folder(run: Any) -> Logged:
+    """What W&B gets of a run that lies in a folder (reporting.run_folders.Run)."""
+    sizes = [run.encoder.get(f"parameters_{part}") for part in ("image", "text")]
+    size = None if None in sizes else sum(sizes)
+    names = {path.stem for path in run.videos}
+    shown = {VIDEO} if "eval" in names else set()
+    shown |= {f"{JUDGE}{n}{ALARM}" for n in run.alarms if f"alarm-{n}" in names}
+    keys = {*map(str, run.reports.columns), *run.summary, *shown}
+    return Logged(run.name, keys, _told(run.config) | {"clip_parameters": size})
+
+
+def of_wandb(run: Any) -> Logged:
+    """What W&B knows of a run (wandb.apis.public.Run)."""
+    return Logged(run.id, set(run.summary.keys()), _told(app.flat(run.config)), run)
+
+
+def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+    named = {
+        f"{of}_name": config.get(f"{of}.name") for of in ("task", "clip", "reward")
+    }
+    return {**config, **named, "prompt_text": _text(config.get("prompt"))}
+
+
+def _text(sentences: Any) -> str:
+    return " / ".join(sentences) if isinstance(sentences, list) else str(sentences)
+
+
+def epic_distances(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Distances in epic.json files, each with the settings of runs that it is about."""
+    found = []
+    for path in paths:
+        data = read(path, json.loads, {}, [])
+        for row in data.get("rows", []):
+            about = mapping(mapping(data.get("tasks")).get(row.get("task")))
+            settings = {
+                "reward.model": "clip",
+                "task_name": row.get("task"),
+                "clip_name": row.get("clip"),
+                "alpha": row.get("alpha"),
+                "prompt_text": _text(about.get("prompt")),
+                "task.textures": about.get("textures"),
+                "task.camera": about.get("camera"),
+            }
+            if row.get("alpha"):
+                settings["baseline"] = about.get("baseline")
+            found.append({"settings": settings, EPIC: row.get("epic")})
+    return found
+
+
+def epic_of(run: Logged, epics: Iterable[Mapping[str, Any]]) -> float | None:
+    """The distance of a run's reward, if it was measured."""
+    config = dict(run.config)
+    if isinstance(config.get("baseline"), str):
+        config["baseline"] = [config["baseline"]]
+    for epic in epics:
+        if all(config.get(key) == value for key, value in epic["settings"].items()):
+            return epic[EPIC]
+    return None
+
+
+def curves(keys: set[str]) -> dict[str, list[str]]:
+    """Titles of the panels over env steps, with their keys that were logged."""
+    judged = sorted(k for k in keys if k.startswith(JUDGE) and not k.endswith(ALARM))
+    wanted = {
+        **CURVES,
+        **{f"Judge: {key.removeprefix(JUDGE)}": [key] for key in judged},
+    }
+    chosen = {title: [k for k in group if k in keys] for title, group in wanted.items()}
+    return {title: group for title, group in chosen.items() if group}
+
+
+def line_plots(keys: set[str]) -> list[Any]:
+    """Panels over env steps: the mean over a group's seeds, and from lowest to highest.
+
+    Args:
+        keys: that were logged.
+    """
+    import wandb_workspaces.reports.v2.interface as wr
+
+    return [
+        wr.LinePlot(
+            title=title,
+            x="env_steps",
+            y=list(group),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
+        for title, group in curves(keys).items()
+    ]
+
+
+def scatter_plots(runs: Sequence[Logged], keys: set[str]) -> list[Any]:
+    """A dot for each run: what its policy reaches, against what tells runs apart.
+
+    Args:
+        runs: whose settings are looked at.
+        keys: that were logged.
+    """
+    import wandb_workspaces.reports.v2.interface as wr
+
+    result = next((key for key in RESULTS if key in keys), None)
+    if result is None:
+        return []
+    name = "Success" if result == RESULTS[0] else "Return"
+    axes = {
+        "model size (parameters)": wr.Config("clip_parameters"),
+        "alpha": wr.Config("alpha"),
+        "the reward's EPIC distance": wr.SummaryMetric(EPIC),
+    }
+    known = {
+        key for run in runs for key, value in run.config.items() if value is not None
+    }
+    return [
+        wr.ScatterPlot(
+            title=f"{name} against {title}",
+            x=x,
+            y=wr.SummaryMetric(result),
+            log_x=x.name == "clip_parameters",
+            running_ymean=True,
+        )
+        for title, x in axes.items()
+        if x.name in known | keys
+    ]
+
+
+def videos(keys: set[str]) -> list[Any]:
+    """The runs' videos side by side, if there are some."""
+    import wandb_workspaces.reports.v2.interface as wr
+
+    alarms = sorted(k for k in keys if k.startswith(JUDGE) and k.endswith(ALARM))
+    titles = {VIDEO: "Videos of the kept policies"}
+    titles |= {
+        key: f"Alarm: {key.removeprefix(JUDGE).removesuffix(ALARM)}" for key in alarms
+    }
+    return [
+        wr.MediaBrowser(title=title, media_keys=[key], num_columns=3)
+        for key, title in titles.items()
+        if key in keys
+    ]
+
+
+def make_workspace(asked: DashboardConfig, runs: Sequence[Logged]) -> Any:
+    """The workspace: a section for each kind of panel, over all tasks."""
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces import expr
+
+    keys = _keys(runs)
+    lines = line_plots(keys)
+    slow = [line for line in lines if line.y[0].startswith("perf/")]
+    parts = {
+        "Learning": [line for line in lines if line not in slow],
+        "Comparison": scatter_plots(runs, keys),
+        "Videos": videos(keys),
+        "Speed": slow,
+    }
+    return ws.Workspace(
+        entity=asked.entity,
+        project=asked.project,
+        name=asked.title,
+        sections=[
+            ws.Section(name=name, panels=panels, is_open=True)
+            for name, panels in parts.items()
+            if panels
+        ],
+        settings=ws.WorkspaceSettings(x_axis="env_steps", max_runs=50),
+        runset_settings=ws.RunsetSettings(groupby=[expr.Config(key) for key in SAME]),
+    )
+
+
+def make_report(asked: DashboardConfig, runs: Sequence[Logged]) -> Any:
+    """The report: a section for each task."""
+    import wandb_workspaces.reports.v2.interface as wr
+    from wandb_workspaces import expr
+
+    def grid(panels: list[Any], task: str, groupby: list[str]) -> Any:
+        for i, panel in enumerate(panels):
+            panel.layout = wr.Layout(x=12 * (i % 2), y=8 * (i // 2), w=12, h=8)
+        of_task = expr.And(expr.Config("task_name") == task)
+        runset = wr.Runset(name=task, filters=of_task, groupby=groupby)
+        return wr.PanelGrid(runsets=[runset], panels=panels)
+
+    blocks: list[Any] = [
+        wr.P(
+            "Made by python -m vlmrm_exp.dashboard, which replaces what is changed "
+            "here. Lines are means over seeds, bands their lowest and highest values; "
+            "dots are runs."
+        ),
+        wr.TableOfContents(),
+    ]
+    groupby = [f"config.{key}" for key in SAME]
+    for task in sorted({str(run.config["task_name"]) for run in runs}, key=natural):
+        mine = [run for run in runs if run.config["task_name"] == task]
+        keys = _keys(mine)
+        blocks += [wr.H1(task), grid(line_plots(keys), task, groupby)]
+        if alone := [*scatter_plots(mine, keys), *videos(keys)]:
+            blocks.append(grid(alone, task, []))
+    return wr.Report(
+        entity=asked.entity,
+        project=asked.project,
+        title=asked.title,
+        description="Runs of vlmrm_exp, by task",
+        blocks=blocks,
+        width="fluid",
+    )
+
+
+def _made(asked: DashboardConfig, runs: Sequence[Logged]) -> tuple[Any, Any]:
+    """Workspace and report.
+
+    Raises:
+        ConfigError: they cannot have this title.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return make_workspace(asked, runs), make_report(asked, runs)
+    except ValidationError as error:
+        raise ConfigError(
+            f"W&B cannot have the title {asked.title!r} ({error.errors()[0]['msg']}): "
+            "give another, as title=..."
+        ) from error
+
+
+def _keys(runs: Iterable[Logged]) -> set[str]:
+    return {key for run in runs for key in run.keys}
+
+
+def _with_epic(runs: list[Logged], epics: list[dict[str, Any]]) -> dict[str, float]:
+    """The distances that are to be written, by the runs' names; and mark those runs."""
+    found = {run.name: epic_of(run, epics) for run in runs}
+    known = {name: epic for name, epic in found.items() if epic is not None}
+    for run in runs:
+        if run.name in known:
+            run.keys.add(EPIC)
+    return known
+
+
+def _write(
+    asked: DashboardConfig, runs: list[Logged], epics: list[dict[str, Any]]
+) -> None:
+    summaries = {name: {EPIC: epic} for name, epic in _with_epic(runs, epics).items()}
+    parts = dict(zip(("workspace", "report"), _made(asked, runs), strict=True))
+    # As the client itself makes a text of them.
+    sent = {
+        kind: json.loads(
+            part._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
+        )
+        for kind, part in parts.items()
+    }
+    where = {"entity": asked.entity, "project": asked.project, "title": asked.title}
+    out = Path(asked.out).expanduser()
+    write_json(out, {**where, **sent, "summaries": summaries})
+    print(f"{len(runs)} runs; nothing was sent")
+    print(f"  saved    {out}")
+
+
+def _send(
+    asked: DashboardConfig,
+    api: Any,
+    runs: list[Logged],
+    epics: list[dict[str, Any]],
+) -> None:
+    for name, epic in _with_epic(runs, epics).items():
+        run = next(run.online for run in runs if run.name == name)
+        if run.summary.get(EPIC) != epic:
+            run.summary[EPIC] = epic
+            run.summary.update()
+    workspace, report = _made(asked, runs)
+    # The library's own way to update asks for an address; titles are what we know.
+    if view := _view(asked, api, "project-view"):
+        workspace._internal_id, workspace._internal_name = view["id"], view["name"]
+    if view := _view(asked, api, "runs"):
+        report.id = view["id"]
+    print(f"{len(runs)} runs")
+    print(f"  workspace  {workspace.save().url}")
+    print(f"  report     {report.save().url}")
+
+
+def _view(asked: DashboardConfig, api: Any, kind: str) -> dict[str, str] | None:
+    """The workspace (project-view) or report (runs) of this title, if there is one."""
+    from wandb_workspaces._graphql import execute_graphql
+
+    names = {"entity": asked.entity, "project": asked.project, "type": kind}
+    edges = execute_graphql(api, QUERY, names)["project"]["allViews"]["edges"]
+    nodes = [edge["node"] for edge in edges]
+    return next((node for node in nodes if node["displayName"] == asked.title), None)
+
+
+if __name__ == "__main__":
+    app.start(
+        lambda composed: dashboard(check(composed)), "dashboard", check, files=True
+    )
