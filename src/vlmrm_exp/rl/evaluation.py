@@ -4,7 +4,7 @@ Used while training, at the end of a run, and by `python -m vlmrm_exp.evaluate`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,10 @@ class Played:
     """(N,) bool; None: the task has no predicate."""
     goal_share: np.ndarray | None
     """(N,) share of each episode's steps in the goal state; None: no predicate."""
-    judged: dict[str, np.ndarray]
-    """(T, R) of each second opinion, at most of as many episodes as were asked for."""
     states: list[np.ndarray]
     """Of the first episodes: (T, S) float64, or frames (T, H, W, 3) uint8."""
+    judged: dict[str, np.ndarray] = field(default_factory=dict)
+    """(T, R) of each second opinion, at most of as many episodes as were asked for."""
 
 
 def play(
