@@ -17,7 +17,6 @@ from vlmrm_exp.rl.evaluation import Played, judge, play, write_beside, write_vid
 from vlmrm_exp.rl.experience import State, make_seeds, save_policy
 from vlmrm_exp.rl.policy import Policy
 
-
 SIDES = {"judged": "Left, judged best", "alarm": "Right, at the alarm"}
 """Of an alarm's video."""
 
