@@ -54,8 +54,8 @@ def test_commands_are_found():
         (module, rest.partition(" #")[0].strip()) for _, module, rest in commands()
     }
     assert (
-        "vlmrm_exp.score",
-        "photo.jpg video.mp4 clip=vitb32 prompts='[a dog, a cat]'",
+        "vlmrm_exp.epic",
+        "task=mountaincar clip=nano,tiny alpha=0,0.5 states=600",
     ) in words
     assert ("vlmrm_exp", "--config-dir sweeps --config-name tasks_embedded") in words
     assert len(words) > 25
