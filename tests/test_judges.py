@@ -159,6 +159,7 @@ def test_judges_are_the_runs_settings_told_differently(program, tmp_path, monkey
         'judge.same=prompt=a car at the peak of the mountain, next to the yellow flag',
         'judge.other=["prompt=a car, in the valley", clip=tiny, alpha=0.5]',
         "judge.below=[reward=test_judges]",
+        "judge.text=prompt=a car for ${5}",
     )  # fmt: skip
     (tmp_path / "conf" / "reward").mkdir(parents=True)
     text = "name: below\nmodel: test_judges:Below\n"

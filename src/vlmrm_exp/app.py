@@ -354,7 +354,9 @@ def composed_by_hydra(cfg: DictConfig, own: Any, folder: Path) -> Composed:
         cfg = copy.deepcopy(cfg)
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
-    return Composed(cfg, tuple(own.overrides.task), own.job.config_name, folder)
+    # As they are: reading them would take the backslash off a \${ in a sentence.
+    keys: Any = OmegaConf.to_container(own.overrides.task, resolve=False)
+    return Composed(cfg, tuple(keys), own.job.config_name, folder)
 
 
 def resolved(cfg: DictConfig) -> str:
