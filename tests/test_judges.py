@@ -15,13 +15,14 @@ from vlmrm_exp.config import to_config
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import humanoid_spec
 from vlmrm_exp.envs.poses import PoseLibrary
-from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.judges import judge_configs, notes
 from vlmrm_exp.prompts import SENTENCES
 from vlmrm_exp.reward import Episodes, RewardModel, make_model
 from vlmrm_exp.reward.by_hand import FORMULAS
 from vlmrm_exp.reward.pool import make_judge
 from vlmrm_exp.rl import alarms
 from vlmrm_exp.rl.alarms import PATIENCE, WINDOW, Alarms, disagreement
+from vlmrm_exp.words import to_keys
 
 UP = np.linspace(0, 1, 30)
 
@@ -283,3 +284,31 @@ def test_a_judge_by_pictures_is_one_whatever_is_learned_from(name):
     for part in ("clip", "task", "prompt"):
         same = getattr(judge, part) == getattr(to_config(composed.cfg), part)
         assert same == (part != changed)
+
+
+SAME = (
+    "judge.x says the same as the reward: nothing that it is told changes it, or the "
+    "run's own settings win."
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("judge.x=clip=tiny",), []),
+        (("judge.x=prompt=a flag",), []),
+        (("reward=environment", "judge.x=[reward=clip, clip=tiny]"), []),
+        (("prompt=mine", "judge.x=wording=paraphrases"), [SAME]),
+        (("judge.x=seed=1",), [SAME]),
+        (
+            ("reward=environment", "judge.x=clip=tiny"),
+            ["judge.x: clip changes nothing here: reward=environment has none of it.",
+             SAME],
+        ),
+    ],
+)  # fmt: skip
+def test_a_judge_that_says_the_same_as_the_reward_is_told_of(words, told):
+    keys = to_keys(["task=mountaincar", "clip=nano", "name=test", *words], {})
+    composed = app.compose("config", *keys)
+    config = to_config(composed.cfg)
+    assert notes(judge_configs(composed, config), config) == told

@@ -27,7 +27,7 @@ from vlmrm_exp.config import (
     unread,
 )
 from vlmrm_exp.files import lock, written_whole
-from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.judges import judge_configs, notes
 
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
@@ -145,14 +145,15 @@ def train(composed: app.Composed) -> float | None:
         print(error)
         return _mapping(folder / "summary.json").get("eval/reward_mean")
     typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
-    for note in unread(config, typed):
+    judges = judge_configs(composed, config)
+    for note in (*unread(config, typed), *notes(judges, config)):
         print(note)
     preset = f"{typed.get('experiment')}_{typed.get('task', 'mountaincar')}.yaml"
     if preset.startswith("paper") and not (conf_dir() / "preset" / preset).exists():
         print(f"The paper has no settings of its own for task={typed['task']}.")
     with written_whole(folder / "config.yaml") as part:
         part.write_text(app.resolved(composed.cfg), encoding="utf-8")
-    return run(config, folder, judge_configs(composed, config))
+    return run(config, folder, judges)
 
 
 def run(
@@ -176,8 +177,9 @@ def run(
         from vlmrm_exp.rl.experience import REQUEUE, REQUEUE_SIGNALS, TooLate
         from vlmrm_exp.rl.summary import finish
 
-    if config.task.env == "gym" and config.reward.model == "clip":
-        app.tell_embedded([config.clip])
+    if config.task.env == "gym":
+        asked = [c for c in (config, *judges.values()) if c.reward.model == "clip"]
+        app.tell_embedded({c.clip.name: c.clip for c in asked}.values())
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
     started = time.perf_counter()

@@ -6,11 +6,12 @@ Each judge is a reward model that looks at the episodes of evaluations, beside t
 that is learned from; the agent never sees what they say.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from vlmrm_exp import app, words
-from vlmrm_exp.config import Config, ConfigError, to_config
+from vlmrm_exp.config import Config, ConfigError, to_config, unread
 
 SAME = ("env", "env_id", "options")
 """Settings of the task on which depends what a state is."""
@@ -31,6 +32,36 @@ def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
         for name, told in config.judge.items()
         if told is not None
     }
+
+
+def notes(judges: Mapping[str, Config], config: Config) -> list[str]:
+    """Which judges are told what changes nothing, or say what the reward says.
+
+    Args:
+        judges: the configuration of each, by its name.
+        config: the run's.
+    """
+    found = []
+    for name, judge in judges.items():
+        told = config.judge[name]
+        settings = [told] if isinstance(told, str) else told
+        keys = [setting.partition("=")[0] for setting in settings]
+        found += [f"judge.{name}: {note}" for note in unread(judge, keys)]
+        if _said(judge) == _said(config):
+            found.append(
+                f"judge.{name} says the same as the reward: nothing that it is told "
+                "changes it, or the run's own settings win."
+            )
+    return found
+
+
+def _said(config: Config) -> tuple[Any, ...]:
+    """Settings that a reward depends on."""
+    by_all = config.reward.model, config.reward.options, config.task
+    if config.reward.model in ("predicate", "environment", "by_hand"):
+        return by_all
+    by_pictures = config.clip, config.prompts, config.baselines, config.renormalise
+    return *by_all, *by_pictures, config.alpha
 
 
 def _judge_config(
