@@ -287,6 +287,19 @@ def test_judges_and_alarms_are_shown(tmp_path):
     assert (tmp_path / "report" / "judges-0.svg").is_file()
 
 
+def test_judges_records_may_hold_anything(tmp_path):
+    for name, line in (
+        ("never", {"eval/reward_mean": 0.1, "judge/never": None}),
+        ("alone", {"judge/alone": 0.1}),
+    ):
+        alarms = {"alarms": {name: {"env_steps": 10_000}}}
+        run = write_run(tmp_path / name, prompt=name, summary=alarms)
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"env_steps": 10_000, **line}) + "\n")
+    (row,) = make(tmp_path).rows("judge")
+    assert (row["judge"], row["alarms"], row["last"]) == ("alone", "0 of 1", "0.1")
+
+
 def test_success_over_tasks_uses_all_runs(tmp_path, no_figures):
     rates = {"kneeling": [0.9, 1.0, 0.8], "splits": [0.0, 0.1, 0.2]}
     for task, values in rates.items():

@@ -375,7 +375,7 @@ def _videos(
 def _run_numbers(runs: Sequence[Run], groups: Sequence[Group]) -> pd.DataFrame:
     """A line for each run; `group` is its line of groups.csv, counted from 0."""
     group_of = {id(run): i for i, group in enumerate(groups) for run in group.runs}
-    measured = ("eval/", "perf/", "reward/", "wall_s")
+    measured = ("eval/", "judge/", "perf/", "reward/", "wall_s")
     return pd.DataFrame(
         {
             "run": run.name,
