@@ -208,6 +208,7 @@ class Below(RewardModel):
         ("judge.x=clip=bigg", "judge.x: clip=bigg does not exist: choose one of base"),
         ("judge.x=alpha=2", "judge.x: alpha is 2.0, but must lie between 0 and 1."),
         ("judge.x=task=cartpole", "judge.x: it has another task.env, so other states"),
+        ("judge.x=judge.y=clip=tiny", "judge.x: There is no setting judge.y: see"),
         ("judge=predicat", "judge=predicat does not exist: choose one of model"),
     ],
 )
@@ -308,7 +309,9 @@ SAME = (
     ],
 )  # fmt: skip
 def test_a_judge_that_says_the_same_as_the_reward_is_told_of(words, told):
-    keys = to_keys(["task=mountaincar", "clip=nano", "name=test", *words], {})
+    keys = to_keys(
+        ["task=mountaincar", "clip=nano", "name=test", *words], {}, judges=True
+    )
     composed = app.compose("config", *keys)
     config = to_config(composed.cfg)
     assert notes(judge_configs(composed, config), config) == told

@@ -291,7 +291,8 @@ def start(
             raise
 
     try:
-        sys.argv[1:] = words.to_keys(sys.argv[1:], plural, files)
+        judges = config_name == "config"  # training alone has some
+        sys.argv[1:] = words.to_keys(sys.argv[1:], plural, files, judges)
         program()
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read along has stopped, as `head` does
