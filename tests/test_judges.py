@@ -291,6 +291,7 @@ SAME = (
     "judge.x says the same as the reward: nothing that it is told changes it, or the "
     "run's own settings win."
 )
+CLIP = "clip changes nothing here: reward=environment has none of it."
 
 
 @pytest.mark.parametrize(
@@ -298,13 +299,13 @@ SAME = (
     [
         (("judge.x=clip=tiny",), []),
         (("judge.x=prompt=a flag",), []),
-        (("reward=environment", "judge.x=[reward=clip, clip=tiny]"), []),
+        (("reward=environment", "judge.x=reward=clip"), []),  # which reads clip
+        (("reward=environment", "judge.x=[reward=clip, clip=tiny]"), [CLIP]),
         (("prompt=mine", "judge.x=wording=paraphrases"), [SAME]),
         (("judge.x=seed=1",), [SAME]),
         (
             ("reward=environment", "judge.x=clip=tiny"),
-            ["judge.x: clip changes nothing here: reward=environment has none of it.",
-             SAME],
+            [CLIP, f"judge.x: {CLIP}", SAME],
         ),
     ],
 )  # fmt: skip
@@ -314,4 +315,5 @@ def test_a_judge_that_says_the_same_as_the_reward_is_told_of(words, told):
     )
     composed = app.compose("config", *keys)
     config = to_config(composed.cfg)
-    assert notes(judge_configs(composed, config), config) == told
+    typed = [key.partition("=")[0] for key in keys]
+    assert notes(judge_configs(composed, config), config, typed) == told

@@ -24,7 +24,6 @@ from vlmrm_exp.config import (
     FolderTakenError,
     conf_dir,
     to_config,
-    unread,
 )
 from vlmrm_exp.files import lock, written_whole
 from vlmrm_exp.judges import judge_configs, notes
@@ -146,7 +145,7 @@ def train(composed: app.Composed) -> float | None:
         return _mapping(folder / "summary.json").get("eval/reward_mean")
     typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
     judges = judge_configs(composed, config)
-    for note in (*unread(config, typed), *notes(judges, config)):
+    for note in notes(judges, config, typed):
         print(note)
     preset = f"{typed.get('experiment')}_{typed.get('task', 'mountaincar')}.yaml"
     if preset.startswith("paper") and not (conf_dir() / "preset" / preset).exists():

@@ -6,7 +6,7 @@ Each judge is a reward model that looks at the episodes of evaluations, beside t
 that is learned from; the agent never sees what they say.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,18 +34,26 @@ def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
     }
 
 
-def notes(judges: Mapping[str, Config], config: Config) -> list[str]:
-    """Which judges are told what changes nothing, or say what the reward says.
+def notes(
+    judges: Mapping[str, Config], config: Config, typed: Collection[str]
+) -> list[str]:
+    """What changes nothing in a run, and which judges say what the reward says.
 
     Args:
         judges: the configuration of each, by its name.
         config: the run's.
+        typed: settings that somebody typed for it.
     """
-    found = []
+    told = {name: _keys(config.judge[name]) for name in judges}
+    read = {
+        key
+        for key in typed
+        for name, judge in judges.items()
+        if key not in told[name] and not unread(judge, [key])
+    }
+    found = unread(config, [key for key in typed if key not in read])
     for name, judge in judges.items():
-        told = config.judge[name]
-        settings = [told] if isinstance(told, str) else told
-        keys = [setting.partition("=")[0] for setting in settings]
+        keys = told[name]
         found += [f"judge.{name}: {note}" for note in unread(judge, keys)]
         if _said(judge) == _said(config):
             found.append(
@@ -53,6 +61,11 @@ def notes(judges: Mapping[str, Config], config: Config) -> list[str]:
                 "changes it, or the run's own settings win."
             )
     return found
+
+
+def _keys(told: str | list[str]) -> list[str]:
+    settings = [told] if isinstance(told, str) else told
+    return [setting.partition("=")[0] for setting in settings]
 
 
 def _said(config: Config) -> tuple[Any, ...]:
