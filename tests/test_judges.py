@@ -291,6 +291,14 @@ SAME = (
     "judge.x says the same as the reward: nothing that it is told changes it, or the "
     "run's own settings win."
 )
+
+
+def test_null_takes_a_judge_out():
+    words = "judge=[predicate,model]", "judge.model=null"
+    composed = app.compose("config", "task=mountaincar", "name=test", *words)
+    assert list(judge_configs(composed, to_config(composed.cfg))) == ["predicate"]
+
+
 CLIP = "clip changes nothing here: reward=environment has none of it."
 
 
