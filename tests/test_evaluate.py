@@ -274,6 +274,17 @@ def test_load_run_config_gives_back_what_was_written(tmp_path: Path):
     assert app.load_run_config(tmp_path) == training.check(composed)
 
 
+def test_an_older_runs_settings_that_are_not_said(tmp_path: Path, capsys):
+    """One of what a run may have, and may have none of, is no such setting."""
+    composed = app.compose("config", "name=test")
+    settings = OmegaConf.to_container(composed.cfg, resolve=True)
+    for key in ("judge", "renormalise"):
+        del settings[key]
+    OmegaConf.save(settings, tmp_path / "config.yaml")
+    assert app.load_run_config(tmp_path) == training.check(composed)
+    assert "does not say renormalise, as one of" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_refusal_imports_nothing_heavy_and_makes_no_file(tmp_path: Path):
     code = (

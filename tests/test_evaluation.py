@@ -64,6 +64,19 @@ def test_the_environments_own_reward_needs_no_states(own):
     assert played.states == []
 
 
+def test_states_for_judges_are_of_the_episodes_they_look_at(own, pool):
+    """Rewards that cost nothing are of all episodes, pictures for judges of some."""
+    envs = PointMassEnvs(3, 5)
+    asked = []
+    states = envs.states
+    envs.states = lambda: asked.append(envs.steps) or states()
+    own.judges = {"near": pool}
+    played = play(envs, towards_zero, 8, 3, own, rewarded=2)
+    assert played.reward.shape == (5, 8)
+    np.testing.assert_allclose(played.judged["near"], played.env_reward[:, :2])
+    assert len(asked) == 5  # one rollout of three
+
+
 def test_equal_seeds_have_equal_starts(own):
     envs = PointMassEnvs(2, 5)
     one, other, third = (

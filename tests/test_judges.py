@@ -10,18 +10,20 @@ import yaml
 from goal_states import AGAINST, FOR
 from point_mass import point_mass, point_mass_config, read_metrics
 from vlmrm_exp import __main__ as training
-from vlmrm_exp import app
+from vlmrm_exp import app, evaluate
 from vlmrm_exp.config import to_config
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import humanoid_spec
 from vlmrm_exp.envs.poses import PoseLibrary
-from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.judges import judge_configs, notes
 from vlmrm_exp.prompts import SENTENCES
 from vlmrm_exp.reward import Episodes, RewardModel, make_model
 from vlmrm_exp.reward.by_hand import FORMULAS
 from vlmrm_exp.reward.pool import make_judge
 from vlmrm_exp.rl import alarms
 from vlmrm_exp.rl.alarms import PATIENCE, WINDOW, Alarms, disagreement
+from vlmrm_exp.rl.policy import load_policy
+from vlmrm_exp.words import to_keys
 
 UP = np.linspace(0, 1, 30)
 
@@ -159,6 +161,7 @@ def test_judges_are_the_runs_settings_told_differently(program, tmp_path, monkey
         'judge.same=prompt=a car at the peak of the mountain, next to the yellow flag',
         'judge.other=["prompt=a car, in the valley", clip=tiny, alpha=0.5]',
         "judge.below=[reward=test_judges]",
+        "judge.text=prompt=a car for ${5}",
     )  # fmt: skip
     (tmp_path / "conf" / "reward").mkdir(parents=True)
     text = "name: below\nmodel: test_judges:Below\n"
@@ -176,9 +179,14 @@ def test_judges_are_the_runs_settings_told_differently(program, tmp_path, monkey
     assert list(summary["alarms"]) == ["below"]
     step = summary["alarms"]["below"]["env_steps"]
     assert f"judge   below -1 per step; alarm at {step:,}" in ended.out
-    assert {"alarm-below.pt", "judged-below.pt"} <= {
-        path.name for path in (folder / "checkpoints").iterdir()
-    }
+    for kind in ("alarm", "judged"):
+        file = folder / "checkpoints" / f"{kind}-below.pt"
+        assert load_policy(file).env_steps == step
+        asked = app.compose("evaluate", f"run={folder}", f"checkpoint={file.stem}")
+        evaluate.check(asked)
+    models = json.loads((folder / "versions.json").read_text())["judges"]
+    names = [models[name]["encoder"]["name"] for name in ("same", "other")]
+    assert names == ["nano", "tiny"]
     sizes = [
         next(imageio_ffmpeg.read_frames(folder / "videos" / name))["size"]
         for name in ("eval.mp4", "alarm-below.mp4")
@@ -206,6 +214,7 @@ class Below(RewardModel):
         ("judge.x=clip=bigg", "judge.x: clip=bigg does not exist: choose one of base"),
         ("judge.x=alpha=2", "judge.x: alpha is 2.0, but must lie between 0 and 1."),
         ("judge.x=task=cartpole", "judge.x: it has another task.env, so other states"),
+        ("judge.x=judge.y=clip=tiny", "judge.x: There is no setting judge.y: see"),
         ("judge=predicat", "judge=predicat does not exist: choose one of model"),
     ],
 )
@@ -282,3 +291,43 @@ def test_a_judge_by_pictures_is_one_whatever_is_learned_from(name):
     for part in ("clip", "task", "prompt"):
         same = getattr(judge, part) == getattr(to_config(composed.cfg), part)
         assert same == (part != changed)
+
+
+SAME = (
+    "judge.x says the same as the reward: nothing that it is told changes it, or the "
+    "run's own settings win."
+)
+
+
+def test_null_takes_a_judge_out():
+    words = "judge=[predicate,model]", "judge.model=null"
+    composed = app.compose("config", "task=mountaincar", "name=test", *words)
+    assert list(judge_configs(composed, to_config(composed.cfg))) == ["predicate"]
+
+
+CLIP = "clip changes nothing here: reward=environment has none of it."
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("judge.x=clip=tiny",), []),
+        (("judge.x=prompt=a flag",), []),
+        (("reward=environment", "judge.x=reward=clip"), []),  # which reads clip
+        (("reward=environment", "judge.x=[reward=clip, clip=tiny]"), [CLIP]),
+        (("prompt=mine", "judge.x=wording=paraphrases"), [SAME]),
+        (("judge.x=seed=1",), [SAME]),
+        (
+            ("reward=environment", "judge.x=clip=tiny"),
+            [CLIP, f"judge.x: {CLIP}", SAME],
+        ),
+    ],
+)  # fmt: skip
+def test_a_judge_that_says_the_same_as_the_reward_is_told_of(words, told):
+    keys = to_keys(
+        ["task=mountaincar", "clip=nano", "name=test", *words], {}, judges=True
+    )
+    composed = app.compose("config", *keys)
+    config = to_config(composed.cfg)
+    typed = [key.partition("=")[0] for key in keys]
+    assert notes(judge_configs(composed, config), config, typed) == told

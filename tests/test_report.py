@@ -269,7 +269,15 @@ def test_success_over_states_looked_at(tmp_path, monkeypatch):
     assert (tmp_path / "report" / "success-looks.svg").is_file()
 
 
-def test_judges_and_alarms_are_shown(tmp_path):
+def test_judges_and_alarms_are_shown(tmp_path, monkeypatch):
+    chosen = []
+    best_of_n = plots.best_of_n
+
+    def recorded(*given):
+        chosen.append([each.tolist() for each in given])
+        return best_of_n(*given)
+
+    monkeypatch.setattr(plots, "best_of_n", recorded)
     for seed, last in enumerate((0.2, 0.0)):
         raised = {"predicate": {"env_steps": 20_000, "judge": "falls"}}
         run = write_run(
@@ -283,8 +291,23 @@ def test_judges_and_alarms_are_shown(tmp_path):
     (row,) = make(tmp_path).rows("judge")
     assert (row["judge"], row["alarms"]) == ("predicate", "1 of 2")
     assert (row["first"], row["best"], row["last"]) == ("0.1", "0.9", "0.1")
-    assert row["when"] == "falls at 20,000"
+    assert row["when"] == "falls at 20,000 (seed 0)"
+    rewards, said = [0.1, 0.2, 0.3] * 2, [0.1, 0.9, 0.2, 0.1, 0.9, 0.0]
+    assert chosen == [[rewards, rewards], [rewards, said]]
     assert (tmp_path / "report" / "judges-0.svg").is_file()
+
+
+def test_judges_records_may_hold_anything(tmp_path):
+    for name, line in (
+        ("never", {"eval/reward_mean": 0.1, "judge/never": None}),
+        ("alone", {"judge/alone": 0.1}),
+    ):
+        alarms = {"alarms": {name: {"env_steps": 10_000}}}
+        run = write_run(tmp_path / name, prompt=name, summary=alarms)
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"env_steps": 10_000, **line}) + "\n")
+    (row,) = make(tmp_path).rows("judge")
+    assert (row["judge"], row["alarms"], row["last"]) == ("alone", "0 of 1", "0.1")
 
 
 def test_success_over_tasks_uses_all_runs(tmp_path, no_figures):

@@ -45,6 +45,15 @@ def test_best_of_n_is_the_mean_over_all_sets():
         best = [chosen[np.argmax(rewards[chosen])] for chosen in sets]
         assert found == pytest.approx(values[best].mean())
     assert np.isfinite(best_of_n(*rng.normal(size=(2, 2000)))).all()
+    assert best_of_n(np.array([]), np.array([])).shape == (0,)
+
+
+def test_of_equal_rewards_best_of_n_chooses_any():
+    values = np.arange(4.0)
+    assert best_of_n(np.zeros(4), values) == pytest.approx([1.5] * 4)
+    # Of the sets of two, (0, 1) has equals, and all others the one that is chosen.
+    found = best_of_n(np.array([0, 0, 1, 2]), values)
+    assert found == pytest.approx([1.5, (0.5 + 2 + 2 + 3 + 3 + 3) / 6, 2.75, 3])
 
 
 def test_runs_are_resampled_within_their_task():

@@ -226,6 +226,10 @@ def test_a_settings_file_may_ask_for_a_sweep(tmp_path):
         ("defaults: [config]\nprompt: gr\xfcn\n", "is no YAML in UTF-8"),
         ("defaults: [config]\nclip: nano\n", "write - override clip: nano under def"),
         (
+            "defaults: [config]\njudge: [a, b]\n",
+            r"write - override judge: \['a', 'b'\]",
+        ),
+        (
             "defaults: [config]\nhydra: {sweeper: {params: {seed: '0,1'}}}",
             "asks for one job: add -m",
         ),
@@ -260,6 +264,14 @@ def test_two_settings_files_or_one_that_is_shadowed(tmp_path):
 def test_sweep_files_take_sentences_as_the_command_line_does():
     assert words.swept("prompt", "a car, at the peak") == "'a car, at the peak'"
     assert words.swept("prompt", "choice(a, b)") == "choice(['a'],['b'])"
+    judges = words.swept("++judge.x", "choice(clip=tiny, prompt=a car)")
+    assert judges == "choice(['clip=tiny'],['prompt=a car'])"
+
+
+def test_judges_are_added_where_there_may_be_some():
+    keys = words.to_keys(["judge.x=prompt=a car, red"], {}, judges=True)
+    assert keys == ["++judge.x='prompt=a car, red'"]
+    assert words.to_keys(["judge.x=clip=tiny"], {}) == ["judge.x='clip=tiny'"]
     assert words.swept("seed", "0,1") == "0,1"
     with pytest.raises(ConfigError, match='as seed: "0,1"'):
         words.swept("seed", [0, 1])

@@ -24,10 +24,9 @@ from vlmrm_exp.config import (
     FolderTakenError,
     conf_dir,
     to_config,
-    unread,
 )
 from vlmrm_exp.files import lock, written_whole
-from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.judges import judge_configs, notes
 
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
@@ -145,14 +144,15 @@ def train(composed: app.Composed) -> float | None:
         print(error)
         return _mapping(folder / "summary.json").get("eval/reward_mean")
     typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
-    for note in unread(config, typed):
+    judges = judge_configs(composed, config)
+    for note in notes(judges, config, typed):
         print(note)
     preset = f"{typed.get('experiment')}_{typed.get('task', 'mountaincar')}.yaml"
     if preset.startswith("paper") and not (conf_dir() / "preset" / preset).exists():
         print(f"The paper has no settings of its own for task={typed['task']}.")
     with written_whole(folder / "config.yaml") as part:
         part.write_text(app.resolved(composed.cfg), encoding="utf-8")
-    return run(config, folder, judge_configs(composed, config))
+    return run(config, folder, judges)
 
 
 def run(
@@ -176,8 +176,9 @@ def run(
         from vlmrm_exp.rl.experience import REQUEUE, REQUEUE_SIGNALS, TooLate
         from vlmrm_exp.rl.summary import finish
 
-    if config.task.env == "gym" and config.reward.model == "clip":
-        app.tell_embedded([config.clip])
+    if config.task.env == "gym":
+        asked = [c for c in (config, *judges.values()) if c.reward.model == "clip"]
+        app.tell_embedded({c.clip.name: c.clip for c in asked}.values())
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
     started = time.perf_counter()
@@ -196,6 +197,8 @@ def run(
             print(f"Going on with {folder} from env step {steps:,}.")
             started -= saved["log"]["wall_s"]
         about = {"run_format": RUN_FORMAT, "device": str(device), **pool.about()}
+        if pool.judges:
+            about["judges"] = {n: judge.about() for n, judge in pool.judges.items()}
         about = versions(about)
         log = RunLog(folder, config, saved["log"], about)
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start

@@ -294,7 +294,8 @@ def start(
             raise
 
     try:
-        sys.argv[1:] = words.to_keys(sys.argv[1:], plural, files)
+        judges = config_name == "config"  # training alone has some
+        sys.argv[1:] = words.to_keys(sys.argv[1:], plural, files, judges)
         program()
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read along has stopped, as `head` does
@@ -357,7 +358,9 @@ def composed_by_hydra(cfg: DictConfig, own: Any, folder: Path) -> Composed:
         cfg = copy.deepcopy(cfg)
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
-    return Composed(cfg, tuple(own.overrides.task), own.job.config_name, folder)
+    # As they are: reading them would take the backslash off a \${ in a sentence.
+    keys: Any = OmegaConf.to_container(own.overrides.task, resolve=False)
+    return Composed(cfg, tuple(keys), own.job.config_name, folder)
 
 
 def resolved(cfg: DictConfig) -> str:
@@ -462,7 +465,7 @@ def _unsaid(schema: Any, written: Any) -> list[str]:
     for key in schema:
         inner = None if OmegaConf.is_missing(schema, key) else schema[key]
         if key not in written:
-            found.append(key)
+            found += [key] if inner != {} else []  # none of what a run may have
         elif isinstance(inner, DictConfig) and isinstance(written[key], DictConfig):
             found += [f"{key}.{name}" for name in _unsaid(inner, written[key])]
     return found

@@ -60,13 +60,18 @@ def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
         raise ConfigError(
             "Which run? Give its folder, as run=outputs/mountaincar/NAME."
         )
-    one_of("checkpoint", asked.checkpoint, ("best", "last", "random"))
+    folder = Path(asked.run).expanduser()
+    of_alarms = [
+        path.stem
+        for kind in ("alarm", "judged")
+        for path in sorted((folder / "checkpoints").glob(f"{kind}-*.pt"))
+    ]
+    one_of("checkpoint", asked.checkpoint, ("best", "last", "random", *of_alarms))
     for name in ("episodes", "reward_episodes"):
         at_least(name, getattr(asked, name), 1)
     if asked.seed is not None:
         at_least("seed", asked.seed, 0)
     check_compute(asked.compute)
-    folder = Path(asked.run).expanduser()
     config = app.load_run_config(folder)
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{folder} cannot be written to, but gets the results.")

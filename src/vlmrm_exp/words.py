@@ -37,7 +37,10 @@ QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 
 
 def to_keys(
-    words: list[str], plural: Mapping[str, str], files: bool = False
+    words: list[str],
+    plural: Mapping[str, str],
+    files: bool = False,
+    judges: bool = False,
 ) -> list[str]:
     """Turn words that Hydra would refuse, merge or misread into overrides for it.
 
@@ -52,6 +55,7 @@ def to_keys(
         words: of the command line.
         plural: for keys that may hold several values, the key of the list.
         files: whether words without a key are files.
+        judges: whether there may be any; else judge.NAME is a setting like others.
 
     Raises:
         ConfigError: a word is no setting, or cannot be read; the sentence names it.
@@ -87,11 +91,11 @@ def to_keys(
             )
         elif key in plural:
             keys += several(key, value, plural[key])
-        elif bare in SENTENCES or bare.startswith(JUDGE):
-            if bare.startswith(JUDGE):
-                check_judge(bare.removeprefix(JUDGE))
-            added = "++" if bare.startswith(JUDGE) else ""
-            keys.append(f"{added}{bare}={sentences(bare, value, sweeps)}")
+        elif bare in SENTENCES:
+            keys.append(f"{bare}={sentences(bare, value, sweeps)}")
+        elif judges and bare.startswith(JUDGE):
+            check_judge(bare.removeprefix(JUDGE))
+            keys.append(f"++{bare}={sentences(bare, value, sweeps)}")
         elif (conf_dir() / bare).is_dir() and (value == "null" or value[:1] == "_"):
             if word != "experiment=null":  # it has none of itself
                 raise ConfigError(f"{word} is no option: see --help for those.")
@@ -111,7 +115,11 @@ def to_keys(
     for key in {one.partition("=")[0] for one in keys}:
         given = [one for one in keys if one.partition("=")[0] == key]
         if len(given) > 1:
-            print(f"{key} is given {len(given)} times: {given[-1]} counts.", flush=True)
+            print(
+                f"{key.lstrip('+')} is given {len(given)} times: "
+                f"{given[-1].lstrip('+')} counts.",
+                flush=True,
+            )
     if named:
         if any(key.startswith("files=") for key in keys):
             raise ConfigError(
@@ -177,7 +185,9 @@ def _read_settings(path: Path, sweeps: bool) -> bool:
             "do, for a training run with defaults: [config, _self_]."
         )
     for group in settings:
-        if (conf_dir() / str(group)).is_dir() and isinstance(settings[group], str):
+        if (conf_dir() / str(group)).is_dir() and isinstance(
+            settings[group], str | list
+        ):
             raise ConfigError(
                 f"{path} has {group}: {settings[group]}, which Hydra does not take: "
                 f"write - override {group}: {settings[group]} under defaults."
@@ -212,7 +222,7 @@ def swept(key: str, value: object) -> str:
             f"{key} is a list under hydra.sweeper.params: write its values as on the "
             f'command line, as {key}: "0,1", or for sentences "choice(a car, a flag)".'
         )
-    if key in SENTENCES:
+    if key in SENTENCES or key.lstrip("+").startswith(JUDGE):
         return sentences(key, str(value), True)
     return readable(f"{key}={value}").partition("=")[2]
 

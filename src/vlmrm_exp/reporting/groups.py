@@ -21,7 +21,7 @@ COLUMNS = {
 }
 """What usually tells runs apart, with the names that readers see."""
 IGNORED = (
-    *("seed", "name", "log.", "clip.batch_size", "clip.download_gb"),
+    *("seed", "name", "log.", "clip.batch_size", "clip.download_gb", "judge."),
     *(f"evaluation.{of}_episodes" for of in ("final", "video", "reward")),
 )
 """What does not change which policy is kept; of compute, all but the overlap. How often

@@ -275,8 +275,12 @@ def _judges_section(groups: Sequence[Group], out: Path) -> Section:
         section.items.append(parts.figure(about, "", found, [group]))
         runs += found
         for judge in group.judges:
-            raised = [run.alarms[judge] for run in found if judge in run.alarms]
-            when = [f"{each['judge']} at {each['env_steps']:,}" for each in raised]
+            raised = [run for run in found if judge in run.alarms]
+            when = [
+                f"{alarm['judge']} at {alarm['env_steps']:,} (seed {run.seed})"
+                for run in raised
+                for alarm in [run.alarms[judge]]
+            ]
             curves = [run.curve(f"judge/{judge}") for run in found]
             ends = [np.mean([c.iloc[i] for c in curves if len(c)]) for i in (0, -1)]
             best = np.mean([c.max() for c in curves if len(c)])
@@ -375,7 +379,7 @@ def _videos(
 def _run_numbers(runs: Sequence[Run], groups: Sequence[Group]) -> pd.DataFrame:
     """A line for each run; `group` is its line of groups.csv, counted from 0."""
     group_of = {id(run): i for i, group in enumerate(groups) for run in group.runs}
-    measured = ("eval/", "perf/", "reward/", "wall_s")
+    measured = ("eval/", "judge/", "perf/", "reward/", "wall_s")
     return pd.DataFrame(
         {
             "run": run.name,

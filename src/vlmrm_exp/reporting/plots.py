@@ -144,8 +144,9 @@ def judges(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
         over.xaxis.set_major_locator(MaxNLocator(4))
         over.xaxis.set_major_formatter(EngFormatter(sep=""))
         best.set_xlabel("highest reward of n")
-        best.set_xscale("log")
-        best.xaxis.set_major_formatter(lambda n, _: f"{n:g}")
+        if len(pooled):
+            best.set_xscale("log")
+            best.xaxis.set_major_formatter(lambda n, _: f"{n:g}")
         figure.align_ylabels()
         figures.save(figure, path)
 

@@ -50,12 +50,15 @@ class Run:
         self.reward = number(self.summary.get("eval/reward_mean"))  # a step
         self.reports = _reports(folder / "metrics.jsonl", notes)
         self.judges = [
-            key.removeprefix("judge/") for key in self.reports if key[:6] == "judge/"
+            key.removeprefix("judge/")
+            for key in self.reports
+            if key[:6] == "judge/" and len(self.curve(key))
         ]
         self.alarms = {
             name: alarm
             for name, alarm in mapping(self.summary.get("alarms")).items()
             if number(mapping(alarm).get("env_steps")) is not None
+            and isinstance(alarm.get("judge"), str)
         }
         steps = [0, *self.curve("env_steps")]
         self.env_steps = int(number(self.summary.get("env_steps")) or steps[-1])

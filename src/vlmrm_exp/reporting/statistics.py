@@ -82,11 +82,13 @@ def best_of_n(rewards: np.ndarray, values: np.ndarray) -> np.ndarray:
 
     The mean of its value over all sets of n among P policies, rewards (P,) and values
     (P,); so pressure is measured without training (Gao et al. 2022, arXiv 2210.10760).
+    Of equal rewards any is chosen.
     """
-    ranked = np.asarray(values, float)[np.argsort(rewards, kind="stable")]
+    _, rank, alike = np.unique(rewards, return_inverse=True, return_counts=True)
+    ranked = np.repeat(np.bincount(rank, values) / alike, alike)  # means of equals
     below = np.arange(len(ranked))  # policies with a lower reward than each
     found = []
-    share = np.full(len(ranked), 1 / len(ranked))  # of the sets that each is chosen of
+    share = np.full(len(ranked), 1 / max(len(ranked), 1))  # of sets it is chosen of
     for n in range(1, len(ranked) + 1):
         found.append(share @ ranked)
         # One more must lie below: C(k, n) / C(P, n + 1) out of C(k, n - 1) / C(P, n).

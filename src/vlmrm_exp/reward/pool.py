@@ -207,6 +207,7 @@ def make_judge(name: str, config: Config, example: Episodes) -> Pool:
                 "which judges are not shown: choose another."
             )
         judge = InProcess(config, make_model(config))
+        judge._advice = f"judge.{name} gave it"
     except ConfigError as error:
         raise ConfigError(f"judge.{name}: {error}") from error
     judge.rewards(example)

@@ -75,7 +75,7 @@ def play(
     """
     judged = episodes if rewarded is None else min(rewarded, episodes)
     rewarded = episodes if pool.cheap else judged
-    needs_states = any(each.needs_states for each in (pool, *pool.judges.values()))
+    judges_need_states = any(judge.needs_states for judge in pool.judges.values())
     rollouts, rewards, states = [], [], []
     said: dict[str, list[np.ndarray]] = {name: [] for name in pool.judges}
     waiting = None
@@ -91,7 +91,9 @@ def play(
             done = episodes - left
             looked_at = max(rewarded - done, 0)
             # Rendering environments give frames for states: only where looked at.
-            keep = looked_at > 0 and (needs_states or keep_states > len(states))
+            keep = (
+                looked_at > 0 and (pool.needs_states or keep_states > len(states))
+            ) or (judges_need_states and done < judged)
             rollout = collect(envs, counted, start, keep).first(left)
             left, start = left - rollout.shape[1], None
             if waiting is not None:  # rewarded while this rollout was played
@@ -124,8 +126,8 @@ def play(
         env_reward=np.concatenate([r.env_reward for r in rollouts], axis=1),
         success=None if goal is None else envs.episode_success(goal),
         goal_share=None if goal is None else goal.mean(axis=0),
-        judged={name: np.concatenate(each, axis=1) for name, each in said.items()},
         states=states,
+        judged={name: np.concatenate(each, axis=1) for name, each in said.items()},
     )
 
 
