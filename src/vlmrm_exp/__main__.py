@@ -177,7 +177,9 @@ def run(
         from vlmrm_exp.rl.summary import finish
 
     if config.task.env == "gym":
-        asked = [c for c in (config, *judges.values()) if c.reward.model == "clip"]
+        asked = [
+            c for c in (config, *judges.values()) if c.reward.model in ("clip", "video")
+        ]
         app.tell_embedded({c.clip.name: c.clip for c in asked}.values())
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)

@@ -108,8 +108,8 @@ class RewardConfig:
 
     name: str = MISSING
     model: str = MISSING
-    """clip, predicate, environment, by_hand, or `module:Class` of a `RewardModel` of
-    one's own."""
+    """clip, video, predicate, environment, by_hand, or `module:Class` of a
+    `RewardModel` of one's own."""
     every: int = 1
     """Training rewards each n-th state of an episode; the steps between get linear
     interpolations. Evaluation rewards all; so does training where rewards cost nothing
@@ -120,7 +120,7 @@ class RewardConfig:
     max_error: float = 0.7
     """Of these, over the spread of rewards: above it more states are looked at."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of a reward model of one's own."""
+    """Settings of reward=video, or of a reward model of one's own."""
 
 
 @dataclass
@@ -579,7 +579,7 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
     one_each = len(config.prompts) == len(config.baselines) == 1
     rules = [
         (
-            not own and reward.model != "clip",
+            not own and reward.model not in ("clip", "video"),
             "baseline alpha renormalise clip clip.* reward.every reward.query_share "
             "reward.max_error",
             f"reward={reward.name} has none of it",
@@ -590,7 +590,11 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
             f"reward.query_share={reward.query_share} decides",
         ),
         (reward.query_share == 1, "reward.max_error", "no reward is estimated"),
-        (not own, "reward.options.*", f"reward={reward.name} has no options"),
+        (
+            not own and reward.model != "video",
+            "reward.options.*",
+            f"reward={reward.name} has no options",
+        ),
         (":" not in task.env, "task.options.*", f"task={task.name} has no options"),
         (
             config.clip.frame_height is not None,

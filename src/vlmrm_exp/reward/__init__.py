@@ -24,6 +24,7 @@ BUILT_IN = {
     "clip": "vlmrm_exp.reward.clip:ClipReward",
     "predicate": "vlmrm_exp.reward.ground_truth:PredicateReward",
     "environment": "vlmrm_exp.reward.ground_truth:EnvironmentReward",
+    "video": "vlmrm_exp.reward.over_time:VideoReward",
     "by_hand": "vlmrm_exp.reward.by_hand:HandWrittenReward",
 }
 

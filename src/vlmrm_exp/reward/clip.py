@@ -85,6 +85,11 @@ class Sentence:
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
+    @property
+    def way(self) -> torch.Tensor:
+        """From the baseline's embedding to the goal's, (D,)."""
+        return self._goal - self._baseline
+
     def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, V, D) -> rewards (B,) float32: the mean over views."""
         reward = goal_baseline_reward(
@@ -154,6 +159,15 @@ class ClipReward(RewardModel):
             part = slice(start, start + self.batch_size)
             rewards[part] = self._sentence(self._appearance.embed(flat[part])).cpu()
         return rewards.reshape(states.shape[:2])
+
+    def embeddings(self, states: np.ndarray) -> torch.Tensor:
+        """States (T, N, S), or frames -> embeddings (T, N, V, D)."""
+        flat = states.reshape(-1, *states.shape[2:])
+        parts = [
+            self._appearance.embed(flat[start : start + self.batch_size])
+            for start in range(0, len(flat), self.batch_size)
+        ]
+        return torch.cat(parts).unflatten(0, states.shape[:2])
 
     def about(self) -> dict[str, Any]:
         """What embeds and what renders."""
