@@ -5,7 +5,6 @@ they say (label.csv, which `epic` reads) and how far they agree (label.json).
 """
 
 import contextlib
-import importlib.util
 import ipaddress
 import socket
 import warnings
@@ -24,6 +23,7 @@ from vlmrm_exp.config import (
     Config,
     ConfigError,
     at_least,
+    check_extra,
     no_effect,
     one_of,
     to_config,
@@ -141,11 +141,7 @@ def check(composed: app.Composed) -> Asked:
             if getattr(asked, given) and key in unread.split():
                 raise no_effect(key, value, given)
     for package in ("nicegui", "nltk"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"label needs the package {package}: install 'vlmrm_exp[label]' (in a "
-                "checkout: make setup EXTRAS=dev,label)."
-            )
+        check_extra("label", package, "label", "epic's labels= with a table of yours")
     runs: list[Config] = []
     if asked.videos:
         at_least("episodes", asked.episodes, 1)
