@@ -277,7 +277,7 @@ def test_a_task_without_other_wordings_says_so(program):
     told = (
         "There are no other wordings of task=gym-Pendulum-v1: give prompt=... instead."
     )
-    assert told in ended.err
+    assert ended.err == f"vlmrm_exp: {told}\n"
 
 
 @pytest.mark.parametrize("name", ["model", "view", "words"])

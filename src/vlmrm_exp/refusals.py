@@ -63,6 +63,8 @@ def one_sentence(error: BaseException) -> str:
         return f"{argument} holds a comma: add -m to sweep over it" + (
             "." if group else f", or put it in quotes.{_views_hint(argument)}"
         )
+    # A sentence of ours, from a resolver.
+    text = text.removeprefix("ConfigError raised while resolving interpolation: ")
     lines = [line.strip() for line in text.splitlines()]
     dropped = ("full_key:", "object_type=", "reference_type=", "See https")
     return " ".join(x for x in lines if x and not x.startswith(dropped))
