@@ -1,5 +1,6 @@
 """Rollouts of whole episodes, and the replay buffer that keeps them."""
 
+import resource
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -10,7 +11,7 @@ import torch
 from point_mass import PointMassEnvs
 from vlmrm_exp.config import ConfigError, ForeignError, TaskConfig
 from vlmrm_exp.envs import world_of
-from vlmrm_exp.rl.experience import Replay, collect, network_input
+from vlmrm_exp.rl.experience import Replay, collect, network_input, save_policy
 
 T, N = 4, 3
 CPU = torch.device("cpu")
@@ -256,3 +257,14 @@ def test_a_world_may_fill_its_own_array_again():
         rollouts.append(collect(envs, lambda _: np.ones((3, 1), np.float32), seed=0))
     for one, other in zip(*(vars(r).values() for r in rollouts), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_what_keeps_pytorch_from_writing_is_told_and_nothing_is_left(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # bytes a file
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_policy(tmp_path / "last.pt", {"weight": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [*tmp_path.iterdir()]

@@ -18,12 +18,20 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path, of the same suffix, that is renamed to `path` at the end.
 
     The folder is made. If the block raises, an older file stays as it was.
+
+    Raises:
+        OSError: also where PyTorch hides it, as of a full disk, behind an error of its
+            own; it does so if it was given an open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
         os.replace(part, path)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -547,8 +547,8 @@ _PARTS = ("envs", "agent", "replay", "pool", "alarms")
 
 def save_policy(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Write a checkpoint: tensors and primitives, so that reading it runs no code."""
-    with written_whole(path) as part:
-        torch.save(dict(checkpoint), part)
+    with written_whole(path) as part, part.open("wb") as file:
+        torch.save(dict(checkpoint), file)
 
 
 REQUEUE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
