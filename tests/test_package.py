@@ -51,7 +51,7 @@ ONLY_IN = {
     "nicegui": {"labelling/page.py"},
     "nltk": {"labelling/agreement.py"},
     "ray": {"reward/ray_worker.py"},
-    "wandb": {"log.py", "dashboard.py"},
+    "wandb": {"log/wandb.py", "dashboard.py"},
     "wandb_workspaces": {"dashboard.py"},
 }
 

@@ -170,7 +170,8 @@ def run(
         import torch
 
         from vlmrm_exp.files import write_json
-        from vlmrm_exp.log import RunLog, versions
+        from vlmrm_exp.log import RunLog
+        from vlmrm_exp.log.versions import versions
         from vlmrm_exp.reward import choose_device
         from vlmrm_exp.rl import checkpoint, dqn, sac
         from vlmrm_exp.rl.experience import REQUEUE, REQUEUE_SIGNALS, TooLate

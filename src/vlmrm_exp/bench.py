@@ -29,7 +29,8 @@ from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError, ForeignError, at_least, cores
 from vlmrm_exp.files import table, write_json
-from vlmrm_exp.log import RunLog, versions
+from vlmrm_exp.log import RunLog
+from vlmrm_exp.log.versions import versions
 from vlmrm_exp.reward import Episodes, choose_device, make_model, rewards_of
 from vlmrm_exp.reward.clip import Appearance
 from vlmrm_exp.reward.pool import Pool

@@ -35,7 +35,7 @@ from vlmrm_exp.labelling import agreement
 from vlmrm_exp.labelling.page import Labelling, serve
 from vlmrm_exp.labelling.raters import Raters
 from vlmrm_exp.labelling.shown import Item, Played, Session
-from vlmrm_exp.log import versions
+from vlmrm_exp.log.versions import versions
 from vlmrm_exp.rl.policy import load_policy
 from vlmrm_exp.studies import settings, state_sets
 from vlmrm_exp.studies.pictures import PictureFile, read_one, read_pictures

@@ -19,7 +19,8 @@ from vlmrm_exp import app, figures
 from vlmrm_exp.config import Config, ConfigError, at_least
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.files import table, write_json
-from vlmrm_exp.log import progress_bar, versions
+from vlmrm_exp.log.progress import progress_bar
+from vlmrm_exp.log.versions import versions
 from vlmrm_exp.measures import check_finite
 from vlmrm_exp.reward import Episodes, RewardModel, facts_of, make_model, rewards_of
 from vlmrm_exp.studies import state_sets

@@ -15,7 +15,8 @@ import pandas as pd
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError, at_least
 from vlmrm_exp.files import table, write_json, written_whole
-from vlmrm_exp.log import progress_bar, versions
+from vlmrm_exp.log.progress import progress_bar
+from vlmrm_exp.log.versions import versions
 from vlmrm_exp.reward import choose_device
 from vlmrm_exp.scorer import PLURAL, jobs_of, rewards_of
 from vlmrm_exp.studies.pictures import (

@@ -17,7 +17,7 @@ from PIL import Image
 from vlmrm_exp.config import Config, ConfigError, FolderTakenError
 from vlmrm_exp.envs import frames_of, world_of
 from vlmrm_exp.files import write_json, written_whole
-from vlmrm_exp.log import progress_bar
+from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.rl.evaluation import VIDEO_FPS
 from vlmrm_exp.rl.experience import collect
 from vlmrm_exp.rl.policy import Policy

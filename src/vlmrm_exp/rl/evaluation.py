@@ -12,7 +12,7 @@ import numpy as np
 
 from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv, frames_of, world_of
-from vlmrm_exp.log import progress_bar
+from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.measures import wilson_interval
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl.experience import Act, Rollout, collect
