@@ -15,7 +15,8 @@ from vlmrm_exp.config import to_config
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import humanoid_spec
 from vlmrm_exp.envs.poses import PoseLibrary
-from vlmrm_exp.judges import judge_configs, notes
+from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.notes import notes
 from vlmrm_exp.prompts import SENTENCES
 from vlmrm_exp.reward import Episodes, RewardModel, make_model
 from vlmrm_exp.reward.by_hand import FORMULAS

@@ -26,7 +26,7 @@ from vlmrm_exp.config import (
     to_config,
 )
 from vlmrm_exp.files import lock, written_whole
-from vlmrm_exp.judges import judge_configs, notes
+from vlmrm_exp.judges import judge_configs
 
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
@@ -145,6 +145,8 @@ def train(composed: app.Composed) -> float | None:
         return _mapping(folder / "summary.json").get("eval/reward_mean")
     typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
     judges = judge_configs(composed, config)
+    with interrupts_at_the_end():  # it imports torch
+        from vlmrm_exp.notes import notes
     for note in notes(judges, config, typed):
         print(note)
     preset = f"{typed.get('experiment')}_{typed.get('task', 'mountaincar')}.yaml"
@@ -172,16 +174,15 @@ def run(
         from vlmrm_exp.files import write_json
         from vlmrm_exp.log import RunLog
         from vlmrm_exp.log.versions import versions
-        from vlmrm_exp.reward import choose_device
+        from vlmrm_exp.reward import choose_device, reward_class
         from vlmrm_exp.rl import checkpoint, dqn, sac
         from vlmrm_exp.rl.experience import REQUEUE, REQUEUE_SIGNALS, TooLate
         from vlmrm_exp.rl.summary import finish
 
     if config.task.env == "gym":
-        asked = [
-            c for c in (config, *judges.values()) if c.reward.model in ("clip", "video")
-        ]
-        app.tell_embedded({c.clip.name: c.clip for c in asked}.values())
+        both = config, *judges.values()
+        asked = [one for one in both if reward_class(one).sees_pictures]
+        app.tell_embedded({one.clip.name: one.clip for one in asked}.values())
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
     started = time.perf_counter()

@@ -6,11 +6,10 @@ Each judge is a reward model that looks at the episodes of evaluations, beside t
 that is learned from; the agent never sees what they say.
 """
 
-from collections.abc import Collection, Mapping
 from typing import Any
 
 from vlmrm_exp import app, words
-from vlmrm_exp.config import Config, ConfigError, to_config, unread
+from vlmrm_exp.config import Config, ConfigError, to_config
 
 SAME = ("env", "env_id", "options")
 """Settings of the task on which depends what a state is."""
@@ -31,49 +30,6 @@ def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
         for name, told in config.judge.items()
         if told is not None
     }
-
-
-def notes(
-    judges: Mapping[str, Config], config: Config, typed: Collection[str]
-) -> list[str]:
-    """What changes nothing in a run, and which judges say what the reward says.
-
-    Args:
-        judges: the configuration of each, by its name.
-        config: the run's.
-        typed: settings that somebody typed for it.
-    """
-    told = {name: _keys(config.judge[name]) for name in judges}
-    read = {
-        key
-        for key in typed
-        for name, judge in judges.items()
-        if key not in told[name] and not unread(judge, [key])
-    }
-    found = unread(config, [key for key in typed if key not in read])
-    for name, judge in judges.items():
-        keys = told[name]
-        found += [f"judge.{name}: {note}" for note in unread(judge, keys)]
-        if _said(judge) == _said(config):
-            found.append(
-                f"judge.{name} says the same as the reward: nothing that it is told "
-                "changes it, or the run's own settings win."
-            )
-    return found
-
-
-def _keys(told: str | list[str]) -> list[str]:
-    settings = [told] if isinstance(told, str) else told
-    return [setting.partition("=")[0] for setting in settings]
-
-
-def _said(config: Config) -> tuple[Any, ...]:
-    """Settings that a reward depends on."""
-    by_all = config.reward.model, config.reward.options, config.task
-    if config.reward.model in ("predicate", "environment", "by_hand"):
-        return by_all
-    by_pictures = config.clip, config.prompts, config.baselines, config.renormalise
-    return *by_all, *by_pictures, config.alpha
 
 
 def _judge_config(

@@ -86,6 +86,12 @@ class RewardModel(Protocol):
     """Whether it looks at states at all."""
     cheap: bool = False
     """Whether its rewards cost next to nothing, so that no process should wait."""
+    sees_pictures: bool = False
+    """Whether it shows rendered states and the sentences to the model that `clip`
+    names. If it does not, a run tells who sets `clip`, `baseline` or `alpha` that this
+    changes nothing."""
+    has_options: bool = False
+    """Whether a built-in one reads `reward.options`; one's own may always."""
     remembers: bool = False
     """Whether it learns, and wants all states in replay again in `update`."""
     version: int = 0
