@@ -25,7 +25,7 @@ TOOLS = {"app", "figures", "log", "measures", "video", *LEAVES}
 MAY_IMPORT = {
     "verb": {"scorer", "studies", "pretraining", "reporting", "rl", "reward", "envs",
              "vlm", "judges", "notes", "labelling", *TOOLS},
-    "judges": {"app", "words", "envs", *LEAVES},
+    "judges": {"app", "words", "envs", "reward", *LEAVES},
     "notes": {"reward", *LEAVES},
     "labelling": {"studies", "rl", "envs", "log", "measures", "video", *LEAVES},
     "scorer": {"studies", "reward", "vlm", "words", *TOOLS},

@@ -52,7 +52,8 @@ def check(composed: app.Composed) -> Config:
             f"task={config.task.name} renders itself, and gives frames for states: "
             "give reward.query_share=1."
         )
-    judge_configs(composed, config)
+    with interrupts_at_the_end():  # for a judge it imports torch
+        judge_configs(composed, config)
     if config.compute.device == "gpu":
         from vlmrm_exp.reward import choose_device
 
@@ -174,7 +175,7 @@ def run(
         from vlmrm_exp.files import write_json
         from vlmrm_exp.log import RunLog
         from vlmrm_exp.log.versions import versions
-        from vlmrm_exp.reward import choose_device, reward_class
+        from vlmrm_exp.reward import choose_device, facts_of, reward_class
         from vlmrm_exp.rl import checkpoint, dqn, sac
         from vlmrm_exp.rl.experience import REQUEUE, REQUEUE_SIGNALS, TooLate
         from vlmrm_exp.rl.summary import finish
@@ -202,7 +203,7 @@ def run(
             started -= saved["log"]["wall_s"]
         about = {"run_format": RUN_FORMAT, "device": str(device), **pool.about()}
         if pool.judges:
-            about["judges"] = {n: judge.about() for n, judge in pool.judges.items()}
+            about["judges"] = {n: facts_of(judge) for n, judge in pool.judges.items()}
         about = versions(about)
         log = RunLog(folder, config, saved["log"], about)
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
@@ -259,7 +260,7 @@ def open_parts(
 
     from vlmrm_exp.envs import check_algo, world_of
     from vlmrm_exp.reward import Episodes
-    from vlmrm_exp.reward.pool import make_judge, make_pool
+    from vlmrm_exp.reward.pool import close, make_judge, make_pool
 
     make_envs = world_of(config.task).make_envs
     threads = config.compute.num_physics_threads
@@ -275,7 +276,7 @@ def open_parts(
     opened.callback(pool.close)
     for name, told in judges.items():
         judge = make_judge(name, told, example)
-        opened.callback(judge.close)
+        opened.callback(close, judge)
         pool.judges = {**pool.judges, name: judge}
     return envs, eval_envs, pool
 

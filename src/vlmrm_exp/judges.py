@@ -36,6 +36,7 @@ def _judge_config(
     name: str, told: Any, composed: app.Composed, config: Config
 ) -> Config:
     from vlmrm_exp.envs import check_world
+    from vlmrm_exp.reward import make_model, reward_class
 
     settings = [told] if isinstance(told, str) else told
     words.check_judge(name)
@@ -58,6 +59,13 @@ def _judge_config(
             raise ConfigError(
                 f"it has another task.{changed[0]}, so other states: leave that out."
             )
+        if reward_class(judge).remembers:
+            raise ConfigError(
+                f"reward={judge.reward.name} learns from the states of training, which "
+                "judges are not shown: choose another."
+            )
+        if reward_class(judge).cheap:  # so it tells at once that it cannot be made
+            make_model(judge).close()
     except ConfigError as error:
         raise ConfigError(f"judge.{name}: {error}") from error
     return judge
