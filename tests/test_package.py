@@ -82,6 +82,18 @@ def test_a_run_imports_open_clip_in_workers_alone():
         assert not [name for name in at_top if name.startswith("vlmrm_exp.vlm")]
 
 
+def test_help_waits_for_no_heavy_package():
+    """Verbs import what takes seconds when they use it; bench alone is all of it."""
+    verbs = [p.stem for p in PACKAGE.glob("*.py") if "app.start(" in p.read_text()]
+    verbs = sorted(set(verbs) - {"app", "bench"})
+    assert {"__main__", "epic", "label", "report", "score"} < set(verbs)
+    code = "; ".join(f"import vlmrm_exp.{verb}" for verb in verbs)
+    code += "; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "open_clip", "scipy.stats", "wandb"} & {*done.stdout.split()}
+
+
 def part_of(name: str) -> str:
     return name if name in MAY_IMPORT else "verb"
 

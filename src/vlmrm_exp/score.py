@@ -34,7 +34,6 @@ from vlmrm_exp.studies.strip import (
     plot_strip,
     read_again,
 )
-from vlmrm_exp.vlm.encoder import load_encoder
 
 BATCH = 64  # pictures that wait to be embedded, at most,
 BATCH_BYTES = 256e6  # and their bytes: photographs are large
@@ -112,6 +111,8 @@ def score(asked: Asked, folder: Path) -> dict[str, Any]:
         ConfigError: a picture is damaged, or the model cannot be had.
         FloatingPointError: a reward is not a finite number.
     """
+    from vlmrm_exp.vlm.encoder import load_encoder  # here, as --help is immediate
+
     clip = asked.jobs[0].clip
     app.tell_embedded([clip])
     if asked.left_out:
