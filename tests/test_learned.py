@@ -19,7 +19,7 @@ from vlmrm_exp.notes import unread
 from vlmrm_exp.reward import Episodes, learned
 from vlmrm_exp.reward.learned import Ensemble, Estimator
 from vlmrm_exp.reward.pool import make_pool
-from vlmrm_exp.rl.experience import Replay
+from vlmrm_exp.rl.replay import Replay
 
 ROLLOUT = 8 * 20
 T, N = 20, 8

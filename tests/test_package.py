@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "vlmrm_exp"
-LEAVES = {"config", "files", "refusals"}
+LEAVES = {"config", "files", "refusals", "signals"}
 TOOLS = {"app", "figures", "log", "measures", "video", *LEAVES}
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "measures": LEAVES,
     "files": {"config"},
     "config": set(),
+    "signals": set(),
     "__init__": set(),
 }  # fmt: skip
 ONLY_IN = {

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from point_mass import Distance, PointMassEnvs, point_mass, read_metrics, trained
+from vlmrm_exp.rl import make_seeds
 from vlmrm_exp.rl.evaluation import judge, play
-from vlmrm_exp.rl.experience import make_seeds
 from vlmrm_exp.rl.policy import load_policy
 from vlmrm_exp.rl.summary import finish, peak_memory_gb
 

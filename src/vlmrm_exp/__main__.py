@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +27,13 @@ from vlmrm_exp.config import (
 )
 from vlmrm_exp.files import lock, written_whole
 from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.signals import (
+    INTERRUPTED,
+    REQUEUE,
+    REQUEUE_SIGNALS,
+    TooLate,
+    interrupts_at_the_end,
+)
 
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
@@ -177,7 +184,6 @@ def run(
         from vlmrm_exp.log.versions import versions
         from vlmrm_exp.reward import choose_device, facts_of, reward_class
         from vlmrm_exp.rl import checkpoint, dqn, sac
-        from vlmrm_exp.rl.experience import REQUEUE, REQUEUE_SIGNALS, TooLate
         from vlmrm_exp.rl.summary import finish
 
     if config.task.env == "gym":
@@ -231,14 +237,14 @@ def run(
         try:
             summary = finish(config, state, eval_envs, pool, log, device, started)
         except KeyboardInterrupt:
-            exit_code = app.INTERRUPTED
+            exit_code = INTERRUPTED
             print(
                 "Stopped at once, without a summary and a video: the policies kept so "
                 f"far, if any, are in {folder / 'checkpoints'}.",
                 flush=True,
             )
             raise
-        exit_code = app.INTERRUPTED if state.interrupted else 0
+        exit_code = INTERRUPTED if state.interrupted else 0
         if not state.interrupted:
             states.remove()
         if state.interrupted:
@@ -279,19 +285,6 @@ def open_parts(
         opened.callback(close, judge)
         pool.judges = {**pool.judges, name: judge}
     return envs, eval_envs, pool
-
-
-@contextlib.contextmanager
-def interrupts_at_the_end() -> Iterator[None]:
-    """Hold Ctrl-C back: some packages cannot be interrupted while they are imported."""
-    held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

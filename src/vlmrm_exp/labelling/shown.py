@@ -198,7 +198,7 @@ def _episodes(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str, A
 
     Each has states (T, S), and `Item`'s goal and share if they are known.
     """
-    from vlmrm_exp.rl.experience import collect
+    from vlmrm_exp.rl.rollout import collect
 
     config = run.config
     envs = world_of(config.task).make_envs(

@@ -17,7 +17,7 @@ from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.measures import wilson_interval
 from vlmrm_exp.reward import rewards_of
 from vlmrm_exp.reward.pool import Pool
-from vlmrm_exp.rl.experience import Act, Rollout, collect
+from vlmrm_exp.rl.rollout import Act, Rollout, collect
 from vlmrm_exp.video import write_episodes
 
 VIDEO_FPS = 30

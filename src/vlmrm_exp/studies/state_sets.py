@@ -138,9 +138,10 @@ def sample(
     checkpoints = [file for run in runs for file in _checkpoints(run)]
     modules: list[ModuleType] = []
     if runs:  # here, as --help is immediate
-        from vlmrm_exp.rl import experience, policy, sac
+        from vlmrm_exp import rl
+        from vlmrm_exp.rl import policy, sac
 
-        modules = [experience, policy, sac]
+        modules = [rl, policy, sac]
     key = cache.key_of(
         {
             "task": asdict(task) | {"name": None, "goal": None},
