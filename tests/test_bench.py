@@ -16,7 +16,7 @@ import torch
 from vlmrm_exp import bench
 from vlmrm_exp.bench import MatrixProducts, Stage, count_flop, time_stage
 from vlmrm_exp.config import Config, ConfigError, cores
-from vlmrm_exp.rl.experience import Batch
+from vlmrm_exp.rl import Batch
 from vlmrm_exp.rl.sac import SAC
 from vlmrm_exp.vlm.source import open_clip
 from vlmrm_exp.words import to_keys

@@ -5,8 +5,7 @@ import torch
 
 from point_mass import point_mass, read_metrics
 from vlmrm_exp.config import AlgoConfig
-from vlmrm_exp.rl import dqn
-from vlmrm_exp.rl.experience import Batch, make_seeds
+from vlmrm_exp.rl import Batch, dqn, make_seeds
 
 CPU = torch.device("cpu")
 SPACE = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)

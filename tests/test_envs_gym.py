@@ -9,7 +9,8 @@ import torch
 
 from vlmrm_exp.config import ConfigError, ForeignError, TaskConfig
 from vlmrm_exp.envs import check_algo
-from vlmrm_exp.rl.experience import Replay, collect
+from vlmrm_exp.rl.replay import Replay
+from vlmrm_exp.rl.rollout import collect
 from worlds import make_envs, make_renderer
 
 

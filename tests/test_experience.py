@@ -11,7 +11,10 @@ import torch
 from point_mass import PointMassEnvs
 from vlmrm_exp.config import ConfigError, ForeignError, TaskConfig
 from vlmrm_exp.envs import world_of
-from vlmrm_exp.rl.experience import Replay, collect, network_input, save_policy
+from vlmrm_exp.rl import network_input
+from vlmrm_exp.rl.checkpoint import save_policy
+from vlmrm_exp.rl.replay import Replay
+from vlmrm_exp.rl.rollout import collect
 
 T, N = 4, 3
 CPU = torch.device("cpu")

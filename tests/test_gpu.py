@@ -13,7 +13,7 @@ import torch
 from vlmrm_exp.config import AlgoConfig
 from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.dqn import DQN
-from vlmrm_exp.rl.experience import Replay
+from vlmrm_exp.rl.replay import Replay
 from vlmrm_exp.rl.sac import SAC
 from vlmrm_exp.vlm.encoder import load_encoder
 

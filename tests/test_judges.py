@@ -1,6 +1,7 @@
 """Second opinions, and alarms where they disagree with the reward."""
 
 import json
+import re
 
 import imageio_ffmpeg
 import numpy as np
@@ -15,7 +16,8 @@ from vlmrm_exp.config import to_config
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import humanoid_spec
 from vlmrm_exp.envs.poses import PoseLibrary
-from vlmrm_exp.judges import judge_configs, notes
+from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.notes import notes
 from vlmrm_exp.prompts import SENTENCES
 from vlmrm_exp.reward import Episodes, RewardModel, make_model
 from vlmrm_exp.reward.by_hand import FORMULAS
@@ -225,11 +227,57 @@ def test_a_judge_that_cannot_be_told_so_is_refused(program, tmp_path, word, told
     assert not (tmp_path / "run").exists()
 
 
-def test_a_judge_without_a_predicate_or_that_learns_is_refused(tmp_path):
-    example = Episodes(states=np.zeros((1, 8, 2)))
-    learning = point_mass_config(reward={"model": "point_mass:Learned"})
-    with pytest.raises(training.ConfigError, match=r"judge\.x: reward=distance learns"):
-        make_judge("x", learning, example)
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("judge=predicate", "judge.predicate: task=gym-Pendulum-v1 has no predicate"),
+        ("judge.x=reward=by_hand", "judge.x: task=gym-Pendulum-v1 has no reward that"),
+        ("judge.x=reward.model=point_mass:Learned", "judge.x: reward=clip learns from"),
+    ],
+)
+def test_a_judge_that_cannot_be_made_is_refused_before_the_run_opens(word, told):
+    asked = "task=gym", "task.env_id=Pendulum-v1", "name=x", "prompt=a", "baseline=b"
+    keys = to_keys([*asked, word], {}, judges=True)
+    with pytest.raises(training.ConfigError, match=re.escape(told)):
+        training.check(app.compose("config", *keys))
+
+
+class Holes(RewardModel):
+    """Not finite the second time that it is asked for whole episodes."""
+
+    asked = 0
+
+    def __init__(self, config) -> None:
+        pass
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        reward = np.ones(episodes.shape, np.float32)
+        self.asked += len(reward) > 1
+        if self.asked == 2:
+            reward[2, 0] = np.inf
+        return reward
+
+
+def test_a_judge_that_is_not_finite_is_told_and_null(tmp_path, capsys):
+    with point_mass(tmp_path, env_steps=480, evaluation={"every": 160}) as parts:
+        config = point_mass_config(reward={"model": "test_judges:Holes"})
+        example = Episodes(states=parts.envs.states()[None])
+        parts.pool.judges = {"x": make_judge("x", config, example)}
+        state = parts.train()
+    lines = read_metrics(tmp_path)
+    assert [line["judge/x"] for line in lines] == [1, None, 1]
+    told = [x for x in capsys.readouterr().err.splitlines() if x.startswith("judge.x")]
+    (one,) = told
+    assert re.search(r"1 of its \d+ rewards are not finite", one)
+    assert state.alarms.state_dict()["_policies"]["judged-x"]["env_steps"] == 160
+
+
+def test_evaluations_without_a_judges_verdict_do_not_count():
+    judge = -UP[:WINDOW]
+    reward = UP[:WINDOW]
+    with_holes = np.insert(judge, 3, np.nan), np.insert(reward, 3, 0.5)
+    assert disagreement(with_holes[1], with_holes[0]) == "falls"
+    assert disagreement(reward, np.where(judge == judge[3], np.nan, judge)) is None
 
 
 def test_rewards_by_hand_are_higher_in_the_goal_and_no_proof_of_it():

@@ -14,11 +14,12 @@ from point_mass import (
     read_metrics,
     trained,
 )
-from vlmrm_exp.config import ConfigError, unread
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.notes import unread
 from vlmrm_exp.reward import Episodes, learned
 from vlmrm_exp.reward.learned import Ensemble, Estimator
 from vlmrm_exp.reward.pool import make_pool
-from vlmrm_exp.rl.experience import Replay
+from vlmrm_exp.rl.replay import Replay
 
 ROLLOUT = 8 * 20
 T, N = 20, 8

@@ -21,8 +21,9 @@ from vlmrm_exp.config import (
     LogConfig,
     TaskConfig,
 )
+from vlmrm_exp.log import versions
 
-SOURCE = Path(log.__file__).parents[1]
+SOURCE = Path(log.__file__).parents[2]
 
 ONE_RUN = """
 import sys
@@ -31,7 +32,9 @@ from pathlib import Path
 from vlmrm_exp.config import AlgoConfig, ClipConfig, Config, ConfigError, LogConfig
 from vlmrm_exp.config import TaskConfig
 from vlmrm_exp import log
-log.WANDB_INIT_S = 3.0
+if sys.argv[1] != "none":
+    from vlmrm_exp.log import wandb
+    wandb.INIT_S = 3.0
 config = Config(
     task=TaskConfig(name="cartpole", env="cartpole"), clip=ClipConfig(name="tiny"),
     algo=AlgoConfig(name="dqn"), log=LogConfig(name="x", mode=sys.argv[1]),
@@ -542,7 +545,9 @@ def test_tags_that_wandb_cannot_have_are_refused_at_once(compose, tag) -> None:
 def test_versions_names_the_installed_packages_and_the_facts() -> None:
     import torch
 
-    told = log.versions({"gl_renderer": "llvmpipe", "packages": "mine", "command": ""})
+    told = versions.versions(
+        {"gl_renderer": "llvmpipe", "packages": "mine", "command": ""}
+    )
     assert told["command"]
     assert told["packages"]["torch"] == torch.__version__
     assert told["packages"]["numpy"] == np.__version__
@@ -560,13 +565,13 @@ def git(folder: Path, *arguments: str) -> str:
 def test_versions_tells_the_commit_of_its_own_checkout(tmp_path: Path) -> None:
     git(tmp_path, "init")
     (tmp_path / "a").touch()
-    assert log._commit(tmp_path) == {}
+    assert versions._commit(tmp_path) == {}
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "a")
     head = git(tmp_path, "rev-parse", "HEAD")
-    assert log._commit(tmp_path) == {"commit": head, "commit_is_dirty": False}
+    assert versions._commit(tmp_path) == {"commit": head, "commit_is_dirty": False}
     (tmp_path / "new.py").touch()
-    assert log._commit(tmp_path) == {"commit": head, "commit_is_dirty": True}
+    assert versions._commit(tmp_path) == {"commit": head, "commit_is_dirty": True}
 
 
 def test_versions_ignores_the_repository_it_is_installed_in(tmp_path: Path) -> None:
@@ -574,7 +579,7 @@ def test_versions_ignores_the_repository_it_is_installed_in(tmp_path: Path) -> N
     (tmp_path / "a").touch()
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "a")
-    assert log._commit(tmp_path / ".venv" / "lib") == {}
+    assert versions._commit(tmp_path / ".venv" / "lib") == {}
 
 
 def tensorboard_points(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -19,13 +19,14 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "vlmrm_exp"
-LEAVES = {"config", "files", "refusals"}
+LEAVES = {"config", "files", "refusals", "signals"}
 TOOLS = {"app", "figures", "log", "measures", "video", *LEAVES}
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
     "verb": {"scorer", "studies", "pretraining", "reporting", "rl", "reward", "envs",
-             "vlm", "judges", "labelling", *TOOLS},
-    "judges": {"app", "words", "envs", *LEAVES},
+             "vlm", "judges", "notes", "labelling", *TOOLS},
+    "judges": {"app", "words", "envs", "reward", *LEAVES},
+    "notes": {"reward", *LEAVES},
     "labelling": {"studies", "rl", "envs", "log", "measures", "video", *LEAVES},
     "scorer": {"studies", "reward", "vlm", "words", *TOOLS},
     "studies": {"rl", "reward", "envs", "vlm", *TOOLS},
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "measures": LEAVES,
     "files": {"config"},
     "config": set(),
+    "signals": set(),
     "__init__": set(),
 }  # fmt: skip
 ONLY_IN = {
@@ -51,7 +53,7 @@ ONLY_IN = {
     "nicegui": {"labelling/page.py"},
     "nltk": {"labelling/agreement.py"},
     "ray": {"reward/ray_worker.py"},
-    "wandb": {"log.py", "dashboard.py"},
+    "wandb": {"log/wandb.py", "dashboard.py"},
     "wandb_workspaces": {"dashboard.py"},
 }
 
@@ -79,6 +81,18 @@ def test_a_run_imports_open_clip_in_workers_alone():
             if isinstance(node, ast.ImportFrom)
         ]
         assert not [name for name in at_top if name.startswith("vlmrm_exp.vlm")]
+
+
+def test_help_waits_for_no_heavy_package():
+    """Verbs import what takes seconds when they use it; bench alone is all of it."""
+    verbs = [p.stem for p in PACKAGE.glob("*.py") if "app.start(" in p.read_text()]
+    verbs = sorted(set(verbs) - {"app", "bench"})
+    assert {"__main__", "epic", "label", "report", "score"} < set(verbs)
+    code = "; ".join(f"import vlmrm_exp.{verb}" for verb in verbs)
+    code += "; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "open_clip", "scipy.stats", "wandb"} & {*done.stdout.split()}
 
 
 def part_of(name: str) -> str:

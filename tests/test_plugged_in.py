@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import reacher
-from point_mass import read_metrics
+from point_mass import Progress, read_metrics
 from vlmrm_exp import app, epic
 from vlmrm_exp.config import TaskConfig
+from vlmrm_exp.notes import unread
 from worlds import make_envs
 
 pytestmark = pytest.mark.slow
@@ -91,6 +92,21 @@ def test_a_reward_of_ones_own_is_trained_on(
     assert (summary["reward"], summary["gradient_steps"]) == (reward, 4)
     learned = [x.get("reward/weight") for x in read_metrics(tmp_path / "run")]
     assert learned == ([20.0, 40.0] if reward == "weighed" else [None, None])
+
+
+class Looks(Progress):
+    """Says that it shows pictures to the model of `clip`."""
+
+    sees_pictures = True
+
+
+def test_a_reward_of_ones_own_says_whether_clip_plays_a_part(compose):
+    def told(model: str) -> list[str]:
+        config = compose("clip=nano", "alpha=0.5", f"reward.model={model}")
+        return [note.split()[0] for note in unread(config, ["clip", "alpha"])]
+
+    assert told("point_mass:Progress") == ["clip", "alpha"]
+    assert told("test_plugged_in:Looks") == []
 
 
 def test_a_reward_that_wants_its_old_frames_is_refused(program, conf, tmp_path):

@@ -7,8 +7,8 @@ import torch
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from vlmrm_exp.config import AlgoConfig, ConfigError
+from vlmrm_exp.rl.checkpoint import save_policy
 from vlmrm_exp.rl.dqn import DQN
-from vlmrm_exp.rl.experience import save_policy
 from vlmrm_exp.rl.policy import Policy, load_policy
 from vlmrm_exp.rl.sac import SAC
 

@@ -9,8 +9,7 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from point_mass import point_mass, read_metrics
 from vlmrm_exp.config import AlgoConfig
-from vlmrm_exp.rl import sac
-from vlmrm_exp.rl.experience import Batch, make_seeds
+from vlmrm_exp.rl import Batch, make_seeds, sac
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,8 @@ from studies import forbid
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import humanoid, world_of
 from vlmrm_exp.envs.goals import GOALS
-from vlmrm_exp.rl.experience import collect, save_policy
+from vlmrm_exp.rl.checkpoint import save_policy
+from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.rl.sac import SAC
 from vlmrm_exp.studies import state_sets
 from vlmrm_exp.studies.state_files import (

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from point_mass import Distance, PointMassEnvs, point_mass, read_metrics, trained
+from vlmrm_exp.rl import make_seeds
 from vlmrm_exp.rl.evaluation import judge, play
-from vlmrm_exp.rl.experience import make_seeds
 from vlmrm_exp.rl.policy import load_policy
 from vlmrm_exp.rl.summary import finish, peak_memory_gb
 
@@ -313,7 +313,7 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path, name):
 
 def test_progress_off_a_terminal_is_in_lines(tmp_path, capsys, monkeypatch):
     for name in ("LOG_EVERY_S", "SHOWN_AFTER_S"):
-        monkeypatch.setattr(f"vlmrm_exp.log.{name}", 0.0)
+        monkeypatch.setattr(f"vlmrm_exp.log.progress.{name}", 0.0)
     trained(tmp_path)
     err = capsys.readouterr().err
     assert "\r" not in err

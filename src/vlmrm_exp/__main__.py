@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +26,14 @@ from vlmrm_exp.config import (
     to_config,
 )
 from vlmrm_exp.files import lock, written_whole
-from vlmrm_exp.judges import judge_configs, notes
+from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.signals import (
+    INTERRUPTED,
+    REQUEUE,
+    REQUEUE_SIGNALS,
+    TooLate,
+    interrupts_at_the_end,
+)
 
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
@@ -52,7 +59,8 @@ def check(composed: app.Composed) -> Config:
             f"task={config.task.name} renders itself, and gives frames for states: "
             "give reward.query_share=1."
         )
-    judge_configs(composed, config)
+    with interrupts_at_the_end():  # for a judge it imports torch
+        judge_configs(composed, config)
     if config.compute.device == "gpu":
         from vlmrm_exp.reward import choose_device
 
@@ -145,6 +153,8 @@ def train(composed: app.Composed) -> float | None:
         return _mapping(folder / "summary.json").get("eval/reward_mean")
     typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
     judges = judge_configs(composed, config)
+    with interrupts_at_the_end():  # it imports torch
+        from vlmrm_exp.notes import notes
     for note in notes(judges, config, typed):
         print(note)
     preset = f"{typed.get('experiment')}_{typed.get('task', 'mountaincar')}.yaml"
@@ -170,17 +180,16 @@ def run(
         import torch
 
         from vlmrm_exp.files import write_json
-        from vlmrm_exp.log import RunLog, versions
-        from vlmrm_exp.reward import choose_device
+        from vlmrm_exp.log import RunLog
+        from vlmrm_exp.log.versions import versions
+        from vlmrm_exp.reward import choose_device, facts_of, reward_class
         from vlmrm_exp.rl import checkpoint, dqn, sac
-        from vlmrm_exp.rl.experience import REQUEUE, REQUEUE_SIGNALS, TooLate
         from vlmrm_exp.rl.summary import finish
 
     if config.task.env == "gym":
-        asked = [
-            c for c in (config, *judges.values()) if c.reward.model in ("clip", "video")
-        ]
-        app.tell_embedded({c.clip.name: c.clip for c in asked}.values())
+        both = config, *judges.values()
+        asked = [one for one in both if reward_class(one).sees_pictures]
+        app.tell_embedded({one.clip.name: one.clip for one in asked}.values())
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
     started = time.perf_counter()
@@ -200,7 +209,7 @@ def run(
             started -= saved["log"]["wall_s"]
         about = {"run_format": RUN_FORMAT, "device": str(device), **pool.about()}
         if pool.judges:
-            about["judges"] = {n: judge.about() for n, judge in pool.judges.items()}
+            about["judges"] = {n: facts_of(judge) for n, judge in pool.judges.items()}
         about = versions(about)
         log = RunLog(folder, config, saved["log"], about)
         (folder / "error.txt").unlink(missing_ok=True)  # of an earlier, failed start
@@ -228,14 +237,14 @@ def run(
         try:
             summary = finish(config, state, eval_envs, pool, log, device, started)
         except KeyboardInterrupt:
-            exit_code = app.INTERRUPTED
+            exit_code = INTERRUPTED
             print(
                 "Stopped at once, without a summary and a video: the policies kept so "
                 f"far, if any, are in {folder / 'checkpoints'}.",
                 flush=True,
             )
             raise
-        exit_code = app.INTERRUPTED if state.interrupted else 0
+        exit_code = INTERRUPTED if state.interrupted else 0
         if not state.interrupted:
             states.remove()
         if state.interrupted:
@@ -257,7 +266,7 @@ def open_parts(
 
     from vlmrm_exp.envs import check_algo, world_of
     from vlmrm_exp.reward import Episodes
-    from vlmrm_exp.reward.pool import make_judge, make_pool
+    from vlmrm_exp.reward.pool import close, make_judge, make_pool
 
     make_envs = world_of(config.task).make_envs
     threads = config.compute.num_physics_threads
@@ -273,22 +282,9 @@ def open_parts(
     opened.callback(pool.close)
     for name, told in judges.items():
         judge = make_judge(name, told, example)
-        opened.callback(judge.close)
+        opened.callback(close, judge)
         pool.judges = {**pool.judges, name: judge}
     return envs, eval_envs, pool
-
-
-@contextlib.contextmanager
-def interrupts_at_the_end() -> Iterator[None]:
-    """Hold Ctrl-C back: some packages cannot be interrupted while they are imported."""
-    held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from vlmrm_exp.measures import epic as epic_of
 from vlmrm_exp.reward import choose_device
 from vlmrm_exp.studies import examine
 from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study, resolve
-from vlmrm_exp.vlm.encoder import fetch_weights, load_encoder
 
 PUBLISHED = Path(__file__).parent / "studies" / "published.yaml"
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
@@ -73,6 +72,8 @@ def accept(study: Study, folder: Path) -> bool:
     Raises:
         ConfigError: a model or states cannot be had.
     """
+    from vlmrm_exp.vlm.encoder import fetch_weights  # here, as --help is immediate
+
     for model in study.models:  # nobody should wait to hear that the last is missing
         fetch_weights(model)
     app.tell_embedded(study.models)
@@ -122,6 +123,8 @@ def plain_pictures() -> tuple[np.ndarray, list[str]]:
 
 def told_apart(study: Study, model: ClipConfig) -> int:
     """How many of the plain pictures are nearest to their own sentence of the eight."""
+    from vlmrm_exp.vlm.encoder import load_encoder
+
     encoder = load_encoder(model, choose_device(study.tasks[0].compute.device))
     frames, sentences = plain_pictures()
     likeness = encoder.embed_frames(frames) @ encoder.embed_prompts(sentences).T

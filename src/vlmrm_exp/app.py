@@ -48,8 +48,8 @@ from vlmrm_exp.config import (
     to_config,
 )
 from vlmrm_exp.refusals import UNREADABLE, is_memory, one_sentence
+from vlmrm_exp.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNALS
 
-INTERRUPTED = 130  # exit code, the shell's after Ctrl-C
 EXPECTED = (
     ConfigError,
     FloatingPointError,
@@ -269,7 +269,7 @@ def start(
         stopped.append(number)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in REQUEUE_SIGNALS:
         signal.signal(number, stop)
     OmegaConf.register_new_resolver("options", options_text, replace=True)
     OmegaConf.register_new_resolver("settings_hash", settings_hash, replace=True)
@@ -302,7 +302,7 @@ def start(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL if goes_on and stopped else INTERRUPTED)
+        sys.exit(REQUEUE if goes_on and stopped else INTERRUPTED)
     except Exception as error:
         if CheckFirst.failed and is_expected(error):
             failed = len(CheckFirst.failed)

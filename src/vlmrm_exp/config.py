@@ -6,7 +6,6 @@ their types and checks. It imports nothing of ours and nothing heavy, so that `-
 """
 
 import difflib
-import fnmatch
 import importlib.util
 import math
 import os
@@ -567,67 +566,6 @@ def no_effect(key: str, value: Any, reader: str) -> ConfigError:
     return ConfigError(
         f"{key} is {value}, but has no effect with {reader}: leave it out."
     )
-
-
-def unread(config: Config, typed: Iterable[str]) -> list[str]:
-    """Which of the settings that somebody typed change nothing here, and why.
-
-    They are told and not refused, since one sweep may compare rewards or models.
-    """
-    task, reward, algo = config.task, config.reward, config.algo
-    own = ":" in reward.model
-    one_each = len(config.prompts) == len(config.baselines) == 1
-    rules = [
-        (
-            not own and reward.model not in ("clip", "video"),
-            "baseline alpha renormalise clip clip.* reward.every reward.query_share "
-            "reward.max_error",
-            f"reward={reward.name} has none of it",
-        ),
-        (
-            reward.query_share < 1,
-            "reward.every",
-            f"reward.query_share={reward.query_share} decides",
-        ),
-        (reward.query_share == 1, "reward.max_error", "no reward is estimated"),
-        (
-            not own and reward.model != "video",
-            "reward.options.*",
-            f"reward={reward.name} has no options",
-        ),
-        (":" not in task.env, "task.options.*", f"task={task.name} has no options"),
-        (
-            config.clip.frame_height is not None,
-            "task.frame_height",
-            f"clip.frame_height={config.clip.frame_height} decides",
-        ),
-        (config.alpha == 0, "baseline", "alpha is 0"),
-        (one_each, "renormalise", "there is but one prompt"),
-        (task.env != "humanoid", "clip.render_effects", "only humanoids have them"),
-        (
-            config.clip.model == "embedded",
-            "render",
-            f"clip={config.clip.name} sees pictures as in its training",
-        ),
-        (
-            not algo.learn_temperature,
-            "algo.target_entropy",
-            "algo.learn_temperature is false",
-        ),
-        (algo.random_steps == 0, "algo.random_action_repeat", "algo.random_steps is 0"),
-        (
-            config.log.mode in ("tensorboard", "none"),
-            "log.project log.entity log.group log.tags log.notes",
-            f"log.mode is {config.log.mode}",
-        ),
-        (config.compute.workers == 0, "compute.pool", "compute.workers is 0"),
-    ]
-    return [
-        f"{key} changes nothing here: {why}."
-        for holds, patterns, why in rules
-        for key in dict.fromkeys(one.lstrip("+") for one in typed)
-        if holds and any(fnmatch.fnmatch(key, p) for p in patterns.split())
-    ]
 
 
 def _check_prompts(name: str, value: Any) -> None:

@@ -7,18 +7,19 @@ AUROC, for each task, model and alpha. Nothing is trained.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hydra.core.config_store import ConfigStore
-from matplotlib.axes import Axes
-from scipy.stats import t as student
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.files import short_count, table, write_json
 from vlmrm_exp.measures import MEAN, mean_over_tasks
 from vlmrm_exp.studies import examine
 from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study, resolve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SEEDS = 3  # models of one size, from which on an interval over them is given
 MEASURES = {
@@ -76,6 +77,8 @@ def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         A row for each task (and for their mean), alpha and size.
     """
+    from scipy import stats  # here, as --help is immediate
+
     rows = [row for row in rows if row["parameters"] is not None]
     rows = [*rows, *mean_over_tasks(rows)]
     groups: dict[tuple[str, float, str], list[float]] = {}
@@ -88,7 +91,7 @@ def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         mean = float(np.mean(values))
         error = np.std(values, ddof=1) / np.sqrt(len(values))
-        half = float(student.ppf(0.975, len(values) - 1) * error)
+        half = float(stats.t.ppf(0.975, len(values) - 1) * error)
         about = {"task": task, "alpha": alpha, "size": size, "models": len(values)}
         found.append(
             about | {"epic": mean, "epic_low": mean - half, "epic_high": mean + half}
@@ -196,7 +199,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         figures.save(made, path)
 
 
-def _against_size(ax: Axes, rows: Sequence[dict[str, Any]]) -> None:
+def _against_size(ax: "Axes", rows: Sequence[dict[str, Any]]) -> None:
     """Models of one size to three digits, such as seeds, are joined at their mean."""
     colors = figures.ladder([row["alpha"] for row in rows])
     for i, (alpha, color) in enumerate(colors.items()):
@@ -227,7 +230,7 @@ def _against_size(ax: Axes, rows: Sequence[dict[str, Any]]) -> None:
     ax.set_xticks(list(ticks.values()), list(ticks), rotation=30)
 
 
-def _against_alpha(ax: Axes, rows: Sequence[dict[str, Any]]) -> None:
+def _against_alpha(ax: "Axes", rows: Sequence[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(row["clip"] for row in rows))
     for i, name in enumerate(names):
         mine = sorted(

@@ -95,7 +95,7 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
 
     from vlmrm_exp.envs import check_world, world_of
     from vlmrm_exp.files import write_json
-    from vlmrm_exp.log import versions
+    from vlmrm_exp.log.versions import versions
     from vlmrm_exp.reward import Episodes, choose_device
     from vlmrm_exp.reward.pool import make_pool
     from vlmrm_exp.rl.evaluation import judge, play, write_video

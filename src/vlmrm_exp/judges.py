@@ -6,11 +6,10 @@ Each judge is a reward model that looks at the episodes of evaluations, beside t
 that is learned from; the agent never sees what they say.
 """
 
-from collections.abc import Collection, Mapping
 from typing import Any
 
 from vlmrm_exp import app, words
-from vlmrm_exp.config import Config, ConfigError, to_config, unread
+from vlmrm_exp.config import Config, ConfigError, to_config
 
 SAME = ("env", "env_id", "options")
 """Settings of the task on which depends what a state is."""
@@ -33,53 +32,11 @@ def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
     }
 
 
-def notes(
-    judges: Mapping[str, Config], config: Config, typed: Collection[str]
-) -> list[str]:
-    """What changes nothing in a run, and which judges say what the reward says.
-
-    Args:
-        judges: the configuration of each, by its name.
-        config: the run's.
-        typed: settings that somebody typed for it.
-    """
-    told = {name: _keys(config.judge[name]) for name in judges}
-    read = {
-        key
-        for key in typed
-        for name, judge in judges.items()
-        if key not in told[name] and not unread(judge, [key])
-    }
-    found = unread(config, [key for key in typed if key not in read])
-    for name, judge in judges.items():
-        keys = told[name]
-        found += [f"judge.{name}: {note}" for note in unread(judge, keys)]
-        if _said(judge) == _said(config):
-            found.append(
-                f"judge.{name} says the same as the reward: nothing that it is told "
-                "changes it, or the run's own settings win."
-            )
-    return found
-
-
-def _keys(told: str | list[str]) -> list[str]:
-    settings = [told] if isinstance(told, str) else told
-    return [setting.partition("=")[0] for setting in settings]
-
-
-def _said(config: Config) -> tuple[Any, ...]:
-    """Settings that a reward depends on."""
-    by_all = config.reward.model, config.reward.options, config.task
-    if config.reward.model in ("predicate", "environment", "by_hand"):
-        return by_all
-    by_pictures = config.clip, config.prompts, config.baselines, config.renormalise
-    return *by_all, *by_pictures, config.alpha
-
-
 def _judge_config(
     name: str, told: Any, composed: app.Composed, config: Config
 ) -> Config:
     from vlmrm_exp.envs import check_world
+    from vlmrm_exp.reward import make_model, reward_class
 
     settings = [told] if isinstance(told, str) else told
     words.check_judge(name)
@@ -102,6 +59,13 @@ def _judge_config(
             raise ConfigError(
                 f"it has another task.{changed[0]}, so other states: leave that out."
             )
+        if reward_class(judge).remembers:
+            raise ConfigError(
+                f"reward={judge.reward.name} learns from the states of training, which "
+                "judges are not shown: choose another."
+            )
+        if reward_class(judge).cheap:  # so it tells at once that it cannot be made
+            make_model(judge).close()
     except ConfigError as error:
         raise ConfigError(f"judge.{name}: {error}") from error
     return judge

@@ -35,8 +35,7 @@ from vlmrm_exp.labelling import agreement
 from vlmrm_exp.labelling.page import Labelling, serve
 from vlmrm_exp.labelling.raters import Raters
 from vlmrm_exp.labelling.shown import Item, Played, Session
-from vlmrm_exp.log import versions
-from vlmrm_exp.rl.policy import load_policy
+from vlmrm_exp.log.versions import versions
 from vlmrm_exp.studies import settings, state_sets
 from vlmrm_exp.studies.pictures import PictureFile, read_one, read_pictures
 from vlmrm_exp.studies.state_files import picture_states, save_states, stored_states
@@ -254,6 +253,8 @@ def _make(asked: Asked, session: Session) -> list[Item]:
     """Render what will be shown; with sampled states their set is kept for `epic`."""
     given, task = asked.settings, asked.task
     if asked.runs:
+        from vlmrm_exp.rl.policy import load_policy  # here, as --help is immediate
+
         played = [
             Played(
                 folder,

@@ -7,11 +7,10 @@ each alpha and appearance, as in the paper's Figure 2. Nothing is trained.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hydra.core.config_store import ConfigStore
-from matplotlib.axes import Axes
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.config import Config, ConfigError, one_of
@@ -20,9 +19,13 @@ from vlmrm_exp.envs.toy_renderers import LEFT, RIGHT
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.measures import check_reward, pearson
 from vlmrm_exp.studies import settings
-from vlmrm_exp.studies.rewards import Rewarder, of_each_model, rewarders
 from vlmrm_exp.studies.settings import Study, StudyConfig, check_list, resolve
 from vlmrm_exp.studies.state_sets import StateSet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from vlmrm_exp.studies.rewards import Rewarder
 
 PLURAL = settings.PLURAL | {"task.textures": "textures"}
 PICTURES = 5  # under each panel
@@ -125,6 +128,9 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: a model cannot be had, or its reward is the same everywhere.
     """
+    # Here, so that --help and refusals are immediate.
+    from vlmrm_exp.studies.rewards import of_each_model, rewarders
+
     shown = panels(study)
     result = {
         "settings": study.settings(),
@@ -144,7 +150,7 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
     return result
 
 
-def _of_model(study: Study, rewarder: Rewarder, panel: Panel) -> list[dict[str, Any]]:
+def _of_model(study: Study, rewarder: "Rewarder", panel: Panel) -> list[dict[str, Any]]:
     """The rewards of one model along one panel, for each alpha."""
     task, states = panel.config.task, panel.states(panel.x)
     graded = world_of(task).graded
@@ -223,7 +229,7 @@ def rescaled(reward: np.ndarray) -> np.ndarray:
 
 
 def _plot_lines(
-    ax: Axes, panel: Panel, lines: Sequence[dict[str, Any]], colors: dict[float, Any]
+    ax: "Axes", panel: Panel, lines: Sequence[dict[str, Any]], colors: dict[float, Any]
 ) -> None:
     low, high = panel.goal()
     ax.axvspan(low, high, color="#e4efe4", lw=0, zorder=0)

@@ -19,11 +19,11 @@ from vlmrm_exp import app, figures
 from vlmrm_exp.config import Config, ConfigError, at_least
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.files import table, write_json
-from vlmrm_exp.log import progress_bar, versions
+from vlmrm_exp.log.progress import progress_bar
+from vlmrm_exp.log.versions import versions
 from vlmrm_exp.measures import check_finite
 from vlmrm_exp.reward import Episodes, RewardModel, facts_of, make_model, rewards_of
 from vlmrm_exp.studies import state_sets
-from vlmrm_exp.studies.rewards import rewarders
 from vlmrm_exp.studies.settings import PLURAL, Study, StudyConfig, resolve
 
 POPULATION, ELITE = 96, 12  # poses of a round, and how many shape the next round
@@ -73,6 +73,9 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
         ConfigError: a model cannot be had, a reward is not finite, or nothing can be
             rendered.
     """
+    # Here, so that --help and refusals are immediate.
+    from vlmrm_exp.studies.rewards import rewarders
+
     renders_with = world_of(study.tasks[0].task).renders_with()
     rewarders(study, study.tasks)  # refuses models and sentences before any search
     goals = {task.task.name: _goal_states(study, task) for task in study.tasks}

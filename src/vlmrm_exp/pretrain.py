@@ -40,7 +40,7 @@ def pretrain(composed: app.Composed) -> None:
     config = check(composed)
     # Imported here so that --help, --cfg and refusals are immediate.
     from vlmrm_exp.config import cores
-    from vlmrm_exp.log import versions
+    from vlmrm_exp.log.versions import versions
     from vlmrm_exp.pretraining.check import examine, print_table
     from vlmrm_exp.pretraining.drawing import WORLDS, Drawing, drawn_before
     from vlmrm_exp.pretraining.training import train

@@ -7,18 +7,20 @@ Measures the reward of each task's prompt, of paraphrases and of misleading sent
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 from hydra.core.config_store import ConfigStore
-from matplotlib.axes import Axes
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.studies import examine
 from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study, resolve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SENTENCES = Path(__file__).parent / "studies" / "sentences"
 PROMPT, PARAPHRASE, MISLEADING = "prompt", "paraphrase", "misleading"  # kinds
@@ -221,7 +223,7 @@ MARKS: dict[str, tuple[float, str, dict[str, Any]]] = {
 
 
 def _plot_marks(
-    ax: Axes, rows: Sequence[dict[str, Any]], key: str, chance: float
+    ax: "Axes", rows: Sequence[dict[str, Any]], key: str, chance: float
 ) -> None:
     """The paraphrases of each model beside its misleading sentences."""
     names = names_of(rows)

@@ -15,7 +15,8 @@ import pandas as pd
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError, at_least
 from vlmrm_exp.files import table, write_json, written_whole
-from vlmrm_exp.log import progress_bar, versions
+from vlmrm_exp.log.progress import progress_bar
+from vlmrm_exp.log.versions import versions
 from vlmrm_exp.reward import choose_device
 from vlmrm_exp.scorer import PLURAL, jobs_of, rewards_of
 from vlmrm_exp.studies.pictures import (
@@ -33,7 +34,6 @@ from vlmrm_exp.studies.strip import (
     plot_strip,
     read_again,
 )
-from vlmrm_exp.vlm.encoder import load_encoder
 
 BATCH = 64  # pictures that wait to be embedded, at most,
 BATCH_BYTES = 256e6  # and their bytes: photographs are large
@@ -111,6 +111,8 @@ def score(asked: Asked, folder: Path) -> dict[str, Any]:
         ConfigError: a picture is damaged, or the model cannot be had.
         FloatingPointError: a reward is not a finite number.
     """
+    from vlmrm_exp.vlm.encoder import load_encoder  # here, as --help is immediate
+
     clip = asked.jobs[0].clip
     app.tell_embedded([clip])
     if asked.left_out:

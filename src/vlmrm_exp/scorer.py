@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, TypedDict
 
 import hydra
 import numpy as np
-import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -22,13 +21,13 @@ from omegaconf import OmegaConf
 from vlmrm_exp import app, words
 from vlmrm_exp.config import Config, ConfigError, conf_dir, to_config
 from vlmrm_exp.reward import choose_device
-from vlmrm_exp.reward.clip import Sentence
 from vlmrm_exp.studies import settings
 from vlmrm_exp.studies.pictures import read_one, to_rgb
-from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from vlmrm_exp.vlm.encoder import Encoder
 
 Picture: TypeAlias = "np.ndarray | Image.Image | str | Path"
 """(H, W, 3) uint8 RGB, a PIL image, or the path of a file that holds one picture."""
@@ -92,6 +91,8 @@ class Scorer:
         Raises:
             ConfigError: one sentence says what is wrong, or cannot be had.
         """
+        from vlmrm_exp.vlm.encoder import load_encoder
+
         job = _job(prompt, baseline, alpha, clip, overrides)
         app.tell_embedded([job.clip])
         encoder = load_encoder(job.clip, choose_device(job.compute.device))
@@ -240,6 +241,8 @@ def jobs_of(composed: app.Composed) -> list[Config]:
             said = {"prompt": prompt, "baseline": baseline, "alpha": alpha}
             job: Any = OmegaConf.merge(OmegaConf.structured(Config), run, said)
             jobs.append(replace(to_config(job), clip=clip))
+    from vlmrm_exp.vlm.encoder import check_prompts  # here, as --help is immediate
+
     for job in jobs:
         check_prompts(clip, [*job.prompts, *job.baselines])
     return jobs
@@ -265,13 +268,17 @@ def _literal(said: Any) -> Any:
 
 
 def rewards_of(
-    encoder: Encoder, jobs: Sequence[Config]
+    encoder: "Encoder", jobs: Sequence[Config]
 ) -> Callable[[np.ndarray], np.ndarray]:
     """What rewards pictures as training does: (B, H, W, 3) uint8 -> (B, C) float32.
 
     Raises:
         ConfigError: a prompt and its baseline mean the same to the model.
     """
+    import torch
+
+    from vlmrm_exp.reward.clip import Sentence
+
     sentences = [Sentence(encoder, job) for job in jobs]
 
     def rewards(frames: np.ndarray) -> np.ndarray:

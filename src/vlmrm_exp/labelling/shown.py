@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,13 +17,13 @@ from PIL import Image
 from vlmrm_exp.config import Config, ConfigError, FolderTakenError
 from vlmrm_exp.envs import frames_of, world_of
 from vlmrm_exp.files import write_json, written_whole
-from vlmrm_exp.log import progress_bar
-from vlmrm_exp.rl.evaluation import VIDEO_FPS
-from vlmrm_exp.rl.experience import collect
-from vlmrm_exp.rl.policy import Policy
+from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.studies.pictures import read_one
 from vlmrm_exp.studies.state_sets import StateSet
 from vlmrm_exp.video import write_episodes
+
+if TYPE_CHECKING:
+    from vlmrm_exp.rl.policy import Policy
 
 LARGEST = 1280
 """Pixels of a picture's longer side; a screen shows hardly more."""
@@ -60,7 +60,7 @@ class Played:
     folder: str
     """As it was typed."""
     config: Config
-    policy: Policy
+    policy: "Policy"
     seed: int
     """Of the start states."""
 
@@ -147,6 +147,8 @@ class Session:
             ConfigError: what a run needs cannot be had.
         """
         items = []
+        from vlmrm_exp.rl.evaluation import VIDEO_FPS  # here, as --help is immediate
+
         with progress_bar(len(runs) * episodes, "video", "videos") as bar:
             for run in runs:
                 config = run.config
@@ -196,6 +198,8 @@ def _episodes(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str, A
 
     Each has states (T, S), and `Item`'s goal and share if they are known.
     """
+    from vlmrm_exp.rl.rollout import collect
+
     config = run.config
     envs = world_of(config.task).make_envs(
         config.task,

@@ -20,7 +20,7 @@ from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.envs.poses import PoseLibrary
 from vlmrm_exp.files import written_whole
-from vlmrm_exp.log import progress_bar
+from vlmrm_exp.log.progress import progress_bar
 
 WORLDS = ("humanoid", "cartpole", "mountaincar")
 APPEARANCES: dict[str, list[tuple[TaskConfig, float]]] = {

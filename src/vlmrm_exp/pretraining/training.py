@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from vlmrm_exp.config import ConfigError, cores
-from vlmrm_exp.log import progress_bar
+from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.pretraining.captions import Captioner
 from vlmrm_exp.pretraining.muon import Muon
 from vlmrm_exp.pretraining.settings import (

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from vlmrm_exp.measures import wilson_interval
 
@@ -48,6 +47,8 @@ def pooled(found: Iterable[Success | None]) -> Success | None:
 
 def interquartile_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
     """Mean of the middle half along `axis`; of fewer than four values, of all."""
+    from scipy import stats  # here, as --help is immediate
+
     return np.asarray(stats.trim_mean(values, 0.25, axis=axis))
 
 
@@ -98,6 +99,8 @@ def best_of_n(rewards: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def log_linear_fit(sizes: ArrayLike, values: ArrayLike) -> Any:
     """SciPy's linear regression over log10(size); None: fewer than three sizes."""
+    from scipy import stats
+
     if len(np.unique(sizes)) < 3:
         return None
     return stats.linregress(np.log10(sizes), values)

@@ -10,15 +10,17 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from vlmrm_exp.config import Config, ConfigError, did_you_mean
 from vlmrm_exp.envs import load
 from vlmrm_exp.files import plain
 from vlmrm_exp.refusals import blaming
+
+if TYPE_CHECKING:
+    import torch
 
 BUILT_IN = {
     "clip": "vlmrm_exp.reward.clip:ClipReward",
@@ -86,6 +88,12 @@ class RewardModel(Protocol):
     """Whether it looks at states at all."""
     cheap: bool = False
     """Whether its rewards cost next to nothing, so that no process should wait."""
+    sees_pictures: bool = False
+    """Whether it shows rendered states and the sentences to the model that `clip`
+    names. If it does not, a run tells who sets `clip`, `baseline` or `alpha` that this
+    changes nothing."""
+    has_options: bool = False
+    """Whether a built-in one reads `reward.options`; one's own may always."""
     remembers: bool = False
     """Whether it learns, and wants all states in replay again in `update`."""
     version: int = 0
@@ -184,7 +192,7 @@ def facts_of(model: RewardModel) -> dict[str, Any]:
         return about
 
 
-def choose_device(name: str, setting: str = "compute") -> torch.device:
+def choose_device(name: str, setting: str = "compute") -> "torch.device":
     """Turn auto, cpu or gpu into a torch device.
 
     Args:
@@ -194,6 +202,8 @@ def choose_device(name: str, setting: str = "compute") -> torch.device:
     Raises:
         ConfigError: gpu was asked for and there is none that torch can use.
     """
+    import torch  # here, so that --help and refusals are immediate
+
     if name == "gpu" and not torch.cuda.is_available():
         raise ConfigError(
             f"{setting}=gpu needs a GPU that torch can use, and torch sees none: "

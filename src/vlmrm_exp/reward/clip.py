@@ -132,6 +132,8 @@ class Appearance:
 class ClipReward(RewardModel):
     """Goal-baseline regularised cosine of rendered states and a sentence."""
 
+    sees_pictures = True
+
     def __init__(self, config: Config) -> None:
         """Load the model, embed the sentences, open the drawing context.
 

@@ -36,6 +36,7 @@ class VideoReward(ClipReward):
     """
 
     window = 2  # or more, as reward.options.steps says: whole episodes
+    has_options = True
 
     def __init__(self, config: Config) -> None:
         """Load the model.

@@ -62,7 +62,7 @@ class Pool:
     estimator: Estimator | None = None
     """Of rewards that are learned instead of asking for all; set by `make_pool`."""
 
-    judges: "Mapping[str, Pool]" = MappingProxyType({})
+    judges: Mapping[str, RewardModel] = MappingProxyType({})
     """Second opinions by name: what evaluations ask beside it, and nothing learns."""
 
     def __init__(self, config: Config, model: RewardModel | type[RewardModel]) -> None:
@@ -72,7 +72,7 @@ class Pool:
         thins = not model.cheap and model.window == 1
         self._every = config.reward.every if thins else 1
         self._advice = f"reward={config.reward.name} gave it"
-        if config.reward.model in ("clip", "video"):
+        if model.sees_pictures:
             self._advice = "check the weights and clip.precision"
 
     @property
@@ -194,23 +194,17 @@ def make_pool(config: Config, example: Episodes) -> Pool:
     return pool
 
 
-def make_judge(name: str, config: Config, example: Episodes) -> Pool:
+def make_judge(name: str, config: Config, example: Episodes) -> RewardModel:
     """A second opinion: in this process, since it looks at evaluations alone.
 
     Raises:
-        ConfigError: as the model's constructor, or it learns; the judge is named.
+        ConfigError: as the model's constructor; the judge is named.
     """
     try:
-        if reward_class(config).remembers:
-            raise ConfigError(
-                f"reward={config.reward.name} learns from the states of training, "
-                "which judges are not shown: choose another."
-            )
-        judge = InProcess(config, make_model(config))
-        judge._advice = f"judge.{name} gave it"
+        judge = make_model(config)
     except ConfigError as error:
         raise ConfigError(f"judge.{name}: {error}") from error
-    judge.rewards(example)
+    rewards_of(judge, example)
     return judge
 
 

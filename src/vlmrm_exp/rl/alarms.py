@@ -27,11 +27,14 @@ def disagreement(reward: Sequence[float], judge: Sequence[float]) -> str | None:
 
     Args:
         reward: means of all evaluations so far, in order.
-        judge: likewise.
+        judge: likewise; evaluations where it is not finite do not count.
 
     Returns:
         What the judge does; None: too few evaluations, or no disagreement.
     """
+    finite = np.isfinite(judge)
+    reward = np.compress(finite, reward).tolist()
+    judge = np.compress(finite, judge).tolist()
     recent = reward[-WINDOW:], judge[-WINDOW:]
     if len(reward) >= WINDOW and _rises(recent[0]) and _rises([-x for x in recent[1]]):
         return "falls"
@@ -84,7 +87,8 @@ class Alarms:
                 continue
             name = key.removeprefix(PREFIX)
             said = self._judges.setdefault(name, [])
-            if value > max(said, default=-math.inf):
+            best = max(filter(math.isfinite, said), default=-math.inf)
+            if best < value < math.inf:
                 self._policies[f"judged-{name}"] = policy
             said.append(value)
             if name in self.raised:

@@ -12,7 +12,8 @@ import torch
 
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.files import reason
-from vlmrm_exp.rl.experience import Agent, Replay
+from vlmrm_exp.rl import Agent
+from vlmrm_exp.rl.replay import Replay
 
 WARM_UP_STEPS = 3
 """Taken one by one before the capture, at most (PyTorch's notes on CUDA graphs):

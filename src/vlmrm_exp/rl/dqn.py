@@ -21,18 +21,13 @@ from vlmrm_exp.config import AlgoConfig, Config
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward.pool import Pool
+from vlmrm_exp.rl import Batch, make_seeds, means, network_input
+from vlmrm_exp.rl.checkpoint import State
 from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.evaluation import judge, logged, play, rollout_metrics
-from vlmrm_exp.rl.experience import (
-    Batch,
-    Interrupts,
-    Replay,
-    State,
-    collect,
-    make_seeds,
-    means,
-    network_input,
-)
+from vlmrm_exp.rl.replay import Replay
+from vlmrm_exp.rl.rollout import collect
+from vlmrm_exp.signals import Interrupts
 
 
 class QNetwork(nn.Module):

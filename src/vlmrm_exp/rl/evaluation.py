@@ -3,6 +3,7 @@
 Used while training, at the end of a run, and by `python -m vlmrm_exp.evaluate`.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 
 from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv, frames_of, world_of
-from vlmrm_exp.log import progress_bar
+from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.measures import wilson_interval
+from vlmrm_exp.reward import rewards_of
 from vlmrm_exp.reward.pool import Pool
-from vlmrm_exp.rl.experience import Act, Rollout, collect
+from vlmrm_exp.rl.rollout import Act, Rollout, collect
 from vlmrm_exp.video import write_episodes
 
 VIDEO_FPS = 30
@@ -104,7 +106,8 @@ def play(
                 waiting = pool.submit(seen)
                 if done < judged:
                     for name, judge in pool.judges.items():
-                        said[name].append(judge.rewards(seen.first(judged - done)))
+                        given = rewards_of(judge, seen.first(judged - done))
+                        said[name].append(given)
                 if seen.states is not None:
                     kept = seen.states[:, : max(keep_states - len(states), 0)]
                     # Copies, so that the rest of the rollout can be given up.
@@ -121,13 +124,22 @@ def play(
             for r, n in zip(rollouts, never, strict=True)
         ]
         goal = np.concatenate(parts, axis=1)
+    judged_by = {name: np.concatenate(each, axis=1) for name, each in said.items()}
+    for name, given in judged_by.items():
+        # Nothing is learned from it, so the run goes on.
+        if bad := int((~np.isfinite(given)).sum()):
+            print(
+                f"judge.{name}: {bad} of its {given.size} rewards are not finite, so "
+                f"judge/{name} is null for this evaluation.",
+                file=sys.stderr,
+            )
     return Played(
         reward=np.concatenate(rewards, axis=1),
         env_reward=np.concatenate([r.env_reward for r in rollouts], axis=1),
         success=None if goal is None else envs.episode_success(goal),
         goal_share=None if goal is None else goal.mean(axis=0),
         states=states,
-        judged={name: np.concatenate(each, axis=1) for name, each in said.items()},
+        judged=judged_by,
     )
 
 

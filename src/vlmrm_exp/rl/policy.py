@@ -13,8 +13,8 @@ from torch import nn
 
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.files import reason, written_whole
+from vlmrm_exp.rl import network_input
 from vlmrm_exp.rl.dqn import QNetwork
-from vlmrm_exp.rl.experience import network_input
 from vlmrm_exp.rl.sac import Actor, to_bounds
 
 

@@ -13,8 +13,9 @@ from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward.pool import Pool
+from vlmrm_exp.rl import make_seeds
+from vlmrm_exp.rl.checkpoint import State, save_policy
 from vlmrm_exp.rl.evaluation import Played, judge, play, write_beside, write_video
-from vlmrm_exp.rl.experience import State, make_seeds, save_policy
 from vlmrm_exp.rl.policy import Policy
 
 SIDES = {"judged": "Left, judged best", "alarm": "Right, at the alarm"}

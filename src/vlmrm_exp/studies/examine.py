@@ -10,7 +10,6 @@ from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError, no_effect
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.studies import state_sets
-from vlmrm_exp.studies.rewards import Rewarder, of_each_model, rewarders
 from vlmrm_exp.studies.settings import StatesConfig, Study
 from vlmrm_exp.studies.state_files import (
     labels_of,
@@ -124,6 +123,9 @@ def measure(
     Returns:
         What a study's JSON holds, and the states it is of.
     """
+    # Here, so that --help and refusals are immediate.
+    from vlmrm_exp.studies.rewards import Rewarder, of_each_model, rewarders
+
     if study.asked.frames:
         app.tell_embedded(study.models)
     said = [variant for task in study.tasks for _, variant in variants(task)]

@@ -16,7 +16,8 @@ import torch
 
 from vlmrm_exp.config import ClipConfig, Config, ConfigError
 from vlmrm_exp.envs import world_of
-from vlmrm_exp.log import progress_bar, versions
+from vlmrm_exp.log.progress import progress_bar
+from vlmrm_exp.log.versions import versions
 from vlmrm_exp.reward import Episodes, choose_device, clip, make_model, rewards_of
 from vlmrm_exp.reward.clip import Appearance, Sentence
 from vlmrm_exp.studies import cache, pictures

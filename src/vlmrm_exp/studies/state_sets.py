@@ -12,7 +12,8 @@ States and labels that people bring are read in state_files.py.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +21,10 @@ from vlmrm_exp.app import load_run_config
 from vlmrm_exp.config import Config, ConfigError, TaskConfig
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.measures import agreement, check_classes
-from vlmrm_exp.rl import experience, policy, sac
-from vlmrm_exp.rl.policy import Policy, load_policy
 from vlmrm_exp.studies import cache
+
+if TYPE_CHECKING:
+    from vlmrm_exp.rl.policy import Policy
 
 FEWEST = 100  # states
 
@@ -134,7 +136,12 @@ def sample(
     world = world_of(task)
     assert world.sample_states is not None
     checkpoints = [file for run in runs for file in _checkpoints(run)]
-    modules = (experience, policy, sac) if runs else ()
+    modules: list[ModuleType] = []
+    if runs:  # here, as --help is immediate
+        from vlmrm_exp import rl
+        from vlmrm_exp.rl import policy, sac
+
+        modules = [rl, policy, sac]
     key = cache.key_of(
         {
             "task": asdict(task) | {"name": None, "goal": None},
@@ -216,7 +223,7 @@ def truth_of(config: Config, states: StateSet) -> Truth:
 
 
 def _policy_states(
-    policies: Sequence[tuple[TaskConfig, Policy]], count: int, seed: int
+    policies: "Sequence[tuple[TaskConfig, Policy]]", count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """States that policies visit, each from starts of its own, and their episodes."""
     # Late, as MuJoCo's import fails without OpenGL, which `world_of` tells.
@@ -251,7 +258,9 @@ def _checkpoints(run: Path) -> list[Path]:
     return files
 
 
-def _policies(run: Path) -> list[Policy]:
+def _policies(run: Path) -> "list[Policy]":
     """A run's best and last policy; one where it ended at its best."""
+    from vlmrm_exp.rl.policy import load_policy  # here, as --help is immediate
+
     policies = [load_policy(file) for file in _checkpoints(run)]
     return list({policy.env_steps: policy for policy in policies}.values())

@@ -1,0 +1,116 @@
+"""What a run tells as it begins: which settings and judges change nothing.
+
+They are told and not refused, since one sweep may compare rewards or models.
+"""
+
+import fnmatch
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from vlmrm_exp.config import Config
+from vlmrm_exp.reward import reward_class
+
+
+def notes(
+    judges: Mapping[str, Config], config: Config, typed: Collection[str]
+) -> list[str]:
+    """What changes nothing in a run, and which judges say what the reward says.
+
+    Args:
+        judges: the configuration of each, by its name.
+        config: the run's.
+        typed: settings that somebody typed for it.
+    """
+    told = {name: _keys(config.judge[name]) for name in judges}
+    read = {
+        key
+        for key in typed
+        for name, judge in judges.items()
+        if key not in told[name] and not unread(judge, [key])
+    }
+    found = unread(config, [key for key in typed if key not in read])
+    for name, judge in judges.items():
+        keys = told[name]
+        found += [f"judge.{name}: {note}" for note in unread(judge, keys)]
+        if _said(judge) == _said(config):
+            found.append(
+                f"judge.{name} says the same as the reward: nothing that it is told "
+                "changes it, or the run's own settings win."
+            )
+    return found
+
+
+def _keys(told: str | list[str]) -> list[str]:
+    settings = [told] if isinstance(told, str) else told
+    return [setting.partition("=")[0] for setting in settings]
+
+
+def _said(config: Config) -> tuple[Any, ...]:
+    """Settings that a reward depends on."""
+    by_all = config.reward.model, config.reward.options, config.task
+    if not reward_class(config).sees_pictures:
+        return by_all
+    by_pictures = config.clip, config.prompts, config.baselines, config.renormalise
+    return *by_all, *by_pictures, config.alpha
+
+
+def unread(config: Config, typed: Iterable[str]) -> list[str]:
+    """Which of the settings that somebody typed change nothing here, and why."""
+    task, reward, algo = config.task, config.reward, config.algo
+    model = reward_class(config)
+    one_each = len(config.prompts) == len(config.baselines) == 1
+    rules = [
+        (
+            not model.sees_pictures,
+            "baseline alpha renormalise clip clip.*",
+            f"reward={reward.name} has none of it",
+        ),
+        (
+            model.cheap,
+            "reward.every reward.query_share reward.max_error",
+            f"reward={reward.name} has none of it",
+        ),
+        (
+            reward.query_share < 1,
+            "reward.every",
+            f"reward.query_share={reward.query_share} decides",
+        ),
+        (reward.query_share == 1, "reward.max_error", "no reward is estimated"),
+        (
+            ":" not in reward.model and not model.has_options,
+            "reward.options.*",
+            f"reward={reward.name} has no options",
+        ),
+        (":" not in task.env, "task.options.*", f"task={task.name} has no options"),
+        (
+            config.clip.frame_height is not None,
+            "task.frame_height",
+            f"clip.frame_height={config.clip.frame_height} decides",
+        ),
+        (config.alpha == 0, "baseline", "alpha is 0"),
+        (one_each, "renormalise", "there is but one prompt"),
+        (task.env != "humanoid", "clip.render_effects", "only humanoids have them"),
+        (
+            config.clip.model == "embedded",
+            "render",
+            f"clip={config.clip.name} sees pictures as in its training",
+        ),
+        (
+            not algo.learn_temperature,
+            "algo.target_entropy",
+            "algo.learn_temperature is false",
+        ),
+        (algo.random_steps == 0, "algo.random_action_repeat", "algo.random_steps is 0"),
+        (
+            config.log.mode in ("tensorboard", "none"),
+            "log.project log.entity log.group log.tags log.notes",
+            f"log.mode is {config.log.mode}",
+        ),
+        (config.compute.workers == 0, "compute.pool", "compute.workers is 0"),
+    ]
+    return [
+        f"{key} changes nothing here: {why}."
+        for holds, patterns, why in rules
+        for key in dict.fromkeys(one.lstrip("+") for one in typed)
+        if holds and any(fnmatch.fnmatch(key, p) for p in patterns.split())
+    ]

@@ -1,0 +1,250 @@
+"""Replay: rollouts with rewards, and transitions drawn from them."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from vlmrm_exp.config import ConfigError
+from vlmrm_exp.envs import VectorEnv
+from vlmrm_exp.reward import Episodes
+from vlmrm_exp.rl import Batch
+
+
+class Replay:
+    """A ring of whole rollouts with rewards; the oldest makes room for the newest.
+
+    Every rollout has N episodes of T steps, so each observation is kept once (T + 1 per
+    episode) and serves as the next observation of the step before it.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        envs: VectorEnv,
+        seed: int,
+        device: torch.device,
+        normalise_rewards: bool = False,
+        keep_states: bool = False,
+    ) -> None:
+        """Set memory aside; on the CPU the system hands it out as it is filled.
+
+        Args:
+            capacity: in transitions, at least one rollout; rounded down to whole ones.
+            envs: tells the sizes.
+            seed: of the draws.
+            device: where the transitions lie and are drawn.
+            normalise_rewards: give rewards out with mean 0 and standard deviation 1
+                over all that is stored.
+            keep_states: for rewards that are learned: old states get new ones.
+
+        Raises:
+            ConfigError: states are to be kept, but are frames; or it does not fit.
+        """
+        steps, count = envs.episode_length, envs.num_envs
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self._transitions, self._num_envs = steps * count, count
+        self.capacity = max(capacity // self._transitions, 1)  # in rollouts
+        self._normalise = normalise_rewards
+        self._reward_mean = torch.zeros((), device=device)
+        self._reward_std = torch.ones((), device=device)
+        self._filled = 0  # rollouts
+        self._next = 0  # the slot that is written next
+        discrete = isinstance(envs.action_space, gym.spaces.Discrete)
+        action = envs.action_space.shape or ()  # () of discrete ones
+        shape = (self.capacity, steps, count)
+        _check_memory(envs.observation_space, math.prod(shape), device)
+        self._observation = torch.empty(
+            (self.capacity, steps + 1, count, *envs.observation_space.shape),
+            device=device,
+        )
+        self._action = torch.empty(
+            (*shape, *action),
+            dtype=torch.int64 if discrete else torch.float32,
+            device=device,
+        )
+        self._reward = torch.empty(shape, device=device)
+        self._states = self._given = torch.empty(0)
+        self._keeps_states = keep_states
+        if keep_states:
+            state = envs.states()[0]
+            if state.ndim > 1:
+                gigabytes = math.prod(shape) * state.nbytes / 1e9
+                raise ConfigError(
+                    "The reward model wants its old states again, but here they are "
+                    f"frames of {' x '.join(map(str, state.shape))}: "
+                    f"{math.prod(shape):,} of them are {gigabytes:.3g} GB; choose "
+                    "another reward, or a task whose states are numbers."
+                )
+            self._states = torch.empty((*shape, *state.shape), dtype=torch.float64)
+            self._given = torch.empty(shape)  # as they came, NaN where none did
+        # The same memory with one row per step, to gather from.
+        self._observation_rows = self._observation.flatten(0, 2)
+        self._action_rows = self._action.flatten(0, 2)
+        self._reward_rows = self._reward.flatten(0, 2)
+
+    @property
+    def size(self) -> int:
+        """Transitions that can be drawn."""
+        return self._filled * self._transitions
+
+    def add(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        states: np.ndarray | None = None,
+    ) -> None:
+        """Add a rollout.
+
+        Args:
+            observation: (T + 1, N, O) float32.
+            action: (T, N, A) float32, or (T, N) int64.
+            reward: (T, N) float32; NaN, if states are kept: to be set before the next
+                draw.
+            states: (T, N, S), read if states are kept.
+        """
+        self._observation[self._next].copy_(torch.from_numpy(observation))
+        self._action[self._next].copy_(torch.from_numpy(action))
+        self._reward[self._next].copy_(torch.from_numpy(reward))
+        if self._keeps_states:
+            assert states is not None
+            self._states[self._next].copy_(torch.from_numpy(states))
+            self._given[self._next].copy_(torch.from_numpy(reward))
+        self._next = (self._next + 1) % self.capacity
+        self._filled = min(self._filled + 1, self.capacity)
+        self._measure_rewards()
+
+    def draw(self, *shape: int) -> torch.Tensor:
+        """Places of transitions, uniform with replacement: int64 of that shape."""
+        return torch.randint(
+            self.size, shape, generator=self.generator, device=self.generator.device
+        )
+
+    def gather(self, place: torch.Tensor) -> Batch:
+        """Transitions by their places (B,); nothing is copied to or from the CPU."""
+        # A rollout has one more observation than steps: N rows more per rollout.
+        slot = place.div(self._transitions, rounding_mode="floor")
+        before = place + slot * self._num_envs
+        return Batch(
+            observation=self._observation_rows.index_select(0, before),
+            action=self._action_rows.index_select(0, place),
+            reward=(self._reward_rows.index_select(0, place) - self._reward_mean)
+            / self._reward_std,
+            next_observation=self._observation_rows.index_select(
+                0, before + self._num_envs
+            ),
+            last=place - slot * self._transitions >= self._transitions - self._num_envs,
+        )
+
+    def episodes(self) -> Episodes:
+        """All stored states, as (T, rollouts x N, S)."""
+        stored = self._states[: self._filled].transpose(0, 1)  # (T, rollouts, N, S)
+        return Episodes(states=stored.flatten(1, 2).numpy())
+
+    def set_rewards(self, reward: np.ndarray) -> None:
+        """Replace the rewards of all that is stored: (T, rollouts x N)."""
+        of_rollouts = reward.reshape(len(reward), self._filled, self._num_envs)
+        self._reward[: self._filled].copy_(
+            torch.from_numpy(of_rollouts.swapaxes(0, 1).copy())
+        )
+        self._measure_rewards()
+
+    def newest(self) -> tuple[np.ndarray, np.ndarray]:
+        """The newest rollout: states (T, N, S), and rewards (T, N) as they came."""
+        return self._states[self._newest].numpy(), self._given[self._newest].numpy()
+
+    def newest_reward(self) -> np.ndarray:
+        """The rewards (T, N) of the newest rollout, as they are learned from."""
+        return self._reward[self._newest].cpu().numpy()
+
+    def draw_rewarded(
+        self, count: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stored states whose reward came, with replacement.
+
+        Returns:
+            States (count, S) float32, rewards (count,) float32.
+        """
+        given = self._given[: self._filled].flatten()
+        came = given.isfinite().nonzero().squeeze(1)
+        place = came[torch.from_numpy(rng.integers(len(came), size=count))]
+        states = self._states.flatten(0, 2)
+        return states.index_select(0, place).float(), given[place]
+
+    def relabel(
+        self, reward: Callable[[np.ndarray, np.ndarray], np.ndarray], newest: bool
+    ) -> float:
+        """Replace rewards of all rollouts, or of the newest.
+
+        Args:
+            reward: takes states (T, N, S) and rewards (T, N) as they came, NaN where
+                none did.
+            newest: of the newest rollout alone.
+
+        Returns:
+            The standard deviation of all rewards that are stored now.
+        """
+        for slot in [self._newest] if newest else range(self._filled):
+            given = self._given[slot].numpy()
+            told = reward(self._states[slot].numpy(), given)
+            self._reward[slot].copy_(torch.from_numpy(told))
+        self._measure_rewards()
+        return self._reward[: self._filled].std(correction=0).item()
+
+    @property
+    def _newest(self) -> int:
+        return (self._next - 1) % self.capacity
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is stored (views, not copies), where the ring stands, the draws."""
+        return {
+            "observation": self._observation[: self._filled],
+            "action": self._action[: self._filled],
+            "reward": self._reward[: self._filled],
+            "states": self._states[: self._filled],
+            "given": self._given[: self._filled],
+            "next": self._next,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict` of a buffer of the same shape."""
+        self._filled = len(state["reward"])
+        # More room than before: after what is there.
+        self._next = state["next"] if self._filled == self.capacity else self._filled
+        self._observation[: self._filled].copy_(state["observation"])
+        self._action[: self._filled].copy_(state["action"])
+        self._reward[: self._filled].copy_(state["reward"])
+        if self._keeps_states:
+            self._states[: self._filled].copy_(state["states"])
+            self._given[: self._filled].copy_(state["given"])
+        self.generator.set_state(state["generator"])
+        self._measure_rewards()
+
+    def _measure_rewards(self) -> None:
+        if self._normalise:
+            stored = self._reward[: self._filled]
+            # In place, where a captured CUDA graph reads them.
+            self._reward_mean.copy_(stored.mean())
+            # All rewards alike, as of a predicate that is not met yet: leave the scale.
+            std = stored.std(correction=0)
+            self._reward_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+
+def _check_memory(space: gym.Space, transitions: int, device: torch.device) -> None:
+    """Refuse a buffer that this machine cannot hold, before it is filled for hours."""
+    needed = math.prod(space.shape or ()) * 4 * transitions / 1e9
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory / 1e9
+    if needed > there:
+        raise ConfigError(
+            f"Replay of {transitions:,} transitions takes {needed:,.0f} GB for their "
+            f"observations of shape {space.shape}, but there are {there:,.0f} GB of "
+            "memory: lower algo.buffer_size."
+        )

@@ -1,0 +1,122 @@
+"""Rollouts: one episode of each environment, played and checked.
+
+They carry states, which a reward model renders where it runs; frames never pass here.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlmrm_exp.envs import Step, VectorEnv
+from vlmrm_exp.refusals import blaming
+from vlmrm_exp.reward import Episodes
+
+Act = Callable[[np.ndarray], np.ndarray]
+"""Observations (N, O) float32 -> actions (N, A) float32, or (N,) int64."""
+
+
+@dataclass(kw_only=True)
+class Rollout(Episodes):
+    """N whole episodes of T steps: states and own rewards, and what an agent needs."""
+
+    observation: np.ndarray
+    """(T + 1, N, O) float32: before each step, and after the last one."""
+    action: np.ndarray
+    """(T, N, A) float32, or (T, N) int64."""
+    goal: np.ndarray | None
+    """(T, N) bool: whether the state after each step meets the goal."""
+
+    @property
+    def env_steps(self) -> int:
+        """T x N, the number of transitions."""
+        return math.prod(self.shape)
+
+    def first(self, episodes: int) -> "Rollout":
+        """The first `episodes` of them (views)."""
+        cut: dict[str, Any] = {
+            name: None if array is None else array[:, :episodes]
+            for name, array in vars(self).items()
+        }
+        return Rollout(**cut)
+
+
+def collect(
+    envs: VectorEnv, act: Act, seed: int | None = None, keep_states: bool = True
+) -> Rollout:
+    """Play one episode in each environment.
+
+    Where only some steps tell whether the goal is met, it is not in the others.
+
+    Args:
+        envs: reset here, so that every rollout is of whole episodes.
+        act: chooses the actions.
+        seed: restarts the environments' random stream; None goes on with it.
+        keep_states: False where nobody will look at them.
+    """
+    t = 0
+    with blaming(envs, lambda: f"at step {t} of an episode"):
+        observation = np.array(envs.reset(seed), np.float32)
+        observations, actions, env_rewards, goals = [observation], [], [], []
+        states: np.ndarray | None = None
+        for t in range(1, envs.episode_length + 1):
+            action = act(observation)
+            step = _checked(envs, envs.step(action))
+            observation = step.observation
+            observations.append(observation)
+            actions.append(action)
+            env_rewards.append(step.env_reward)
+            goals.append(step.goal)
+            if keep_states:
+                now = envs.states()
+                if now.dtype.kind == "f" and not np.isfinite(now).all():
+                    raise ValueError("its states are not finite")
+                if states is None:
+                    # One array from the start: stacking a list would hold frames twice.
+                    states = np.empty((envs.episode_length, *now.shape), now.dtype)
+                if now.shape != states.shape[1:]:
+                    raise ValueError(f"its states are {now.shape}, not as before")
+                states[t - 1] = now
+    return Rollout(
+        states=states,
+        env_reward=np.stack(env_rewards).astype(np.float32, copy=False),
+        observation=np.stack(observations).astype(np.float32, copy=False),
+        action=np.stack(actions),
+        goal=flags(goals),
+    )
+
+
+def _checked(envs: VectorEnv, step: Step) -> Step:
+    """What a step gave, in arrays of our own: a world may fill its own again.
+
+    Raises:
+        ValueError: shapes are others than `Step` has, or a number is not finite.
+    """
+    step = Step(
+        np.array(step.observation, np.float32),
+        np.array(step.env_reward, np.float32),
+        None if step.goal is None else np.array(step.goal),
+    )
+    count = (envs.num_envs,)
+    shapes = {"observation": count + envs.observation_space.shape, "env_reward": count}
+    if step.goal is not None:
+        shapes["goal"] = count
+        if step.goal.dtype != bool:
+            raise ValueError(f"its goal is of {step.goal.dtype}, not bool")
+    for name, shape in shapes.items():
+        if getattr(step, name).shape != shape:
+            raise ValueError(f"its {name} is {getattr(step, name).shape}, not {shape}")
+        if not np.isfinite(getattr(step, name)).all():
+            raise ValueError(f"its {name} is not finite")
+    return step
+
+
+def flags(goals: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Stack goal flags; None stands for False, or for all if there is nothing else."""
+    known = [goal for goal in goals if goal is not None]
+    if not known:
+        return None
+    unknown = np.zeros_like(known[0])
+    return np.stack([unknown if goal is None else goal for goal in goals])
