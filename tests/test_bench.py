@@ -18,6 +18,7 @@ from vlmrm_exp.bench import MatrixProducts, Stage, count_flop, time_stage
 from vlmrm_exp.config import Config, ConfigError, cores
 from vlmrm_exp.rl import Batch
 from vlmrm_exp.rl.sac import SAC
+from vlmrm_exp.vlm.int8 import to_int8
 from vlmrm_exp.vlm.source import open_clip
 from vlmrm_exp.words import to_keys
 from worlds import compose as quickly
@@ -41,6 +42,8 @@ def test_operations_of_an_image_tower_are_those_of_its_layers():
     multiplications += width * dim
     pictures = torch.zeros(3, 3, side * patch, side * patch)
     with torch.no_grad():
+        assert count_flop(lambda: tower(pictures)) == 3 * 2 * multiplications
+        to_int8(tower, "x")
         assert count_flop(lambda: tower(pictures)) == 3 * 2 * multiplications
 
 

@@ -15,10 +15,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from vlmrm_exp.config import ClipConfig, ConfigError, check_clip
 from vlmrm_exp.vlm import preprocess as preprocess_module
 from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
+from vlmrm_exp.vlm.int8 import Int8Attention, Int8Linear
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import EMBEDDED, find, open_clip
 from worlds import composed
@@ -204,13 +206,44 @@ def test_frames_may_be_read_only_or_flipped(encoder):
     assert torch.equal(encoder.embed_frames(flipped), plain)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
 def test_low_precision_is_near_float32(folder, encoder, precision):
     clip = clip_of(folder, preprocess="squash", precision=precision)
     low, batch = load_encoder(clip, CPU), frames(3, 40, 60)
     difference = (low.embed_frames(batch) - encoder.embed_frames(batch)).abs().max()
     assert 0 < difference < 0.05
     assert low.embed_prompts(["the ant"]).dtype == torch.float32
+
+
+def test_int8_layers_round_and_sum_as_by_hand():
+    rng = np.random.default_rng(0)
+    x, weight, bias = rng.normal(size=(5, 24)), rng.normal(size=(7, 24)), np.arange(7)
+    x[2] = 0
+
+    def rounded(rows):
+        scale = np.abs(rows).max(axis=1, keepdims=True) / 127
+        return np.divide(rows, scale, where=scale > 0, out=rows * 0).round(), scale
+
+    (x_int, x_scale), (w_int, w_scale) = rounded(x), rounded(weight)
+    expected = (x_int @ w_int.T) * x_scale * w_scale.T + bias
+    layer = Int8Linear(torch.tensor(weight).float(), torch.tensor(bias).float())
+    y = layer(torch.tensor(x).float()[None])[0]
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(x @ weight.T + bias - expected).max() > 1e-3  # they do round
+    attention = nn.MultiheadAttention(16, 4, batch_first=True).requires_grad_(False)
+    tokens = torch.tensor(rng.normal(size=(2, 9, 16))).float()
+    exact, _ = attention(tokens, tokens, tokens)
+    near, _ = Int8Attention(attention)(tokens, tokens, tokens)
+    assert 0 < (near - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+def test_int8_is_refused_where_it_is_not_to_be_had(folder, tmp_path):
+    with pytest.raises(ConfigError, match="a GPU embeds here: use bf16, or compute"):
+        load_encoder(clip_of(folder, precision="int8"), torch.device("cuda"))
+    resnet = MODEL | {"vision_cfg": MODEL["vision_cfg"] | {"layers": [1, 1, 1, 1]}}
+    clip = clip_of(write_model(tmp_path / "resnet", resnet), precision="int8")
+    with pytest.raises(ConfigError, match="is for vision transformers, and clip="):
+        load_encoder(clip, CPU)
 
 
 def test_half_precision_on_disk_computes_in_float32(encoder, tmp_path):

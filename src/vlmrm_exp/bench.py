@@ -452,10 +452,14 @@ def time_stage(stage: Stage, turn_s: float) -> tuple[float, float]:
 
 def count_flop(work: Callable[[], object]) -> float:
     """Floating-point operations in matrix products, attention and convolutions."""
+    of_int8: Any = {
+        torch.ops.aten._int_mm: lambda a, b, out_shape: 2 * math.prod(a) * b[1]
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=of_int8)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # fused operations are not counted
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), counter:
             work()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -465,10 +469,11 @@ def count_flop(work: Callable[[], object]) -> float:
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a large matrix product, with torch's threads: the best of four."""
     a = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
+    product = torch.ops.aten._int_mm if dtype == torch.int8 else torch.mm
     times = []
     for _ in range(4):
         started = time.perf_counter()
-        (a @ a)[0, 0].item()  # waits for the device
+        product(a, a)[0, 0].item()  # waits for the device
         times.append(time.perf_counter() - started)
     return 2 * MATRIX**3 / min(times)
 

@@ -86,7 +86,8 @@ class ClipConfig:
     quick_gelu: bool | None = None
     """Whether a weights file was trained with QuickGELU; None: as all of its kind."""
     precision: str = "auto"
-    """Weights while embedding: fp32, bf16, fp16; auto: bf16 on a GPU, else fp32."""
+    """Weights while embedding: fp32, bf16, fp16, on a CPU int8 (image tower alone);
+    auto: bf16 on a GPU, else fp32."""
     preprocess: str = "pad"
     """How a frame that is not square meets the model: pad, squash or crop."""
     mean: list[float] | None = None
@@ -377,7 +378,7 @@ def check(config: Config) -> None:
 OPTIONS = {
     "task.version": ("v4", "v5"),
     "task.observation": ("full", "joints"),
-    "clip.precision": ("auto", "fp32", "bf16", "fp16"),
+    "clip.precision": ("auto", "fp32", "bf16", "fp16", "int8"),
     "clip.preprocess": ("pad", "squash", "crop"),
     "algo.name": ("sac", "dqn"),
     "compute.device": ("auto", "cpu", "gpu"),

@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, shorten
 from vlmrm_exp.vlm.hub import hub_file, sha256, way_out
+from vlmrm_exp.vlm.int8 import to_int8
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import (
     CONFIG_FILE,
@@ -33,7 +34,13 @@ from vlmrm_exp.vlm.source import (
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.int8,
+}
+"""Of the factors of matrix products."""
 
 
 class Encoder:
@@ -51,8 +58,9 @@ class Encoder:
         precision = clip.precision
         if precision == "auto":
             precision = "bf16" if device.type == "cuda" else "fp32"
-        self._dtype = DTYPES[precision]
-        self._model = _build(clip, source, precision, device)
+        loaded_in = "fp32" if precision == "int8" else precision
+        self._dtype = DTYPES[loaded_in]
+        self._model = _build(clip, source, loaded_in, device)
         size = self._model.visual.image_size
         self._size = (size, size) if isinstance(size, int) else (size[0], size[1])
         config = _model_config(source)
@@ -75,7 +83,9 @@ class Encoder:
             "preprocess": clip.preprocess,
             "precision": precision,
         }
-        if device.type == "cpu" and self._dtype == torch.float32:
+        if precision == "int8":
+            to_int8(self._model.visual, clip.name)
+        elif device.type == "cpu" and self._dtype == torch.float32:
             _fold_batch_norms(self._model.visual)
 
     @torch.no_grad()
@@ -123,8 +133,14 @@ def load_encoder(clip: ClipConfig, device: torch.device) -> Encoder:
     """Find, check, download if need be, and load the model that `clip` names.
 
     Raises:
-        ConfigError: unknown model or weights, no network, a damaged or unfitting file.
+        ConfigError: unknown model or weights, no network, a damaged or unfitting file,
+            a precision that this device or model has not.
     """
+    if clip.precision == "int8" and device.type != "cpu":
+        raise ConfigError(
+            "clip.precision=int8 is for CPUs, but a GPU embeds here: use bf16, or "
+            "compute=cpu."
+        )
     tokenizer = _load_tokenizer(clip)  # before gigabytes, for it may be missing
     return Encoder(clip, fetch(clip, find(clip)), tokenizer, device)
 

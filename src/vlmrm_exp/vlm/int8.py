@@ -1,0 +1,109 @@
+"""Vision transformers whose matrix products are of 8-bit integers, for CPUs.
+
+A weight matrix has a scale for each output, its inputs one for each token, found as
+they come (Dettmers et al. 2022, arXiv 2208.07339, section 3, without outliers apart).
+Sums are exact int32; all between the products stays float32. Letters: M tokens, I
+inputs, O outputs.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from vlmrm_exp.config import ConfigError
+
+HIGHEST = 127
+"""Of an int8; -128 is not used, so that both signs reach equally far."""
+
+
+class Int8Linear(nn.Module):
+    """A linear layer in int8."""
+
+    weight_scale: torch.Tensor
+    weight_int8: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Round a weight (O, I) float32; the bias (O,) is kept."""
+        super().__init__()
+        scale = _scale(weight)
+        self.register_buffer("weight_scale", scale.squeeze(1))  # (O,)
+        self.register_buffer("weight_int8", _rounded(weight, scale).T.contiguous())
+        zeros = weight.new_zeros(len(weight))
+        self.register_buffer("bias", zeros if bias is None else bias.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., I) -> (..., O), both float32."""
+        tokens = x.flatten(0, -2)  # (M, I)
+        scale = _scale(tokens)
+        sums = torch.ops.aten._int_mm(_rounded(tokens, scale), self.weight_int8)
+        y = torch.addcmul(self.bias, sums.float().mul_(scale), self.weight_scale)
+        return y.unflatten(0, x.shape[:-1])
+
+
+class Int8Attention(nn.Module):
+    """`nn.MultiheadAttention` of a sequence to itself, its projections in int8."""
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        """Take over its weights."""
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.in_proj = Int8Linear(attention.in_proj_weight, attention.in_proj_bias)
+        self.out_proj = Int8Linear(attention.out_proj.weight, attention.out_proj.bias)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        need_weights: bool = False,
+        attn_mask: None = None,
+    ) -> tuple[torch.Tensor, None]:
+        """(B, L, D) -> (B, L, D), and no weights; key and value are the query."""
+        qkv = self.in_proj(query).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, L, D / heads) each
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(y.transpose(1, 2).flatten(2)), None
+
+
+def to_int8(visual: nn.Module, name: str) -> None:
+    """Turn the blocks of a vision transformer to int8, in place.
+
+    Args:
+        visual: open_clip's image tower.
+        name: of the model, for the message.
+
+    Raises:
+        ConfigError: it has no such blocks.
+    """
+    for blocks in ("transformer.resblocks", "trunk.blocks"):  # open_clip's own, timm's
+        try:
+            found = visual.get_submodule(blocks)
+        except AttributeError:
+            continue
+        _replace(found)
+        return
+    raise ConfigError(
+        f"clip.precision=int8 is for vision transformers, and clip={name} is none: use "
+        "fp32 or bf16."
+    )
+
+
+def _replace(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        match child:
+            case nn.MultiheadAttention(batch_first=True, _qkv_same_embed_dim=True):
+                setattr(module, name, Int8Attention(child))
+            case nn.Linear():
+                setattr(module, name, Int8Linear(child.weight, child.bias))
+            case _:
+                _replace(child)
+
+
+def _scale(rows: torch.Tensor) -> torch.Tensor:
+    """What 1 stands for in each row, (R, 1): 127 is its largest magnitude."""
+    return rows.abs().amax(1, keepdim=True).clamp_(min=1e-30).div_(HIGHEST)
+
+
+def _rounded(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return (rows * scale.reciprocal()).round_().to(torch.int8)
