@@ -51,6 +51,7 @@ ONLY_IN = {
     "nicegui": {"labelling/page.py"},
     "nltk": {"labelling/agreement.py"},
     "ray": {"reward/ray_worker.py"},
+    "transformers": {"vlm/video_encoder.py"},
     "wandb": {"log.py", "dashboard.py"},
     "wandb_workspaces": {"dashboard.py"},
 }

@@ -18,6 +18,7 @@ import yaml
 
 from vlmrm_exp import app
 from vlmrm_exp.config import (
+    SEE_PICTURES,
     Config,
     ConfigError,
     FinishedError,
@@ -178,7 +179,7 @@ def run(
 
     if config.task.env == "gym":
         asked = [
-            c for c in (config, *judges.values()) if c.reward.model in ("clip", "video")
+            c for c in (config, *judges.values()) if c.reward.model in SEE_PICTURES
         ]
         app.tell_embedded({c.clip.name: c.clip for c in asked}.values())
     device = choose_device(config.compute.device)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vlmrm_exp.config import Config, ConfigError, ForeignError
+from vlmrm_exp.config import SEE_PICTURES, Config, ConfigError, ForeignError
 from vlmrm_exp.refusals import blaming
 from vlmrm_exp.reward import (
     Episodes,
@@ -72,7 +72,7 @@ class Pool:
         thins = not model.cheap and model.window == 1
         self._every = config.reward.every if thins else 1
         self._advice = f"reward={config.reward.name} gave it"
-        if config.reward.model in ("clip", "video"):
+        if config.reward.model in SEE_PICTURES:
             self._advice = "check the weights and clip.precision"
 
     @property
