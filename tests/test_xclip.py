@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vlmrm_exp.config import ConfigError, unread
 from vlmrm_exp.envs import world_of
@@ -162,9 +163,23 @@ def test_every_state_is_rendered_once(of, states, monkeypatch):
     assert sorted(map(tuple, rendered)) == sorted(map(tuple, states.reshape(T * N, -1)))
 
 
+def in_the_layout_of_2022(folder: Path) -> None:
+    """As Microsoft's repositories are: a .bin file, and sizes as bare numbers."""
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    now = json.loads((folder / "processor_config.json").read_text())["image_processor"]
+    kept = {k: now[k] for k in ("image_mean", "image_std", "resample", "do_resize")}
+    old = {"feature_extractor_type": "VideoMAEFeatureExtractor", "size": 32}
+    text = json.dumps({**kept, **old, "crop_size": 32, "do_center_crop": True})
+    (folder / "preprocessor_config.json").write_text(text)
+    (folder / "processor_config.json").unlink()
+
+
 def test_a_name_is_found_in_the_hubs_cache(of, states, folder, tmp_path, monkeypatch):
     cached = tmp_path / "models--microsoft--xclip-base-patch32"
-    shutil.copytree(folder, cached / "snapshots" / "abc")
+    snapshot = shutil.copytree(folder, cached / "snapshots" / "abc")
+    in_the_layout_of_2022(snapshot)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -241,6 +256,15 @@ def broken(folder: Path, how: str) -> None:
         config.write_text(
             config.read_text().replace('"image_size": 32', '"image_size": 48')
         )
+    elif how == "incomplete":
+        tensors = load_file(weights)
+        del tensors["prompts_generator.alpha"]
+        save_file(tensors, weights, {"format": "pt"})
+    elif how == "nearest":
+        pictures = folder / "processor_config.json"
+        pictures.write_text(
+            pictures.read_text().replace('"resample": 2', '"resample": 0')
+        )
     elif how == "gone":
         shutil.rmtree(folder)
 
@@ -252,6 +276,8 @@ def broken(folder: Path, how: str) -> None:
         ("cut", "cannot be read as X-CLIP .*: give a folder"),
         ("of pictures", "is of the kind 'clip', not X-CLIP"),
         ("larger pictures", "cannot be read as X-CLIP"),
+        ("incomplete", r"have no prompts_generator\.alpha, which would be random"),
+        ("nearest", r"asks for pictures of another kind .*\(0, 32, 32\)"),
         ("gone", r"has no config\.json"),
     ],
 )
