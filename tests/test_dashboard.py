@@ -225,6 +225,8 @@ def test_refusals_are_one_sentence(verb, tmp_path, wandb_online, monkeypatch) ->
         assert told in ended.err
         assert ended.err.count("\n") == 1
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    # It tries again till then; from WANDB_HTTP_TIMEOUT, when it was imported.
+    monkeypatch.setattr("wandb.Api._HTTP_TIMEOUT", 1)
     ended = verb("entity=lab")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "check entity, project, the network" in ended.err

@@ -53,6 +53,7 @@ ONLY_IN = {
     "nicegui": {"labelling/page.py"},
     "nltk": {"labelling/agreement.py"},
     "ray": {"reward/ray_worker.py"},
+    "transformers": {"vlm/video_encoder.py"},
     "wandb": {"log/wandb.py", "dashboard.py"},
     "wandb_workspaces": {"dashboard.py"},
 }

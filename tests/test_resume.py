@@ -220,8 +220,9 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
 
 
 SMALL = (
-    "task=mountaincar clip=nano log=none env_steps=4800 algo.gradient_steps=20 "
-    "algo.random_steps=1600 evaluation.every=1600 evaluation.episodes=2 "
+    "task=mountaincar clip=nano log=none env_steps=2400 algo.gradient_steps=20 "
+    "task.episode_length=100 algo.random_steps=800 evaluation.every=800 "
+    "evaluation.episodes=2 "
     "evaluation.final_episodes=4 evaluation.video_episodes=0 name=mine "
     "compute.workers=0"
 ).split()
@@ -414,7 +415,8 @@ def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path):
 def test_a_signal_in_the_final_evaluation_asks_to_be_started_again(
     tmp_path, program, monkeypatch
 ):
-    words = ("env_steps=1600", "evaluation.final_episodes=300")
+    words = ("env_steps=1600", "task.episode_length=200")
+    words += ("evaluation.final_episodes=300",)  # time enough for the signal
     process, run = start(tmp_path, *words), tmp_path / "outputs/mountaincar/mine"
     wait_for_state(process, run)  # after the only rollout, so training is over
     time.sleep(0.5)

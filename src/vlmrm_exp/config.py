@@ -19,6 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 MAX_TAG = 64  # characters, W&B's own limit
 MAX_WORKERS = 16  # each has a model of its own in memory
 MAX_PHYSICS_THREADS = 8  # the rest of a step is Python's, in one thread
+VIDEO_MODEL = "xclip:"  # begins `clip.model` of a video encoder
 
 
 class ConfigError(ValueError):
@@ -78,7 +79,8 @@ class ClipConfig:
 
     name: str = MISSING
     model: str = MISSING
-    """open_clip architecture, `hf-hub:org/repo`, `local-dir:/path` or `embedded`."""
+    """open_clip architecture, `hf-hub:org/repo`, `local-dir:/path` or `embedded`; for
+    reward=xclip `xclip:org/repo` or `xclip:/path`."""
     pretrained: str | None = None
     """open_clip tag, weights file or `random`; None: `model` names weights itself."""
     download_gb: float | None = None
@@ -108,7 +110,7 @@ class RewardConfig:
 
     name: str = MISSING
     model: str = MISSING
-    """clip, video, predicate, environment, by_hand, or `module:Class` of a
+    """clip, video, xclip, predicate, environment, by_hand, or `module:Class` of a
     `RewardModel` of one's own."""
     every: int = 1
     """Training rewards each n-th state of an episode; the steps between get linear
@@ -120,7 +122,7 @@ class RewardConfig:
     max_error: float = 0.7
     """Of these, over the spread of rewards: above it more states are looked at."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of reward=video, or of a reward model of one's own."""
+    """Settings of reward=video or xclip, or of a reward model of one's own."""
 
 
 @dataclass
@@ -357,6 +359,8 @@ def check(config: Config) -> None:
         )
     _check_task(config.task)
     check_clip(config.clip)
+    if config.reward.model == "xclip":
+        _check_video_model(config.clip)
     if config.log.mode == "tensorboard":
         check_extra("log=tensorboard", "tensorboard", "tensorboard", "log=offline")
     for tag in config.log.tags:
@@ -513,6 +517,21 @@ def check_clip(clip: ClipConfig) -> None:
             check_colour(f"clip.{part}", values)
 
 
+def _check_video_model(clip: ClipConfig) -> None:
+    if not clip.model.startswith(VIDEO_MODEL):
+        raise ConfigError(
+            f"reward=xclip needs a video model, and clip={clip.name} ({clip.model}) is "
+            f"one of pictures: leave clip out, or give clip.model={VIDEO_MODEL} with a "
+            "repository or a folder of X-CLIP."
+        )
+    if clip.precision == "int8":
+        raise ConfigError("clip.precision=int8 is not for reward=xclip: use fp32.")
+    for name in ("pretrained", "quick_gelu", "mean", "std"):
+        if (value := getattr(clip, name)) is not None:
+            raise no_effect(f"clip.{name}", value, "reward=xclip")
+    check_extra("reward=xclip", "transformers", "hf", "reward=video")
+
+
 def check_colour(name: str, values: Any) -> None:
     """Refuse a mean or std that values in 0..1 cannot have.
 
@@ -601,6 +620,23 @@ def one_of(name: str, value: str, options: Sequence[str], where: str = "") -> No
             f"{name} is {value!r}, but must be one of {', '.join(options)}{where}."
             f"{did_you_mean(value, options)}"
         )
+
+
+def check_options(given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse options that a reward model does not have, with a ConfigError."""
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"There is no option reward.options.{key}, only {' and '.join(known)}."
+                f"{did_you_mean(key, known)}"
+            )
+
+
+def whole_number(name: str, value: Any) -> int:
+    """The value of an option, of steps; a ConfigError if it is no number from 1 up."""
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} is {value}: give a whole number of steps from 1 up.")
+    return value
 
 
 def did_you_mean(wanted: str, options: Iterable[str]) -> str:

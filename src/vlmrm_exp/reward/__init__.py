@@ -27,6 +27,7 @@ BUILT_IN = {
     "predicate": "vlmrm_exp.reward.ground_truth:PredicateReward",
     "environment": "vlmrm_exp.reward.ground_truth:EnvironmentReward",
     "video": "vlmrm_exp.reward.over_time:VideoReward",
+    "xclip": "vlmrm_exp.reward.xclip:XClipReward",
     "by_hand": "vlmrm_exp.reward.by_hand:HandWrittenReward",
 }
 

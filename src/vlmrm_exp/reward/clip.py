@@ -21,13 +21,13 @@ if TYPE_CHECKING:  # it takes seconds to import, and workers alone need it
 
 
 def mean_embedding(prompts: torch.Tensor, renormalise: bool = True) -> torch.Tensor:
-    """Average unit embeddings of several prompts (P, D) into one (D,).
+    """Average unit embeddings of several prompts (..., P, D) into one (..., D).
 
     The original code left the mean as it was, so that alpha 0 was no cosine any more;
     `renormalise=False` repeats that.
     """
-    mean = prompts.float().mean(dim=0)
-    return functional.normalize(mean, dim=0) if renormalise else mean
+    mean = prompts.float().mean(dim=-2)
+    return functional.normalize(mean, dim=-1) if renormalise else mean
 
 
 def goal_baseline_reward(
@@ -41,8 +41,8 @@ def goal_baseline_reward(
 
     Args:
         states: (B, D) unit image embeddings.
-        goal: (D,) embedding of the goal prompt.
-        baseline: (D,) embedding of the baseline prompt; not read at alpha 0.
+        goal: (D,) embedding of the goal prompt, or one for each state, (B, D).
+        baseline: the same of the baseline prompt; not read at alpha 0.
         alpha: regularisation strength in [0, 1].
 
     Returns:
@@ -54,14 +54,14 @@ def goal_baseline_reward(
     offset = states.float() - goal.float()  # (B, D)
     if alpha > 0:
         direction = goal.float() - baseline.float()
-        length = direction.norm()
-        if length < 1e-6:
+        length = direction.norm(dim=-1, keepdim=True)
+        if (length < 1e-6).any():
             raise ValueError(
                 "The prompt and the baseline have the same embedding, so there is no "
                 "line to project on: say something else in one of them, or set alpha=0."
             )
         direction = direction / length
-        along = (offset @ direction)[:, None] * direction  # (B, D)
+        along = (offset * direction).sum(-1, keepdim=True) * direction  # (B, D)
         offset = alpha * along + (1 - alpha) * offset
     return 1 - offset.square().sum(dim=1) / 2
 
@@ -98,23 +98,22 @@ class Sentence:
         return reward.reshape(embeddings.shape[:2]).mean(dim=1)
 
 
-class Appearance:
-    """Sees states as the model does: renders each view and embeds it."""
+class Views:
+    """Renders states, each view alone."""
 
-    def __init__(self, config: Config, encoder: "Encoder") -> None:
-        """Open the drawing context of the configured task."""
-        self._encoder = encoder
+    def __init__(self, config: Config, at_once: int) -> None:
+        """Open the drawing context of the configured task.
+
+        Args:
+            config: its task, and the size and effects of frames.
+            at_once: pictures that are best made together.
+        """
         self._views = len(config.task.views)
-        self.batch_size = max(1, encoder.batch_size // self._views)
+        self.batch_size = max(1, at_once // self._views)
         self._renderer = world_of(config.task).make_renderer(
             config.task, config.frame_height, config.clip.render_effects
         )
         self.drawn_by = self._renderer.drawn_by
-
-    def embed(self, states: np.ndarray) -> torch.Tensor:
-        """States (B, S), or frames (B, H, W, 3) -> embeddings (B, V, D)."""
-        embeddings = self._encoder.embed_frames(self.pictures(states))
-        return embeddings.unflatten(0, (len(states), self._views))
 
     def pictures(self, states: np.ndarray) -> np.ndarray:
         """States (B, S), or frames (B, H, W, 3) -> each view alone: (B V, H, W, 3)."""
@@ -127,6 +126,20 @@ class Appearance:
     def close(self) -> None:
         """Free the drawing context."""
         self._renderer.close()
+
+
+class Appearance(Views):
+    """Sees states as the model does: renders each view and embeds it."""
+
+    def __init__(self, config: Config, encoder: "Encoder") -> None:
+        """Open the drawing context of the configured task."""
+        super().__init__(config, encoder.batch_size)
+        self._encoder = encoder
+
+    def embed(self, states: np.ndarray) -> torch.Tensor:
+        """States (B, S), or frames (B, H, W, 3) -> embeddings (B, V, D)."""
+        embeddings = self._encoder.embed_frames(self.pictures(states))
+        return embeddings.unflatten(0, (len(states), self._views))
 
 
 class ClipReward(RewardModel):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from vlmrm_exp.config import Config, ConfigError, did_you_mean, one_of
+from vlmrm_exp.config import Config, ConfigError, check_options, one_of, whole_number
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward
 
@@ -84,16 +84,7 @@ def checked(options: Mapping[str, Any]) -> tuple[str, int]:
     Raises:
         ConfigError: there is no such option, or its value is impossible.
     """
-    for key in options:
-        if key not in OPTIONS:
-            raise ConfigError(
-                f"There is no option reward.options.{key}, only {' and '.join(OPTIONS)}"
-                f".{did_you_mean(key, OPTIONS)}"
-            )
+    check_options(options, OPTIONS)
     of, steps = options.get("of", "mean"), options.get("steps", 10)
     one_of("reward.options.of", of, ("mean", "change"))
-    if not isinstance(steps, int) or steps < 1:
-        raise ConfigError(
-            f"reward.options.steps is {steps}: give a whole number of states from 1 up."
-        )
-    return of, steps
+    return of, whole_number("reward.options.steps", steps)

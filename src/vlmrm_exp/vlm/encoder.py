@@ -53,11 +53,8 @@ class Encoder:
         self, clip: ClipConfig, source: Source, tokenizer: Any, device: torch.device
     ):
         self._clip, self._source = clip, source
-        self.batch_size = clip.batch_size or (16 if device.type == "cpu" else 64)
         self._tokenizer, self._device = tokenizer, device
-        precision = clip.precision
-        if precision == "auto":
-            precision = "bf16" if device.type == "cuda" else "fp32"
+        self.batch_size, precision = on_device(clip, device)
         loaded_in = "fp32" if precision == "int8" else precision
         self._dtype = DTYPES[loaded_in]
         self._model = _build(clip, source, loaded_in, device)
@@ -70,7 +67,7 @@ class Encoder:
         self.facts: dict[str, object] = {
             **{name: getattr(clip, name) for name in ("name", "model", "pretrained")},
             "weights": str(source.file or "random weights (seed 0)"),
-            "weights_sha256": _digest(source.file) if source.file else None,
+            "weights_sha256": digest(source.file) if source.file else None,
             "parameters_image": image,
             "parameters_text": everything - image,
             "embed_dim": self._dim,
@@ -150,6 +147,14 @@ def fetch_weights(clip: ClipConfig) -> None:
     fetch(clip, find(clip))
 
 
+def on_device(clip: ClipConfig, device: torch.device) -> tuple[int, str]:
+    """Frames per forward pass and precision, where `clip` leaves them open."""
+    size, precision = (16, "fp32") if device.type == "cpu" else (64, "bf16")
+    return clip.batch_size or size, (
+        precision if clip.precision == "auto" else clip.precision
+    )
+
+
 def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
     """Refuse a prompt that the model would not read to its end; reads no weights.
 
@@ -168,16 +173,27 @@ def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
             text = tokenizer.clean_fn(prompt)
             tokens = inner(text, add_special_tokens=False)["input_ids"]
         room = int(tokenizer.context_length or 0) - special
-        if len(tokens) > room:
-            lost = inner.decode(tokens[room:]).strip()
-            raise ConfigError(
-                f'The prompt "{shorten(prompt, 200)}" has {len(tokens)} tokens, but '
-                f"clip={clip.name} reads {room} and would not see its end, "
-                f'"{shorten(lost, 200)}": shorten it.'
-            )
+        check_length(clip, prompt, tokens, room, inner)
 
 
-def _digest(file: Path) -> str | None:
+def check_length(
+    clip: ClipConfig, prompt: str, tokens: Sequence[int], room: int, tokenizer: Any
+) -> None:
+    """Refuse a prompt of more tokens than there is room for; show what would be lost.
+
+    Raises:
+        ConfigError: it would be cut.
+    """
+    if len(tokens) > room:
+        lost = tokenizer.decode(tokens[room:]).strip()
+        raise ConfigError(
+            f'The prompt "{shorten(prompt, 200)}" has {len(tokens)} tokens, but '
+            f"clip={clip.name} reads {room} and would not see its end, "
+            f'"{shorten(lost, 200)}": shorten it.'
+        )
+
+
+def digest(file: Path) -> str | None:
     """SHA-256 of a weights file; of a large one, what the hub names it by."""
     if file.stat().st_size <= 1e9:
         return sha256(file)
@@ -205,7 +221,7 @@ def _load_tokenizer(clip: ClipConfig) -> Any:
     if not name.startswith("local-dir:"):
         hub_file(wanted, ("tokenizer_config.json",), what, "choose another clip")
     try:
-        with _quiet():
+        with quiet():
             return open_clip.get_tokenizer(name)
     except Exception as error:  # of several packages, each with its own kinds
         raise ConfigError(
@@ -220,7 +236,7 @@ def _simple_tokenizer(source: Source, vocab_size: int) -> Any:
     own: Any = {"bpe_path": str(merges)} if source.folder and merges.is_file() else {}
     put = f"put the merges of its training there as {merges.name}"
     try:
-        with _quiet():
+        with quiet():
             tokenizer: Any = open_clip.get_tokenizer(source.model, **own)
     except Exception as error:  # a damaged file can raise nearly anything
         if not own:
@@ -251,7 +267,7 @@ def _build(
     file = source.folder / CONFIG_FILE if source.folder else None  # read now
     try:
         # Random weights are the same everywhere, and no one else's numbers change.
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             options: Any = {"load_weights": False, "pretrained_text": False}
             model: Any = open_clip.create_model(
@@ -324,7 +340,7 @@ def _fold_batch_norms(visual: torch.nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence open_clip's progress reports, which go to the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

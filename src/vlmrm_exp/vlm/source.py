@@ -19,7 +19,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
-from vlmrm_exp.config import ClipConfig, ConfigError, check_colour, did_you_mean
+from vlmrm_exp.config import (
+    VIDEO_MODEL,
+    ClipConfig,
+    ConfigError,
+    check_colour,
+    did_you_mean,
+)
 from vlmrm_exp.files import reason
 from vlmrm_exp.vlm.hub import hub_file, way_out
 
@@ -85,6 +91,11 @@ def find(clip: ClipConfig) -> Source:
     """
     if not clip.name:
         raise ConfigError("clip.name is empty: give the model a name.")
+    if clip.model.startswith(VIDEO_MODEL):
+        raise ConfigError(
+            f"clip={clip.name} ({clip.model}) is a video model, which reads several "
+            "frames at once: give reward=xclip in a run, or another clip."
+        )
     schema, _, rest = clip.model.partition(":")
     folder = EMBEDDED / clip.name
     listed = schema not in ("embedded", "local-dir", "hf-hub")
