@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import http.client
 import json
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from scipy.stats import binomtest
 
 pytest.importorskip("nicegui")
 pytest.importorskip("nltk")
@@ -27,12 +29,14 @@ from vlmrm_exp.files import lock
 from vlmrm_exp.label import check, label, page_of
 from vlmrm_exp.labelling.page import Guard
 from vlmrm_exp.labelling.raters import Raters
-from vlmrm_exp.labelling.shown import Session
+from vlmrm_exp.labelling.shown import Played, Session, episodes_of
 from vlmrm_exp.rl.dqn import QNetwork
+from vlmrm_exp.rl.sac import Actor
 from vlmrm_exp.studies.pictures import PictureFile, read_pictures
 from vlmrm_exp.studies.settings import check_out
 from vlmrm_exp.studies.state_files import labels_of, picture_states, stored_states
 from vlmrm_exp.words import to_keys
+from worlds import composed
 
 pytestmark = pytest.mark.slow
 
@@ -210,10 +214,121 @@ def test_episodes_are_those_that_evaluate_judges(run, tmp_path, capsys):
         (1, 1), (0, 0)
     ]  # fmt: skip
     assert result["success"][0]["success_low"] == pytest.approx(0.51, abs=0.01)
+    policy = hashlib.sha256((good / "checkpoints" / "best.pt").read_bytes())
     assert rows(out / "label.csv")[0] == {
-        "run": str(good), "episode": "0", "label": "1", "raters": "1", "goals": "1"
+        "run": str(good), "episode": "0", "policy": policy.hexdigest(), "label": "1",
+        "raters": "1", "goals": "1", "predicate": "1", "predicate_share": "1.0",
+        "rater:Ada": "1",
     }  # fmt: skip
     assert "Ada" in capsys.readouterr().out
+
+
+def evaluated(folder: Path, *words: str) -> dict:
+    """What evaluate says, and what it says to whom it refuses."""
+    words = ("video=false", "compute.workers=0", *words)
+    keys = app.compose("evaluate", f"run={folder}", *words)
+    return evaluate.evaluate(*evaluate.check(keys))
+
+
+def test_evaluate_tells_what_people_say_of_the_same_episodes(run, tmp_path, capsys):
+    mixed, bad = run("mixed", [-1, 0, 1, 0]), run("bad", [0.0, 0.0, -1.0, 0.0])
+    out, csv = tmp_path / "out", tmp_path / "out" / "label.csv"
+    words = f"videos=[{bad},{mixed}]", "episodes=5", f"out={out}", "serve=false"
+    label(asked(*words))
+    goal = evaluated(mixed, "episodes=5")["per_episode"]["success"]
+    assert 1 < sum(goal) < 5
+    # Bo says the opposite of the first two, and has not seen the last.
+    ada = {f"{mixed}#{i}": int(said) for i, said in enumerate(goal)}
+    bo = {key: said ^ (i < 2) for i, (key, said) in enumerate(ada.items()) if i < 4}
+    say(asked(*words), Ada=ada, Bo=bo | {f"{bad}#0": 1})
+    label(asked(*words))
+    command = f"python -m vlmrm_exp.evaluate run={mixed} labels={csv} checkpoint=best"
+    assert command in capsys.readouterr().out
+
+    result = evaluated(mixed, "episodes=7", f"labels={csv}")
+    told = capsys.readouterr().out
+    assert f"What people say of these episodes ({csv})" in told
+    assert "majority" in told
+    people = json.loads((mixed / "evaluation-2.json").read_text())["people"]
+    assert people == json.loads(json.dumps(result["people"]))
+    decided = [False, False, *goal[2:]]  # ties are no success
+    for row, said, truth in zip(
+        people["raters"],
+        (goal, [bo[f"{mixed}#{i}"] for i in range(4)], decided),
+        (goal, goal[:4], goal),
+        strict=True,
+    ):
+        assert row["goals"] == sum(said)
+        assert row["share"] == pytest.approx(sum(said) / len(said))
+        interval = binomtest(sum(said), len(said)).proportion_ci(0.95, "wilson")
+        assert (row["share_low"], row["share_high"]) == pytest.approx(tuple(interval))
+        same = [bool(a) == b for a, b in zip(said, truth, strict=True)]
+        assert row["agreement_with_predicate"] == pytest.approx(np.mean(same))
+    (success,) = people["success"]  # nothing of the other run
+    assert (success["run"], success["episodes"]) == (str(mixed), 5)
+    assert success["success"] == pytest.approx(sum(decided) / 5)
+    assert success["success_by_predicate"] == pytest.approx(sum(goal) / 5)
+    assert people["pairs"][0]["agreement"] == 0.5
+    assert evaluated(bad, f"labels={csv}")["people"]["raters"][0]["rater"] == "Bo"
+    mixed.rename(tmp_path / "elsewhere")  # a run is known by its policy
+    assert evaluated(tmp_path / "elsewhere", f"labels={csv}")["people"]["pairs"]
+
+
+def test_labels_of_other_episodes_are_refused(run, pictures, tmp_path):
+    folder, other = (
+        run("run", [0.05, 0.1, 1.0, 0.3]),
+        run("other", [0.0, 0, 1, 0]),
+    )
+    csv = tmp_path / "videos" / "label.csv"
+    of_videos = f"videos=[{folder}]", "episodes=3", f"out={csv.parent}", "serve=false"
+    label(asked(*of_videos))
+    say(asked(*of_videos), Ada={f"{folder}#2": 1})
+    label(asked(*of_videos))
+    of_files = f"frames={pictures}", f"out={tmp_path}/files", "serve=false"
+    label(asked(*of_files))
+    say(asked(*of_files), Ada={"0.png": 1})
+    label(asked(*of_files))
+    by_hand = tmp_path / "by_hand.csv"
+    by_hand.write_text(csv.read_text()[:-2] + "yes\n")
+    empty = tmp_path / "empty.csv"
+    empty.write_text(csv.read_text()[:-2] + "\n")
+    for where, labels, words, told in (
+        (other, csv, [], f"no labels of episodes of this policy.*but of {folder}"),
+        (folder, tmp_path / "files/label.csv", [], "has no column run"),
+        (folder, tmp_path / "nowhere.csv", [], "nowhere.csv cannot be read"),
+        (folder, by_hand, [], "changed by hand .*'yes'"),
+        (folder, empty, [], "no rater who labelled"),
+        (folder, csv, ["seed=5"], "people label episodes of seed 1000000"),
+        (folder, csv, ["episodes=2"], "give episodes=3 or more"),
+        (folder, csv, ["checkpoint=random"], "no effect with checkpoint=random"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            evaluated(where, f"labels={labels}", *words)
+    trained_on = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
+    torch.save(trained_on | {"env_steps": 2}, folder / "checkpoints" / "best.pt")
+    with pytest.raises(ConfigError, match="trained on since has other episodes"):
+        evaluated(folder, f"labels={csv}")
+    assert not list(folder.glob("evaluation*"))
+
+
+def test_how_many_episodes_are_shown_does_not_change_them(tmp_path):
+    """A network rounds otherwise for more observations, and a humanoid falls so."""
+    config = composed("task=kneeling", "clip=nano", "task.episode_length=20")
+    envs = world_of(config.task).make_envs(config.task, 1, 1)
+    low, high = envs.action_space.low, envs.action_space.high
+    observed = envs.observation_space.shape[-1]
+    envs.close()
+    torch.manual_seed(0)
+    policy = {"algo": "sac", "observation_dim": observed, "env_steps": 1,
+              "hidden": [256, 256], "squash_observations": False,
+              "action": {"low": low.tolist(), "high": high.tolist()},
+              "policy": Actor(observed, len(low), [256, 256]).state_dict()}  # fmt: skip
+    torch.save(policy, tmp_path / "best.pt")
+    run = Played("run", config, tmp_path / "best.pt", 7)
+    few, many = list(episodes_of(run, 2)), list(episodes_of(run, 17))
+    assert (len(few), len(many)) == (2, 17)
+    for one, same in zip(few, many[:2], strict=True):
+        np.testing.assert_array_equal(one[0], same[0])
 
 
 def test_five_buckets_where_they_are_asked_for(run, tmp_path):
@@ -228,6 +343,10 @@ def test_five_buckets_where_they_are_asked_for(run, tmp_path):
     assert [(x["label"], x["percent"]) for x in rows(tmp_path / "out/label.csv")] == [
         ("0", "25"), ("1", "50")
     ]  # fmt: skip
+    told = evaluated(folder, f"labels={tmp_path}/out/label.csv")["people"]
+    (success,) = told["success"]
+    assert (success["success"], success["mean_percent"]) == (0.5, 37.5)
+    assert success["mean_percent_by_predicate"] == 100
 
 
 @pytest.mark.parametrize(

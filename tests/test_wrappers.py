@@ -13,16 +13,23 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from PIL import Image
-from stable_baselines3 import SAC
+from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnv,
+    VecNormalize,
+)
 
-from vlmrm_exp import app, score
+from vlmrm_exp import app, sb3, score
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.reward import Episodes, make_model
-from vlmrm_exp.sb3 import VecVLMReward
+from vlmrm_exp.sb3 import VecVLMReward, VLMReplayBuffer
 from vlmrm_exp.scorer import Scorer
 from vlmrm_exp.words import to_keys
 from vlmrm_exp.wrappers import FrameInInfo, VectorVLMReward, VLMReward
@@ -230,6 +237,138 @@ def test_sac_of_stable_baselines3_learns_in_one_environment():
     assert (np.abs(rewards) <= 1).all()
     assert rewards.std() > 1e-3
     assert np.isfinite([info["r"] for info in agent.ep_info_buffer]).all()
+
+
+def drawn_envs(env_id: str) -> VecEnv:
+    """Two environments whose episodes take 40 steps."""
+    options = {"render_mode": "rgb_array", "max_episode_steps": 40}
+    return make_vec_env(
+        env_id, 2, seed=0, wrapper_class=FrameInInfo, env_kwargs=options
+    )
+
+
+LATER: Any = {"replay_buffer_class": VLMReplayBuffer}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "of_buffer"),
+    [
+        ("MountainCarContinuous-v0", {}, {}),
+        ("Pendulum-v1", {"buffer_size": 100}, {}),  # old steps are overwritten
+        ("Pendulum-v1", {"optimize_memory_usage": True},
+         {"handle_timeout_termination": False}),
+    ],
+)  # fmt: skip
+def test_rewards_that_come_later_are_those_of_each_step(env_id, options, of_buffer):
+    """Random actions of the same seed, so both see the same steps."""
+    options |= {"seed": 0, "learning_starts": 200}
+    at_once = SAC("MlpPolicy", VecVLMReward(drawn_envs(env_id), **SENTENCE),
+                  replay_buffer_kwargs=of_buffer, **options)  # fmt: skip
+    later = SAC("MlpPolicy", drawn_envs(env_id), **options, **LATER,
+                replay_buffer_kwargs=SENTENCE | of_buffer)  # fmt: skip
+    for agent in (at_once, later):
+        agent.learn(160)
+    expected, buffer = at_once.replay_buffer, later.replay_buffer
+    steps = min(80, buffer.buffer_size)
+    assert np.isnan(buffer.rewards[:steps]).all()
+    set_random_seed(0)
+    sampled = buffer.sample(64)
+    set_random_seed(0)
+    for one, same in zip(sampled, expected.sample(64), strict=True):
+        if one is not None:
+            np.testing.assert_allclose(one, same, **CLOSE)
+    np.testing.assert_allclose(buffer.rewards, expected.rewards, **CLOSE)
+    assert np.ptp(buffer.rewards[:steps]) > 1e-3
+    assert (buffer.dones[:steps].sum(), buffer.timeouts.sum()) == (
+        (expected.dones[:steps].sum(), expected.timeouts.sum())
+    )
+    assert buffer.dones.any()
+
+
+class Watched(VLMReplayBuffer):
+    """Notes what is sampled, and how many steps wait before."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.waited, self.sampled = [], []
+
+    def sample(self, *args: Any, **kwargs: Any) -> ReplayBufferSamples:
+        self.waited.append(len(self._pending))
+        sample = super().sample(*args, **kwargs)
+        self.sampled.append(sample.rewards.numpy())
+        return sample
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env_id"),
+    [(SAC, "MountainCarContinuous-v0"), (TD3, "MountainCarContinuous-v0"),
+     (DQN, "MountainCar-v0")],
+)  # fmt: skip
+def test_off_policy_algorithms_learn_from_rewards_that_come_later(algorithm, env_id):
+    agent = algorithm(
+        "MlpPolicy", drawn_envs(env_id), seed=0, learning_starts=50, train_freq=30,
+        gradient_steps=5, replay_buffer_class=Watched, replay_buffer_kwargs=SENTENCE,
+    )  # fmt: skip
+    before = [one.detach().clone() for one in agent.policy.parameters()]
+    agent.learn(300)
+    after = agent.policy.parameters()
+    assert any(not a.equal(b) for a, b in zip(before, after, strict=True))
+    buffer = agent.replay_buffer
+    assert buffer.waited == 5 * [30, 0, 0, 0, 0]  # scored together, once
+    assert np.isfinite(buffer.sampled).all()
+    env, frames = gym.make(env_id, render_mode="rgb_array"), []
+    env.reset()
+    for position in buffer.next_observations[: buffer.pos, :, 0].ravel():
+        put(env, position)
+        frames.append(env.render())
+    expected = Scorer(**SENTENCE)(frames)
+    assert len(expected) == 300
+    np.testing.assert_allclose(buffer.rewards[:150].ravel(), expected, **CLOSE)
+
+
+def test_only_so_many_frames_wait(monkeypatch):
+    monkeypatch.setattr(sb3, "PENDING", 20)
+    agent = SAC("MlpPolicy", drawn_envs("Pendulum-v1"), **LATER,
+                replay_buffer_kwargs=SENTENCE)  # fmt: skip
+    agent.learn(50)
+    assert np.isnan(agent.replay_buffer.rewards[:25]).all(1).tolist() == (
+        20 * [False] + 5 * [True]
+    )
+    agent.replay_buffer.reset()
+    agent.replay_buffer.score_pending()
+    assert np.isnan(agent.replay_buffer.rewards[20:25]).all()
+
+
+def test_a_saved_buffer_has_its_rewards_and_goes_on(tmp_path):
+    agent = SAC("MlpPolicy", drawn_envs("Pendulum-v1"), seed=0, buffer_size=400,
+                **LATER, replay_buffer_kwargs=SENTENCE)  # fmt: skip
+    agent.learn(40)
+    agent.save_replay_buffer(tmp_path / "buffer.pkl")
+    agent.save(tmp_path / "agent.zip")
+    assert (tmp_path / "buffer.pkl").stat().st_size < 50_000  # neither model nor frames
+    other = SAC.load(tmp_path / "agent.zip", drawn_envs("Pendulum-v1"))
+    other.load_replay_buffer(tmp_path / "buffer.pkl")
+    rewards = other.replay_buffer.rewards
+    np.testing.assert_array_equal(rewards, agent.replay_buffer.rewards)
+    assert np.ptp(rewards[:20]) > 1e-3
+    other.learn(120, reset_num_timesteps=False)
+    assert np.isfinite(other.replay_buffer.sample(64).rewards.numpy()).all()
+    assert other.replay_buffer.pos == 80
+
+
+def test_a_buffer_refuses_rewards_of_something_else():
+    undrawn = make_vec_env("Pendulum-v1", 2, env_kwargs={"render_mode": "rgb_array"})
+    scaled = VecNormalize(drawn_envs("Pendulum-v1"))
+    for envs, told in ((undrawn, "wrap it in FrameInInfo"),
+                       (scaled, "give it norm_reward=False")):  # fmt: skip
+        agent = SAC("MlpPolicy", envs, **LATER, replay_buffer_kwargs=SENTENCE)
+        with pytest.raises(ConfigError, match=told):
+            agent.learn(110)
+    scaled = VecNormalize(drawn_envs("Pendulum-v1"), norm_reward=False)
+    SAC("MlpPolicy", scaled, **LATER, replay_buffer_kwargs=SENTENCE).learn(110)
+    with pytest.raises(ConfigError, match="prompt is an empty list"):
+        SAC("MlpPolicy", scaled, **LATER,
+            replay_buffer_kwargs=SENTENCE | {"prompt": []})  # fmt: skip
 
 
 def test_what_cannot_be_rewarded_is_refused_before_a_model_loads():

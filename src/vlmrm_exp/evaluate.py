@@ -2,7 +2,8 @@
 
 Reads the run's own configuration and a checkpoint, plays episodes without exploration
 from start states that neither training nor the run's own evaluation saw, and writes
-evaluation.json and videos/evaluation.mp4 into the run's folder.
+evaluation.json and videos/evaluation.mp4 into the run's folder. What people said of the
+same episodes (labels=, a label.csv of `python -m vlmrm_exp.label`) stands beside it.
 """
 
 import contextlib
@@ -25,6 +26,8 @@ from vlmrm_exp.config import (
     ConfigError,
     at_least,
     check_compute,
+    check_extra,
+    no_effect,
     one_of,
 )
 
@@ -42,6 +45,7 @@ class EvaluateConfig:
     reward_episodes: int = MISSING
     seed: int | None = None
     video: bool = MISSING
+    labels: str | None = None
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
@@ -81,7 +85,43 @@ def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
             f"There is no {checkpoint}: the run ended before its first evaluation, or "
             "this is not its folder."
         )
+    if asked.labels is not None:
+        _check_labels(asked, config.seed + SEED_OFFSET)
     return asked, replace(config, compute=asked.compute)
+
+
+def _check_labels(asked: EvaluateConfig, seed: int) -> None:
+    """Refuse labels that are not of the episodes that will be played.
+
+    Args:
+        asked: has labels.
+        seed: of the start states of labelled episodes.
+    """
+    check_extra("labels", "nltk", "label", "evaluate without it")
+    if asked.checkpoint == "random":
+        raise no_effect("labels", asked.labels, "checkpoint=random")
+    if asked.seed not in (None, seed):
+        raise ConfigError(
+            f"seed is {asked.seed}, but people label episodes of seed {seed}: leave "
+            "seed out, or labels."
+        )
+    items, _, _ = _labels(asked)
+    last = max(int(item.name) for item in items)
+    if last >= asked.episodes:
+        raise ConfigError(
+            f"episodes is {asked.episodes}, but {asked.labels} goes up to episode "
+            f"{last}, counted from 0: give episodes={last + 1} or more."
+        )
+
+
+def _labels(asked: EvaluateConfig) -> Any:
+    """What people said of the episodes of the policy that is evaluated."""
+    from vlmrm_exp.files import sha256
+    from vlmrm_exp.labelling.label_file import read_episodes
+
+    policy = Path(asked.run).expanduser() / "checkpoints" / f"{asked.checkpoint}.pt"
+    path = Path(str(asked.labels)).expanduser()
+    return read_episodes(path, asked.run, sha256(policy))
 
 
 def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
@@ -176,9 +216,18 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
         "wall_s": wall_s,
         "versions": versions(about),
     }
+    told = None
+    if asked.labels is not None:
+        from vlmrm_exp.labelling import agreement
+
+        people = agreement.tables(*_labels(asked))
+        told = agreement.report(people)
+        result["people"] = {"labels": asked.labels, **people}
     name = _free_name(folder, asked.checkpoint)
     write_json(folder / f"{name}.json", result)
     print(report(result))
+    if told:
+        print(f"\nWhat people say of these episodes ({asked.labels}):\n\n{told}\n")
     print(f"  saved    {folder / name}.json")
     if asked.video:
         video = folder / "videos" / f"{name}.mp4"

@@ -1,7 +1,7 @@
 """Let people judge states or episodes: python -m vlmrm_exp.label task=... ...
 
 Serves a page on which raters see one picture or video after another, and writes what
-they say (label.csv, which `epic` reads) and how far they agree (label.json).
+they say (label.csv, for `epic` and `evaluate`) and how far they agree (label.json).
 """
 
 import contextlib
@@ -30,8 +30,8 @@ from vlmrm_exp.config import (
 )
 from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.evaluate import SEED_OFFSET
-from vlmrm_exp.files import lock, table, unusable, write_json, written_whole
-from vlmrm_exp.labelling import agreement
+from vlmrm_exp.files import lock, unusable, write_json
+from vlmrm_exp.labelling import agreement, label_file
 from vlmrm_exp.labelling.page import Labelling, serve
 from vlmrm_exp.labelling.raters import Raters
 from vlmrm_exp.labelling.shown import Item, Played, Session
@@ -253,15 +253,11 @@ def _make(asked: Asked, session: Session) -> list[Item]:
     """Render what will be shown; with sampled states their set is kept for `epic`."""
     given, task = asked.settings, asked.task
     if asked.runs:
-        from vlmrm_exp.rl.policy import load_policy  # here, as --help is immediate
-
         played = [
             Played(
                 folder,
                 run,
-                load_policy(
-                    Path(folder).expanduser() / "checkpoints" / f"{given.checkpoint}.pt"
-                ),
+                Path(folder).expanduser() / "checkpoints" / f"{given.checkpoint}.pt",
                 run.seed + SEED_OFFSET,
             )
             for folder, run in zip(given.videos, asked.runs, strict=True)
@@ -358,20 +354,27 @@ def write_results(
         paces = {rater.name: rater.median_s for rater in raters}
         row["median_s"] = paces.get(row["rater"])
     result = {"settings": asked.about(), **found, "versions": versions({})}
-    written = [_write_csv(asked, out / "label.csv", items, labels)]
+    written = [out / "label.csv"]
+    label_file.write(written[0], items, labels, asked.column, asked.buckets)
     if len(labels) > 1:
         for rater in raters:
             if rater.name in labels:
                 path = out / f"label-{rater.path.stem}.csv"
                 one = {rater.name: rater.labels}
-                written.append(_write_csv(asked, path, items, one))
+                label_file.write(path, items, one, asked.column, asked.buckets)
+                written.append(path)
     write_json(out / "label.json", result)
-    print(report(found))
+    print(agreement.report(found))
     _sheet(asked, items, found["differences"])
     print(f"\nsaved {out}/label.json, {', '.join(path.name for path in written)}")
     for rater in raters:
         if left := len(items) - len(rater.labels):
             print(f"{rater.name} has {left} to go: the same command goes on.")
+    for folder in asked.settings.videos:
+        print(
+            f"python -m vlmrm_exp.evaluate run={folder} labels={out}/label.csv"
+            f" checkpoint={asked.settings.checkpoint}"
+        )
     if not asked.runs and len(pd.read_csv(out / "label.csv")) == len(items):
         source = f"frames={asked.settings.frames}"
         if not asked.settings.frames:
@@ -382,55 +385,6 @@ def write_results(
             f"labels={out}/label.csv"
         )
     return result
-
-
-def _write_csv(
-    asked: Asked, path: Path, items: Sequence[Item], labels: agreement.Labels
-) -> Path:
-    """One line for each item that somebody has labelled; a tie is no goal."""
-    rows = []
-    for item in items:
-        said = agreement.majority(labels, item.key, asked.buckets)
-        if said is None:
-            continue
-        if asked.runs:
-            row: dict[str, Any] = {"run": item.run, "episode": item.name}
-        else:
-            row = {asked.column: item.name}
-        row["label"] = int(said)
-        votes = [
-            agreement.is_goal(one[item.key], asked.buckets)
-            for one in labels.values()
-            if item.key in one
-        ]
-        row |= {"raters": len(votes), "goals": sum(votes)}
-        if asked.buckets:
-            row["percent"] = agreement.percent(labels, item.key)
-        rows.append(row)
-    with written_whole(path) as part:
-        pd.DataFrame(rows).to_csv(part, index=False)
-    return path
-
-
-def report(found: Mapping[str, list[dict[str, Any]]]) -> str:
-    """The tables for people; of differences only how many there are."""
-    parts = []
-    for name, rows in found.items():
-        if not rows:
-            continue
-        if name == "differences":
-            parts.append(f"differences: {len(rows)} of the items, in label.json")
-            continue
-        head = list(dict.fromkeys(key for row in rows for key in row))
-        lines = [[_cell(row.get(key)) for key in head] for row in rows]
-        parts.append(f"{name}\n{table([key.replace('_', ' ') for key in head], lines)}")
-    return "\n\n".join(parts)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _sheet(

@@ -1,13 +1,21 @@
-"""Stable-Baselines3's vectors of environments, rewarded by a sentence."""
+"""Stable-Baselines3's environments, rewarded by a sentence.
 
-from typing import Unpack
+In each step (`VecVLMReward`, any algorithm), or later and in larger batches, when the
+replay buffer is read (`VLMReplayBuffer`: SAC, TD3, DQN).
+"""
+
+from typing import Any, Unpack
+
+import numpy as np
 
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.scorer import Scorer, ScorerArgs
 from vlmrm_exp.wrappers import FRAME, FrameInInfo
 
 try:
-    from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+    from stable_baselines3.common.buffers import ReplayBuffer
+    from stable_baselines3.common.type_aliases import ReplayBufferSamples
+    from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
     from stable_baselines3.common.vec_env.base_vec_env import (
         VecEnvObs,
         VecEnvStepReturn,
@@ -18,6 +26,15 @@ except ModuleNotFoundError as error:
         "run pip install 'vlmrm_exp[sb3]'.",
         name=error.name,
     ) from error
+
+PENDING = 256
+"""Frames that wait to be scored, at most: 180 MB of 600 x 400 pixels."""
+UNWRAPPED = (
+    "A VecEnv resets within step, so each of its environments has to hand over its "
+    "last frame before: wrap it in FrameInInfo of vlmrm_exp.wrappers, as "
+    "make_vec_env(..., wrapper_class=FrameInInfo, "
+    'env_kwargs={"render_mode": "rgb_array"}).'
+)
 
 
 class VecVLMReward(VecEnvWrapper):
@@ -43,12 +60,7 @@ class VecVLMReward(VecEnvWrapper):
             ConfigError: as `Scorer`, or an environment has no `FrameInInfo`.
         """
         if not all(venv.env_is_wrapped(FrameInInfo)):
-            raise ConfigError(
-                "A VecEnv resets within step, so each of its environments has to hand "
-                "over its last frame before: wrap it in FrameInInfo of "
-                "vlmrm_exp.wrappers, as make_vec_env(..., wrapper_class=FrameInInfo, "
-                'env_kwargs={"render_mode": "rgb_array"}).'
-            )
+            raise ConfigError(UNWRAPPED)
         self._scorer = Scorer(**sentence)
         super().__init__(venv)
 
@@ -63,3 +75,87 @@ class VecVLMReward(VecEnvWrapper):
         for info, env_reward in zip(infos, env_rewards, strict=True):
             info["env_reward"] = float(env_reward)
         return observations, rewards, dones, infos
+
+
+class VLMReplayBuffer(ReplayBuffer):
+    """A replay buffer whose rewards say how well frames fit a sentence.
+
+    envs = make_vec_env("Pendulum-v1", n_envs=8, wrapper_class=FrameInInfo,
+                        env_kwargs={"render_mode": "rgb_array"})
+    sentence = {"prompt": "a pendulum standing upright", "clip": "vitb32"}
+    agent = SAC("MlpPolicy", envs, train_freq=8, gradient_steps=64,
+                replay_buffer_class=VLMReplayBuffer, replay_buffer_kwargs=sentence)
+
+    Frames of all steps since the last training are scored together, before anything is
+    sampled: the model sees batches of train_freq x n_envs. A reward that is not known
+    yet is NaN in `rewards`. The environments' own are not kept.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Load the model.
+
+        Args:
+            *args: of `ReplayBuffer`, from the algorithm.
+            **kwargs: prompt, clip, baseline, alpha, overrides, as of `Scorer`; all
+                others are `ReplayBuffer`'s.
+
+        Raises:
+            ConfigError: as `Scorer`.
+        """
+        own = ScorerArgs.__annotations__
+        self._sentence: Any = {key: kwargs.pop(key) for key in own if key in kwargs}
+        super().__init__(*args, **kwargs)
+        self._scorer = Scorer(**self._sentence)
+        self._pending: dict[int, list[np.ndarray]] = {}  # frames of each row
+
+    def add(
+        self,
+        obs: np.ndarray,
+        next_obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Keep a step, and the frames that it led to until they are scored.
+
+        Raises:
+            ConfigError: an environment has no `FrameInInfo`.
+        """
+        if not all(FRAME in info for info in infos):
+            raise ConfigError(UNWRAPPED)
+        self._pending[self.pos] = [info[FRAME] for info in infos]
+        super().add(obs, next_obs, action, np.full(len(infos), np.nan), done, infos)
+        if len(self._pending) * self.n_envs >= PENDING:
+            self.score_pending()
+
+    def score_pending(self) -> None:
+        """Score the frames that wait."""
+        if self._pending:
+            frames = (frame for row in self._pending.values() for frame in row)
+            rewards = self._scorer(frames).reshape(-1, self.n_envs)
+            self.rewards[list(self._pending)] = rewards
+            self._pending.clear()
+
+    def reset(self) -> None:
+        """Forget all steps."""
+        super().reset()
+        self._pending.clear()
+
+    def _get_samples(
+        self, batch_inds: np.ndarray, env: VecNormalize | None = None
+    ) -> ReplayBufferSamples:
+        if env is not None and env.norm_reward:
+            raise ConfigError(
+                "VecNormalize has seen the environments' own rewards, and would scale "
+                "the sentence's by them: give it norm_reward=False."
+            )
+        self.score_pending()
+        return super()._get_samples(batch_inds, env)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.score_pending()
+        return {**vars(self), "_scorer": None}  # a file needs no copy of the model
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _scorer=Scorer(**state["_sentence"]))

@@ -82,7 +82,7 @@ class VectorVLMReward(VectorWrapper):
                 f'{env} does not say when it is reset: set metadata["autoreset_mode"] '
                 "to one of gymnasium.vector.AutoresetMode."
             )
-        self._mode = AutoresetMode(env.metadata["autoreset_mode"])
+        self.autoreset_mode = AutoresetMode(env.metadata["autoreset_mode"])
         self._resets = np.zeros(env.num_envs, bool)  # in the next step
         self._scorer = Scorer(**sentence)
 
@@ -109,7 +109,7 @@ class VectorVLMReward(VectorWrapper):
             rewards[stepped] = self._scorer(
                 frames[i] for i in map(int, np.flatnonzero(stepped))
             )
-        if self._mode == AutoresetMode.NEXT_STEP:
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
             self._resets = ended
         infos = {key: infos[key] for key in infos if key not in (FRAME, f"_{FRAME}")}
         infos["env_reward"] = env_rewards
@@ -118,7 +118,7 @@ class VectorVLMReward(VectorWrapper):
 
     def _frames(self, infos: dict[str, Any], ended: np.ndarray) -> Any:
         """The frame of each environment after its step."""
-        if self._mode != AutoresetMode.SAME_STEP:
+        if self.autoreset_mode != AutoresetMode.SAME_STEP:
             return infos[FRAME] if FRAME in infos else self.env.render()
         last = infos.get("final_info", {})
         if FRAME not in infos and FRAME not in last:

@@ -11,6 +11,7 @@ from itertools import combinations
 from statistics import mean
 from typing import Any
 
+from vlmrm_exp.files import table
 from vlmrm_exp.labelling.shown import Item
 from vlmrm_exp.measures import wilson_interval
 
@@ -106,7 +107,8 @@ def tables(
         buckets: whether labels are percent.
 
     Returns:
-        raters: each one's count, share of goals, and agreement with the predicate.
+        raters: each one's count, share of goals with its 95 % interval, and agreement
+            with the predicate.
         pairs: agreement of each two raters.
         agreement: of all raters.
         success: of each run's episodes, by the majority.
@@ -125,12 +127,16 @@ def tables(
     ones = goals if len(goals) < 2 else {**goals, "majority": decided}
     raters = []
     for name, said in ones.items():
-        found = cohen(said, predicate)
+        found, yes = cohen(said, predicate), sum(said.values())
+        low, high = wilson_interval(yes, len(said))
         raters.append(
             {
                 "rater": name,
                 "labelled": f"{len(said)} of {len(items)}",
-                "goals": sum(said.values()),
+                "goals": yes,
+                "share": yes / len(said),
+                "share_low": low,
+                "share_high": high,
                 "agreement_with_predicate": found["agreement"],
                 "cohen_kappa_with_predicate": found["cohen_kappa"],
             }
@@ -227,3 +233,24 @@ def differences(
                 row["predicate"] = f"{100 * item.share:.0f} %"
         (among if split else against).append(row)
     return among + against
+
+
+def report(found: Mapping[str, list[dict[str, Any]]]) -> str:
+    """The tables for people; of differences only how many there are."""
+    parts = []
+    for name, rows in found.items():
+        if not rows:
+            continue
+        if name == "differences":
+            parts.append(f"differences: {len(rows)} of the items, in the file")
+            continue
+        head = list(dict.fromkeys(key for row in rows for key in row))
+        lines = [[_cell(row.get(key)) for key in head] for row in rows]
+        parts.append(f"{name}\n{table([key.replace('_', ' ') for key in head], lines)}")
+    return "\n\n".join(parts)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -16,14 +16,14 @@ from PIL import Image
 
 from vlmrm_exp.config import Config, ConfigError, FolderTakenError
 from vlmrm_exp.envs import frames_of, world_of
-from vlmrm_exp.files import write_json, written_whole
+from vlmrm_exp.files import sha256, write_json, written_whole
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.studies.pictures import read_one
 from vlmrm_exp.studies.state_sets import StateSet
 from vlmrm_exp.video import write_episodes
 
 if TYPE_CHECKING:
-    from vlmrm_exp.rl.policy import Policy
+    pass
 
 LARGEST = 1280
 """Pixels of a picture's longer side; a screen shows hardly more."""
@@ -46,6 +46,8 @@ class Item:
     there is no predicate."""
     share: float | None = None
     """Of an episode: share of its steps in the goal, by the predicate."""
+    policy: str = ""
+    """Of an episode: SHA-256 of the file of the policy that played it."""
 
     @property
     def key(self) -> str:
@@ -60,7 +62,8 @@ class Played:
     folder: str
     """As it was typed."""
     config: Config
-    policy: "Policy"
+    checkpoint: Path
+    """The file of its policy."""
     seed: int
     """Of the start states."""
 
@@ -151,18 +154,21 @@ class Session:
 
         with progress_bar(len(runs) * episodes, "video", "videos") as bar:
             for run in runs:
-                config = run.config
+                config, policy = run.config, sha256(run.checkpoint)
                 renderer = world_of(config.task).make_renderer(
                     config.task, config.task.frame_height, config.clip.render_effects
                 )
                 try:
-                    for number, (states, goal) in enumerate(_episodes(run, episodes)):
+                    for number, (states, goal) in enumerate(episodes_of(run, episodes)):
                         file = f"{self._digest(f'{run.folder}#{number}')}.mp4"
                         frames = frames_of(renderer, states)
                         write_episodes(
                             self.shown / file, [(frames, None)], VIDEO_FPS, ""
                         )
-                        items.append(Item(str(number), file, run.folder, **goal))
+                        item = Item(
+                            str(number), file, run.folder, policy=policy, **goal
+                        )
+                        items.append(item)
                         bar.update()
                 finally:
                     renderer.close()
@@ -193,30 +199,31 @@ def _pixels(config: Config, states: StateSet) -> Iterator[np.ndarray]:
         renderer.close()
 
 
-def _episodes(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+def episodes_of(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Episodes as `evaluate` plays them from the same seed.
 
     Each has states (T, S), and `Item`'s goal and share if they are known.
     """
+    from vlmrm_exp.rl.policy import load_policy  # here, as --help is immediate
     from vlmrm_exp.rl.rollout import collect
 
-    config = run.config
+    config, policy = run.config, load_policy(run.checkpoint)
+    # As many at once as there, though fewer may be shown: a network's output for one
+    # observation depends, in its last bits, on how many it is given together.
     envs = world_of(config.task).make_envs(
-        config.task,
-        min(config.algo.num_envs, count),
-        config.compute.num_physics_threads,
+        config.task, config.algo.num_envs, config.compute.num_physics_threads
     )
     try:
         seen = envs.observation_space.shape[0]
-        if run.policy.observation_dim != seen:
+        if policy.observation_dim != seen:
             raise ConfigError(
                 f"The policy in {run.folder} acts on observations of "
-                f"{run.policy.observation_dim} numbers, but task={config.task.name} "
+                f"{policy.observation_dim} numbers, but task={config.task.name} "
                 f"has {seen}: its config.yaml is of another run."
             )
         seed: int | None = run.seed
         while count > 0:
-            rollout = collect(envs, run.policy.act, seed).first(count)
+            rollout = collect(envs, policy.act, seed).first(count)
             seed = None
             assert rollout.states is not None
             goal = rollout.goal

@@ -17,8 +17,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vlmrm_exp.config import ClipConfig, ConfigError
-from vlmrm_exp.files import reason, shorten
-from vlmrm_exp.vlm.hub import hub_file, sha256, way_out
+from vlmrm_exp.files import reason, sha256, shorten
+from vlmrm_exp.vlm.hub import hub_file, way_out
 from vlmrm_exp.vlm.int8 import to_int8
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import (

@@ -5,7 +5,6 @@ the length of what arrived. So a file is looked for in the cache first (which al
 its version), the network is tried once, and a fresh file is held against its SHA-256.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError
 
 from vlmrm_exp.config import ConfigError
-from vlmrm_exp.files import reason
+from vlmrm_exp.files import reason, sha256
 
 # It tells of each request at INFO, which Hydra's programs print.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -77,9 +76,3 @@ def way_out(path: Path, otherwise: str) -> str:
     if path.is_relative_to(constants.HF_HUB_CACHE):
         return f"delete {path.resolve()}, so that it is downloaded again"
     return otherwise
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file's contents, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
