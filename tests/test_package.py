@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "run_folder": {"app", *LEAVES},
     "labelling": {"studies", "rl", "envs", "log", "measures", "video", *LEAVES},
     "scorer": {"studies", "reward", "vlm", "words", *TOOLS},
-    "studies": {"rl", "reward", "envs", "vlm", *TOOLS},
+    "studies": {"rl", "reward", "envs", "vlm", "run_folder", *TOOLS},
     "pretraining": {"reward", "envs", "vlm", *TOOLS},
     "reporting": {"figures", "measures", *LEAVES},
     "rl": {"reward", "envs", "log", "measures", "video", *LEAVES},

@@ -1,13 +1,21 @@
-"""Whether a folder can be a run's: it is empty, or of a run that is gone on with."""
+"""A run's folder: whether a run can begin or go on in it, and how it was configured."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from vlmrm_exp import app
-from vlmrm_exp.config import FinishedError, FolderTakenError
+from vlmrm_exp.config import (
+    Config,
+    ConfigError,
+    FinishedError,
+    FolderTakenError,
+    to_config,
+)
 from vlmrm_exp.files import lock
+from vlmrm_exp.refusals import UNREADABLE, one_sentence
 
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
@@ -81,3 +89,53 @@ def mapping(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return held if isinstance(held, dict) else {}
+
+
+def load_run_config(folder: Path) -> Config:
+    """Read the configuration that a run left in its folder.
+
+    Raises:
+        ConfigError: no such folder, no config.yaml in it, or not one of ours.
+    """
+    if not folder.is_dir():
+        told = f"There is no folder {folder}"
+        if folder.exists():
+            told = f"{folder} is a file"
+        raise ConfigError(f"{told}: give that of a run, as run=...")
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} is not the folder of a run: it has no config.yaml; runs are at "
+            "outputs/TASK/NAME, and at outputs/sweeps/DATE/JOB."
+        )
+
+    try:
+        written = OmegaConf.load(path)
+        schema = OmegaConf.structured(Config)
+        if unsaid := _unsaid(schema, written):
+            print(
+                f"{path} does not say {', '.join(unsaid)}, as one of an older version: "
+                "today's defaults are used."
+            )
+        cfg = OmegaConf.merge(schema, written)
+        return to_config(cfg)  # pyright: ignore[reportArgumentType]
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # not its contents, but the file cannot be had
+        raise ConfigError(
+            f"{path} is not a configuration that this version can read "
+            f"({one_sentence(error).rstrip('.')}): train again, or use the version "
+            "that wrote it (versions.json)."
+        ) from error
+
+
+def _unsaid(schema: Any, written: Any) -> list[str]:
+    """Settings of a schema that a file does not have, dotted."""
+    found = []
+    for key in schema:
+        inner = None if OmegaConf.is_missing(schema, key) else schema[key]
+        if key not in written:
+            found += [key] if inner != {} else []  # none of what a run may have
+        elif isinstance(inner, DictConfig) and isinstance(written[key], DictConfig):
+            found += [f"{key}.{name}" for name in _unsaid(inner, written[key])]
+    return found
