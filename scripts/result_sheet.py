@@ -28,11 +28,11 @@ from goal_sheet import IMAGES, INK, ROOT, save
 from PIL import Image, ImageDraw, ImageFont
 
 from vlmrm_exp import figures
-from vlmrm_exp.app import load_run_config
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.goals import GOALS
 from vlmrm_exp.files import natural
 from vlmrm_exp.measures import wilson_interval
+from vlmrm_exp.run_folder import load_run_config
 from vlmrm_exp.studies.pictures import find_files, read_pictures
 
 STILLS = 5

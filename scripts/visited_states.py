@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vlmrm_exp.app import load_run_config
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.envs.humanoid_model import NUM_QPOS
 from vlmrm_exp.envs.poses import VISITED
 from vlmrm_exp.rl.policy import Policy, load_policy
 from vlmrm_exp.rl.rollout import collect
+from vlmrm_exp.run_folder import load_run_config
 
 EPISODES = 16  # of each policy, half of them with noise
 NOISE = 0.2  # standard deviation of an action's, of which the limits are 0.4

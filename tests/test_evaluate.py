@@ -20,6 +20,7 @@ from vlmrm_exp import app
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.evaluate import SEED_OFFSET, check, evaluate
+from vlmrm_exp.run_folder import load_run_config
 from worlds import compose
 
 pytestmark = pytest.mark.slow
@@ -113,7 +114,7 @@ def test_it_equals_the_same_episodes_played_by_hand(make: Make):
     folder = make(FAILING)
     evaluated(folder, "episodes=4", "seed=5")
     saved = json.loads((folder / "evaluation.json").read_text())
-    rewards, success = play_by_hand(app.load_run_config(folder), FAILING, 4, 5)
+    rewards, success = play_by_hand(load_run_config(folder), FAILING, 4, 5)
     returns = rewards.sum(0)
     assert 0 < returns.std()
     assert saved["per_episode"]["return"] == returns.tolist()
@@ -243,7 +244,7 @@ def test_a_run_without_a_policy_is_refused(trained: Path, tmp_path: Path):
 def test_compute_is_told_here_and_all_else_by_the_run(trained: Path):
     words = (f"run={trained}", "compute=cpu", "compute.torch_threads=3")
     _, config = check(compose("evaluate", *words))
-    run = app.load_run_config(trained)
+    run = load_run_config(trained)
     assert config.compute.torch_threads == 3
     assert config.compute.workers is None
     assert replace(config, compute=run.compute) == run
@@ -263,7 +264,7 @@ def test_compute_is_told_here_and_all_else_by_the_run(trained: Path):
 def test_load_run_config_refuses(tmp_path: Path, text: bytes, reason: str):
     (tmp_path / "config.yaml").write_bytes(text)
     with pytest.raises(ConfigError, match=reason) as caught:
-        app.load_run_config(tmp_path)
+        load_run_config(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -271,7 +272,7 @@ def test_load_run_config_gives_back_what_was_written(tmp_path: Path):
     keys = ("task=kneeling", "prompt=[a, b]", "algo.gamma=0.5", "seed=3", "name=x")
     composed = app.compose("config", *keys)
     OmegaConf.save(composed.cfg, tmp_path / "config.yaml")
-    assert app.load_run_config(tmp_path) == training.check(composed)
+    assert load_run_config(tmp_path) == training.check(composed)
 
 
 def test_an_older_runs_settings_that_are_not_said(tmp_path: Path, capsys):
@@ -281,7 +282,7 @@ def test_an_older_runs_settings_that_are_not_said(tmp_path: Path, capsys):
     for key in ("judge", "renormalise"):
         del settings[key]
     OmegaConf.save(settings, tmp_path / "config.yaml")
-    assert app.load_run_config(tmp_path) == training.check(composed)
+    assert load_run_config(tmp_path) == training.check(composed)
     assert "does not say renormalise, as one of" in capsys.readouterr().out
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from point_mass import read_metrics
-from vlmrm_exp import app
 from vlmrm_exp.rl.policy import load_policy
+from vlmrm_exp.run_folder import load_run_config
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +116,7 @@ def test_any_sentence_is_read_back_as_it_was_typed(program, tmp_path):
     sentence = r"a car ${x}, $y: it's \ 'there' #1"
     words = "reward=environment", "env_steps=20", f"prompt={sentence}"
     assert smoke(program, tmp_path, *words)["prompt"] == [sentence]
-    assert app.load_run_config(tmp_path).prompts == [sentence]
+    assert load_run_config(tmp_path).prompts == [sentence]
 
 
 def test_a_predicate_needs_no_model(program, tmp_path):
@@ -159,7 +159,7 @@ def test_a_choice_of_prompts_is_swept(program, tmp_path):
     words = "reward=environment", "env_steps=20", 'prompt=choice("a car, red",[b, c])'
     assert program("-m", *SMOKE, *words, sweep).code == 0
     folders = (tmp_path / "sweep").glob("mountaincar-*")
-    prompts = [app.load_run_config(folder).prompts for folder in folders]
+    prompts = [load_run_config(folder).prompts for folder in folders]
     assert sorted(prompts) == [["a car, red"], ["b", "c"]]
 
 

@@ -14,19 +14,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from vlmrm_exp import app
 from vlmrm_exp.config import (
     Config,
     ConfigError,
     FinishedError,
-    FolderTakenError,
     conf_dir,
     to_config,
 )
-from vlmrm_exp.files import lock, written_whole
+from vlmrm_exp.files import written_whole
 from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.run_folder import RUN_FORMAT, check_folder, mapping
 from vlmrm_exp.signals import (
     INTERRUPTED,
     REQUEUE,
@@ -34,12 +32,6 @@ from vlmrm_exp.signals import (
     TooLate,
     interrupts_at_the_end,
 )
-
-RUN_FORMAT = 1
-"""Of a run's folder. Older ones have none, and no state to go on from."""
-SHOWN = 5  # differences
-MAY_CHANGE = ("name", "log.", "compute.", "clip.batch_size", "env_steps")
-"""Settings that a run may go on with in another way; the last, if it is unfinished."""
 
 
 def check(composed: app.Composed) -> Config:
@@ -75,73 +67,6 @@ def check(composed: app.Composed) -> Config:
     return config
 
 
-def check_folder(folder: Path, settings: str) -> None:
-    """Refuse a folder that holds another run; an unfinished one is gone on with.
-
-    Args:
-        folder: of the run.
-        settings: as YAML.
-
-    Raises:
-        FolderTakenError: it is another run's, another process writes it, or it is of
-            a version that left nothing to go on from.
-        FinishedError: nothing is left to do.
-    """
-    metrics, states = folder / "metrics.jsonl", folder / "checkpoints"
-    if metrics.exists():
-        with metrics.open("rb") as file:
-            lock(file)
-    empty = not metrics.exists() or metrics.stat().st_size == 0
-    if empty and not any(states.glob("state*.pt")):
-        ours = (folder / ".hydra").exists() or not (folder / "config.yaml").exists()
-        if (folder / "summary.json").exists() or states.exists() or not ours:
-            raise FolderTakenError(
-                f"{folder} holds files that a run would overwrite, as config.yaml or "
-                "summary.json: give another folder, or remove them."
-            )
-        return
-    another = "give another name=... (or hydra.run.dir), or remove it"
-    held = {
-        name: _mapping(folder / name)
-        for name in ("config.yaml", "summary.json", "versions.json")
-    }
-    summary = held["summary.json"]
-    finished = bool(summary) and not summary.get("interrupted")
-    # A version may have settings that an older one had not.
-    before = app.defaults() | app.flat(held["config.yaml"])
-    now = app.flat(yaml.safe_load(settings))
-    changed = [
-        f"{key}={now.get(key)} (was {before.get(key)})"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-        and not key.startswith(MAY_CHANGE[:-1] if finished else MAY_CHANGE)
-    ]
-    if changed:
-        raise FolderTakenError(
-            f"{folder} holds a run of other settings, "
-            f"{', '.join(changed[:SHOWN])}{' ...' * (len(changed) > SHOWN)}: {another}."
-        )
-    if finished:
-        for path in states.glob("state*.pt"):  # killed before they were removed
-            path.unlink()
-        raise FinishedError(f"{folder} is finished: nothing is left to do.")
-    older = "run_format" not in held["versions.json"]
-    if older and not any(states.glob("state*.pt")):
-        raise FolderTakenError(
-            f"{folder} holds a run of an older version, which left no state to go on "
-            f"from: {another}."
-        )
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    """What a YAML or JSON file holds; {} where that is no mapping."""
-    try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return held if isinstance(held, dict) else {}
-
-
 def train(composed: app.Composed) -> float | None:
     """Run one job; returns the kept policy's mean reward, for sweepers."""
     folder = composed.folder
@@ -150,7 +75,7 @@ def train(composed: app.Composed) -> float | None:
         config = check(composed)
     except FinishedError as error:  # a job of a sweep that is started again
         print(error)
-        return _mapping(folder / "summary.json").get("eval/reward_mean")
+        return mapping(folder / "summary.json").get("eval/reward_mean")
     typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
     judges = judge_configs(composed, config)
     with interrupts_at_the_end():  # it imports torch

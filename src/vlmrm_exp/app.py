@@ -47,7 +47,7 @@ from vlmrm_exp.config import (
     conf_dir,
     to_config,
 )
-from vlmrm_exp.refusals import UNREADABLE, is_memory, one_sentence
+from vlmrm_exp.refusals import is_memory, one_sentence
 from vlmrm_exp.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNALS
 
 EXPECTED = (
@@ -419,56 +419,6 @@ def options_text(*groups: str) -> str:
         shown = [option for option in options if not option.startswith("_")]
         lines.append(f"  {group}: {', '.join(shown)}")
     return "\n".join(lines)
-
-
-def load_run_config(folder: Path) -> Config:
-    """Read the configuration that a run left in its folder.
-
-    Raises:
-        ConfigError: no such folder, no config.yaml in it, or not one of ours.
-    """
-    if not folder.is_dir():
-        told = f"There is no folder {folder}"
-        if folder.exists():
-            told = f"{folder} is a file"
-        raise ConfigError(f"{told}: give that of a run, as run=...")
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"{folder} is not the folder of a run: it has no config.yaml; runs are at "
-            "outputs/TASK/NAME, and at outputs/sweeps/DATE/JOB."
-        )
-
-    try:
-        written = OmegaConf.load(path)
-        schema = OmegaConf.structured(Config)
-        if unsaid := _unsaid(schema, written):
-            print(
-                f"{path} does not say {', '.join(unsaid)}, as one of an older version: "
-                "today's defaults are used."
-            )
-        cfg = OmegaConf.merge(schema, written)
-        return to_config(cfg)  # pyright: ignore[reportArgumentType]
-    except UNREADABLE as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise  # not its contents, but the file cannot be had
-        raise ConfigError(
-            f"{path} is not a configuration that this version can read "
-            f"({one_sentence(error).rstrip('.')}): train again, or use the version "
-            "that wrote it (versions.json)."
-        ) from error
-
-
-def _unsaid(schema: Any, written: Any) -> list[str]:
-    """Settings of a schema that a file does not have, dotted."""
-    found = []
-    for key in schema:
-        inner = None if OmegaConf.is_missing(schema, key) else schema[key]
-        if key not in written:
-            found += [key] if inner != {} else []  # none of what a run may have
-        elif isinstance(inner, DictConfig) and isinstance(written[key], DictConfig):
-            found += [f"{key}.{name}" for name in _unsaid(inner, written[key])]
-    return found
 
 
 def tell_embedded(clips: Iterable[ClipConfig]) -> None:

@@ -30,6 +30,7 @@ from vlmrm_exp.config import (
     no_effect,
     one_of,
 )
+from vlmrm_exp.run_folder import load_run_config
 
 SEED_OFFSET = 1_000_000
 """Added to the run's seed where none is given: start states not seen before."""
@@ -76,7 +77,7 @@ def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
     if asked.seed is not None:
         at_least("seed", asked.seed, 0)
     check_compute(asked.compute)
-    config = app.load_run_config(folder)
+    config = load_run_config(folder)
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{folder} cannot be written to, but gets the results.")
     checkpoint = folder / "checkpoints" / f"{asked.checkpoint}.pt"

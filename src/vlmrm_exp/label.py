@@ -36,6 +36,7 @@ from vlmrm_exp.labelling.page import Labelling, serve
 from vlmrm_exp.labelling.raters import Raters
 from vlmrm_exp.labelling.shown import Item, Played, Session
 from vlmrm_exp.log.versions import versions
+from vlmrm_exp.run_folder import load_run_config
 from vlmrm_exp.studies import settings, state_sets
 from vlmrm_exp.studies.pictures import PictureFile, read_one, read_pictures
 from vlmrm_exp.studies.state_files import picture_states, save_states, stored_states
@@ -194,7 +195,7 @@ def check(composed: app.Composed) -> Asked:
 def _run(folder: str, checkpoint: str) -> Config:
     """The configuration of a run that has such a checkpoint."""
     path = Path(folder).expanduser()
-    config = app.load_run_config(path)
+    config = load_run_config(path)
     file = path / "checkpoints" / f"{checkpoint}.pt"
     if not file.is_file():
         raise ConfigError(

@@ -73,6 +73,50 @@ class Episodes:
         )
 
 
+class Memory(Protocol):
+    """What learning rewards needs of the replay buffer."""
+
+    def newest(self) -> tuple[np.ndarray, np.ndarray]:
+        """The newest rollout: states (T, N, S), and rewards (T, N) as they came.
+
+        They are NaN where nobody looked.
+        """
+        ...
+
+    def draw_rewarded(
+        self, count: int, rng: np.random.Generator
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Stored states whose reward came, with replacement: (B, S), (B,)."""
+        ...
+
+    def relabel(
+        self, reward: Callable[[np.ndarray, np.ndarray], np.ndarray], newest: bool
+    ) -> float:
+        """Replace rewards of all rollouts, or of the newest.
+
+        Args:
+            reward: takes states (T, N, S) and rewards (T, N) as they came.
+            newest: of the newest rollout alone.
+
+        Returns:
+            The standard deviation of all rewards that are stored now.
+        """
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many states are stored."""
+        ...
+
+    def episodes(self) -> Episodes:
+        """All that is stored."""
+        ...
+
+    def set_rewards(self, reward: np.ndarray) -> None:
+        """Replace the rewards of all that is stored: (T, N)."""
+        ...
+
+
 class RewardModel(Protocol):
     """Gives rewards to episodes. Subclass it to inherit what most models share.
 

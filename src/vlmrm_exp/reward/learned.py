@@ -12,15 +12,15 @@ Letters: T steps, N episodes, S numbers in a state, E members, B states.
 import itertools
 import math
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.reward import Episodes, RewardModel, choose_device
+from vlmrm_exp.reward import Episodes, Memory, RewardModel, choose_device
 
 MEMBERS = 5
 HIDDEN = (128, 128)
@@ -32,42 +32,6 @@ RELABELLED = 0.1  # of the rollouts in replay are new: all get the newest estima
 WARM_UP = 5  # rollouts before the error is measured
 REMEMBERED = 0.8  # of the squared error, from one rollout to the next
 CUT = 10.0  # standard deviations beyond which a state's numbers are cut
-
-
-class Memory(Protocol):
-    """What learning rewards needs of the replay buffer."""
-
-    def newest(self) -> tuple[np.ndarray, np.ndarray]:
-        """The newest rollout: states (T, N, S), and rewards (T, N) as they came.
-
-        They are NaN where nobody looked.
-        """
-        ...
-
-    def draw_rewarded(
-        self, count: int, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stored states whose reward came, with replacement: (B, S), (B,)."""
-        ...
-
-    def relabel(
-        self, reward: Callable[[np.ndarray, np.ndarray], np.ndarray], newest: bool
-    ) -> float:
-        """Replace rewards of all rollouts, or of the newest.
-
-        Args:
-            reward: takes states (T, N, S) and rewards (T, N) as they came.
-            newest: of the newest rollout alone.
-
-        Returns:
-            The standard deviation of all rewards that are stored now.
-        """
-        ...
-
-    @property
-    def size(self) -> int:
-        """How many states are stored."""
-        ...
 
 
 class Ensemble(nn.Module):
@@ -296,15 +260,13 @@ _COUNTS = (
 
 def make_estimator(
     config: Config, model: type[RewardModel], example: Episodes
-) -> Estimator | None:
-    """What `reward.query_share` asks for; None: nothing, or rewards cost nothing.
+) -> Estimator:
+    """What a `reward.query_share` below 1 asks for.
 
     Raises:
         ConfigError: the rewards of single states cannot be estimated.
     """
     share, name = config.reward.query_share, config.reward.name
-    if share == 1 or model.cheap:
-        return None
     if model.window > 1:
         why = f"reward={name} looks at {model.window} states in a row"
     elif model.remembers:

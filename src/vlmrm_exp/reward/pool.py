@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,15 +22,17 @@ from vlmrm_exp.config import Config, ConfigError, ForeignError
 from vlmrm_exp.refusals import blaming
 from vlmrm_exp.reward import (
     Episodes,
+    Memory,
     RewardModel,
     facts_of,
-    learned,
     make_model,
     reward_class,
     rewards_of,
 )
-from vlmrm_exp.reward.learned import Estimator, make_estimator
 from vlmrm_exp.reward.worker import Failure, Process, Worker, WorkerEnded
+
+if TYPE_CHECKING:
+    from vlmrm_exp.reward.learned import Estimator
 
 FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
 HANGS_S = 600  # a worker that gives no answer for so long, and for
@@ -41,25 +43,13 @@ Wait = Callable[[], np.ndarray]
 """Waits for rewards: (T, N) float32."""
 
 
-class Memory(learned.Memory, Protocol):
-    """What a reward model that learns needs of the replay buffer."""
-
-    def episodes(self) -> Episodes:
-        """All that is stored."""
-        ...
-
-    def set_rewards(self, reward: np.ndarray) -> None:
-        """Replace the rewards of all that is stored: (T, N)."""
-        ...
-
-
 class Pool:
     """Rewards episodes in the order in which they are submitted. See `make_pool`."""
 
     _learner: RewardModel | None
     """The model that learns, if one does."""
 
-    estimator: Estimator | None = None
+    estimator: "Estimator | None" = None
     """Of rewards that are learned instead of asking for all; set by `make_pool`."""
 
     judges: Mapping[str, RewardModel] = MappingProxyType({})
@@ -183,9 +173,13 @@ def make_pool(config: Config, example: Episodes) -> Pool:
     Raises:
         ConfigError: as the model's constructor.
     """
-    estimator = make_estimator(config, reward_class(config), example)
+    model, estimator = reward_class(config), None
+    if config.reward.query_share < 1 and not model.cheap:
+        from vlmrm_exp.reward.learned import make_estimator  # few runs need it
+
+        estimator = make_estimator(config, model, example)
     pool: Pool
-    if reward_class(config).cheap or config.compute.num_workers == 0:
+    if model.cheap or config.compute.num_workers == 0:
         pool = InProcess(config, make_model(config))
         pool.rewards(example)
     else:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmrm_exp.app import load_run_config
 from vlmrm_exp.config import Config, ConfigError, TaskConfig
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.measures import agreement, check_classes
+from vlmrm_exp.run_folder import load_run_config
 from vlmrm_exp.studies import cache
 
 if TYPE_CHECKING:
