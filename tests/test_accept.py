@@ -109,7 +109,7 @@ def test_plain_pictures_are_told_apart_by_a_model_that_learned_them(tmp_path):
     tokens = open_clip.get_tokenizer("RN50")(sentences)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
-    for _ in range(60):
+    for _ in range(150):
         images = model.encode_image(pixels, normalize=True)
         texts = model.encode_text(tokens, normalize=True)
         logits = 20 * images @ texts.T
