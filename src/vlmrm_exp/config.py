@@ -54,8 +54,12 @@ class TaskConfig:
     frame_skip: int = 5
     """Humanoid: physics steps of 3 ms for which an action is held, one env step."""
     goal: str = ""
-    """The predicate of success, one of the world's `goals`; empty: none, or its only
-    one."""
+    """The predicate of success, one of the world's `goals`; empty: none, or the first
+    of them."""
+    before: list[str] = field(default_factory=list)
+    """Goals that must be met before it, in order."""
+    hold: int = 1
+    """Where there are some: env steps in a row for which each goal must be met."""
     episode_length: int | None = None
     """Env steps per episode; None: the Gymnasium id's own limit (`env: gym` only)."""
     textures: str = "plain"
@@ -108,7 +112,7 @@ class RewardConfig:
 
     name: str = MISSING
     model: str = MISSING
-    """clip, video, predicate, environment, by_hand, or `module:Class` of a
+    """clip, video, stages, predicate, environment, by_hand, or `module:Class` of a
     `RewardModel` of one's own."""
     every: int = 1
     """Training rewards each n-th state of an episode; the steps between get linear
@@ -120,7 +124,26 @@ class RewardConfig:
     max_error: float = 0.7
     """Of these, over the spread of rewards: above it more states are looked at."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of reward=video, or of a reward model of one's own."""
+    """Settings of reward=video and reward=stages, or of a model of one's own."""
+
+
+@dataclass
+class StageConfig:
+    """One of several sentences in order, and when it is reached: one of two ways."""
+
+    prompt: Any = MISSING
+    """A string, or a list whose embeddings are averaged."""
+    quantile: float | None = None
+    """Where its reward is above this share of those of random actions' states."""
+    margin: float | None = None
+    """Where its reward is so much above that of each other stage's sentence."""
+    hold: int = 1
+    """Env steps in a row for which it must be reached, until the next stage begins."""
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts as a list."""
+        return _as_list(self.prompt)
 
 
 @dataclass
@@ -263,6 +286,8 @@ class Config:
     command line; a text or a list of them."""
     prompt: Any = MISSING
     """The goal in words: a string, or a list whose embeddings are averaged."""
+    stages: list[StageConfig] = field(default_factory=list)
+    """The goals in words, one after another: what reward=stages reads for `prompt`."""
     baseline: Any = MISSING
     """The scene in words, without the goal: a string or a list."""
     alpha: float = MISSING
@@ -355,6 +380,7 @@ def check(config: Config) -> None:
             f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
             "they must differ."
         )
+    _check_stages(config)
     _check_task(config.task)
     check_clip(config.clip)
     if config.log.mode == "tensorboard":
@@ -390,7 +416,8 @@ AT_LEAST = {
     for low, keys in {
         0: "seed compute.checkpoint_s algo.learning_starts algo.random_steps "
         "algo.exploration_steps compute.workers evaluation.video_episodes",
-        1: "env_steps task.frame_skip task.episode_length clip.batch_size reward.every "
+        1: "env_steps task.frame_skip task.episode_length task.hold clip.batch_size "
+        "reward.every "
         "algo.num_envs algo.gradient_steps algo.batch_size algo.buffer_size "
         "algo.random_action_repeat compute.torch_threads compute.physics_threads "
         "evaluation.every evaluation.episodes evaluation.final_episodes "
@@ -410,6 +437,37 @@ SHARES = (
 )
 """Numbers between 0 and 1."""
 ABOVE_0 = ("algo.learning_rate", "algo.temperature", "reward.query_share")
+
+
+def _check_stages(config: Config) -> None:
+    if config.reward.model == "stages" and not config.stages:
+        raise ConfigError(
+            f"reward={config.reward.name} needs sentences in order: choose a task that "
+            "has some, as task=kneel_then_stand, or give stages=[{prompt: ..., "
+            "quantile: 0.99}, ...]."
+        )
+    said = [stage.prompts for stage in config.stages]
+    for k, stage in enumerate(config.stages):
+        name = f"stages[{k}]"
+        _check_prompts(f"{name}.prompt", stage.prompt)
+        at_least(f"{name}.hold", stage.hold, 1)
+        if (stage.quantile is None) == (stage.margin is None):
+            raise ConfigError(
+                f"{name} has quantile {stage.quantile} and margin {stage.margin}: give "
+                "one of both, which says when it is reached."
+            )
+        if stage.quantile is not None and not 0 < stage.quantile <= 1:
+            raise ConfigError(
+                f"{name}.quantile is {stage.quantile}, but must lie above 0, and at 1 "
+                "at most."
+            )
+        if stage.margin is not None and not math.isfinite(stage.margin):
+            raise ConfigError(f"{name}.margin is {stage.margin}: give a number.")
+        if stage.margin is not None and all(other == said[k] for other in said):
+            raise ConfigError(
+                f"{name} has a margin, but no other stage says anything else: give it "
+                "a quantile."
+            )
 
 
 def check_values(group: str, settings: object) -> None:
@@ -579,7 +637,7 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
     one_each = len(config.prompts) == len(config.baselines) == 1
     rules = [
         (
-            not own and reward.model not in ("clip", "video"),
+            not own and reward.model not in ("clip", "video", "stages"),
             "baseline alpha renormalise clip clip.* reward.every reward.query_share "
             "reward.max_error",
             f"reward={reward.name} has none of it",
@@ -591,10 +649,13 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
         ),
         (reward.query_share == 1, "reward.max_error", "no reward is estimated"),
         (
-            not own and reward.model != "video",
+            not own and reward.model not in ("video", "stages"),
             "reward.options.*",
             f"reward={reward.name} has no options",
         ),
+        (reward.model != "stages", "stages", f"reward={reward.name} reads the prompt"),
+        (reward.model == "stages", "prompt reward.every", "the stages are read"),
+        (not task.before, "task.hold", "task.before is empty"),
         (":" not in task.env, "task.options.*", f"task={task.name} has no options"),
         (
             config.clip.frame_height is not None,

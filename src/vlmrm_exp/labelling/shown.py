@@ -16,6 +16,7 @@ from PIL import Image
 
 from vlmrm_exp.config import Config, ConfigError, FolderTakenError
 from vlmrm_exp.envs import frames_of, world_of
+from vlmrm_exp.envs.in_order import make_envs
 from vlmrm_exp.files import write_json, written_whole
 from vlmrm_exp.log import progress_bar
 from vlmrm_exp.rl.evaluation import VIDEO_FPS
@@ -197,7 +198,7 @@ def _episodes(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str, A
     Each has states (T, S), and `Item`'s goal and share if they are known.
     """
     config = run.config
-    envs = world_of(config.task).make_envs(
+    envs = make_envs(
         config.task,
         min(config.algo.num_envs, count),
         config.compute.num_physics_threads,

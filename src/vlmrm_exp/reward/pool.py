@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vlmrm_exp.config import Config, ConfigError, ForeignError
+from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.refusals import blaming
 from vlmrm_exp.reward import (
     Episodes,
@@ -160,6 +161,10 @@ class Pool:
         if learner is not None:
             learner.load_state_dict(state)
 
+    def around(self, envs: VectorEnv) -> VectorEnv:
+        """What an agent acts in: `envs`, or what an online model makes of them."""
+        return envs
+
     def _submit(self, episodes: Episodes) -> Wait:
         raise NotImplementedError
 
@@ -206,6 +211,11 @@ def make_judge(name: str, config: Config, example: Episodes) -> Pool:
                 f"reward={config.reward.name} learns from the states of training, "
                 "which judges are not shown: choose another."
             )
+        if reward_class(config).online:
+            raise ConfigError(
+                f"reward={config.reward.name} is asked while episodes are played, and "
+                "judges afterwards: choose another reward for it."
+            )
         judge = InProcess(config, make_model(config))
         judge._advice = f"judge.{name} gave it"
     except ConfigError as error:
@@ -242,6 +252,10 @@ class InProcess(Pool):
         super().__init__(config, model)
         self._model = model
         self._learner = model if model.remembers else None
+
+    def around(self, envs: VectorEnv) -> VectorEnv:
+        """What an agent acts in."""
+        return self._model.around(envs)
 
     def about(self) -> dict[str, Any]:
         """What the rewards depend on."""

@@ -21,7 +21,10 @@ from vlmrm_exp.video import write_episodes
 VIDEO_FPS = 30
 """Frames per second, one per env step: a humanoid's 30 ms at nearly its own speed."""
 
-LOGGED = ("eval/success_rate", "eval/reward_mean", "eval/return_mean", "judge/")
+LOGGED = (
+    *("eval/success_rate", "eval/reward_mean", "eval/return_mean", "judge/"),
+    *("eval/stage_", "eval/goal_"),
+)
 """How metrics of a run begin, of what `judge` gives."""
 
 BUCKETS = (0, 25, 50, 75, 100)
@@ -46,6 +49,8 @@ class Played:
     """Of the first episodes: (T, S) float64, or frames (T, H, W, 3) uint8."""
     judged: dict[str, np.ndarray] = field(default_factory=dict)
     """(T, R) of each second opinion, at most of as many episodes as were asked for."""
+    passed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """(N, K) bool: which goals and stages were passed, of a task that has some."""
 
 
 def play(
@@ -128,6 +133,10 @@ def play(
         goal_share=None if goal is None else goal.mean(axis=0),
         states=states,
         judged={name: np.concatenate(each, axis=1) for name, each in said.items()},
+        passed={
+            name: np.concatenate([rollout.passed[name] for rollout in rollouts])
+            for name in rollouts[0].passed
+        },
     )
 
 
@@ -160,7 +169,18 @@ def judge(played: Played) -> dict[str, Any]:
             f"judge/{name}": float(said.mean(dtype=np.float64))
             for name, said in played.judged.items()
         },
+        **_passed("eval", played.passed),
     }
+
+
+def _passed(kind: str, passed: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How many goals or stages are passed, and the share of episodes for each."""
+    found = {}
+    for name, parts in passed.items():
+        found[f"{kind}/{name}_mean"] = float(parts.sum(1).mean())
+        shares = parts.mean(0).tolist()
+        found |= {f"{kind}/{name}_{k}": share for k, share in enumerate(shares, 1)}
+    return found
 
 
 def logged(judged: Mapping[str, Any]) -> dict[str, float]:
@@ -184,7 +204,7 @@ def rollout_metrics(
     if rollout.goal is not None:
         success = envs.episode_success(rollout.goal)
         metrics["train/success_rate"] = float(success.mean())
-    return metrics
+    return metrics | _passed("train", rollout.passed)
 
 
 def write_video(path: Path, config: Config, played: Played) -> None:
