@@ -233,7 +233,7 @@ def _tell_of_other_weights(recorded: Path, about: dict[str, Any]) -> None:
 
 def report(result: dict[str, Any]) -> str:
     """A few lines for people."""
-    from vlmrm_exp.rl.evaluation import BUCKETS
+    from vlmrm_exp.rl.evaluation import BUCKETS, passed_text
 
     def mean(name: str) -> str:
         error = result[f"eval/{name}_standard_error"]
@@ -253,6 +253,7 @@ def report(result: dict[str, Any]) -> str:
             f"{b} %: {share:.0%}" for b, share in zip(BUCKETS, shares, strict=True)
         )
         success += f"\n  in goal  {told} of episodes (nearest share of steps)"
+    success = "\n".join([success, *passed_text(result)])
     return (
         f"{result['task']}: {' / '.join(result['prompt'])}\n"
         f"  policy   {result['checkpoint']}, after "

@@ -211,11 +211,6 @@ def make_judge(name: str, config: Config, example: Episodes) -> Pool:
                 f"reward={config.reward.name} learns from the states of training, "
                 "which judges are not shown: choose another."
             )
-        if reward_class(config).online:
-            raise ConfigError(
-                f"reward={config.reward.name} is asked while episodes are played, and "
-                "judges afterwards: choose another reward for it."
-            )
         judge = InProcess(config, make_model(config))
         judge._advice = f"judge.{name} gave it"
     except ConfigError as error:

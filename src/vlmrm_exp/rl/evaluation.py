@@ -3,6 +3,7 @@
 Used while training, at the end of a run, and by `python -m vlmrm_exp.evaluate`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,6 +182,17 @@ def _passed(kind: str, passed: Mapping[str, np.ndarray]) -> dict[str, float]:
         shares = parts.mean(0).tolist()
         found |= {f"{kind}/{name}_{k}": share for k, share in enumerate(shares, 1)}
     return found
+
+
+def passed_text(judged: Mapping[str, Any]) -> list[str]:
+    """A line for people of goals and one of stages, if there are some."""
+    lines = []
+    for name, by in (("goal", "predicates"), ("stage", "the reward")):
+        parts = [key for key in judged if re.fullmatch(f"eval/{name}_[0-9]+", key)]
+        if parts:
+            shares = ", ".join(f"{judged[key]:.2f}" for key in parts)
+            lines.append(f"  {name + 's':8} passed in {shares} of episodes, by {by}")
+    return lines
 
 
 def logged(judged: Mapping[str, Any]) -> dict[str, float]:
