@@ -27,18 +27,20 @@ ROUNDING = 1e-4
 
 
 class StagesReward(ClipReward):
-    """How many stages are passed, and how far the present one is: 0 to 1.
+    """How many stages are passed, and how far the present one is.
 
     A state's score for a stage is the goal-baseline reward of its sentence; if the
     stage has a `margin`, minus the highest reward of the other stages' sentences.
     Progress goes from 0, at the lowest score of the states that random actions lead to,
     to 1, where the stage is reached: at the `quantile` of these scores, or at the
     margin. A stage that is reached for `hold` steps in a row is passed, and that is not
-    taken back in the episode; the last one goes on to the episode's end.
+    taken back in the episode. The last one goes on to the episode's end, and its
+    progress beyond 1: a state just as reached is not yet the best of its kind.
 
-    The level after a step is (stages before the present one + progress) / K. The reward
-    is this level, and `reward.options.shaping` times gamma * level - level before: a
-    potential, so that no way around a circle is paid for (Ng, Harada and Russell 1999).
+    The level after a step is (stages before the present one + progress) / K: a later
+    stage never pays less than an earlier one. The reward is this level, and
+    `reward.options.shaping` times gamma * level - level before: a potential, so that no
+    way around a circle is paid for (Ng, Harada and Russell 1999).
     """
 
     cheap = True
@@ -96,12 +98,17 @@ class StagesReward(ClipReward):
         return scores
 
     def progress(self, scores: np.ndarray) -> np.ndarray:
-        """Scores (B, K) -> how far each stage is, were it the present one: 0 to 1."""
+        """Scores (B, K) -> how far each stage is, were it the present one; 1: reached.
+
+        From 0 to 1, of the last stage to more.
+        """
         way = (scores - self._lowest) / (self._reached - self._lowest)
-        return np.where(way > 1 - ROUNDING, 1, way.clip(0))
+        way = np.where((way > 1 - ROUNDING) & (way < 1), 1, way.clip(0))
+        way[:, :-1] = way[:, :-1].clip(max=1)
+        return way
 
     def level(self, passed: np.ndarray, progress: np.ndarray) -> np.ndarray:
-        """Stages passed (N,) int, and progress (N, K) -> (N,), 0 to 1."""
+        """Stages passed (N,) int, and progress (N, K) -> (N,)."""
         present = np.minimum(passed, len(self.hold) - 1)
         own = np.take_along_axis(progress, present[:, None], 1)[:, 0]
         return (present + own) / len(self.hold)
@@ -173,7 +180,7 @@ class StagedEnvs(Around):
         """Advance all environments, look at them, and go on to the next stage."""
         step, before = super().step(action), self._level
         progress = self._model.progress(self._model.scores(self.states()))
-        self._order.step(progress == 1)
+        self._order.step(progress >= 1)
         self._level = self._model.level(self._order.count, progress)
         return step._replace(
             observation=self._seen(step.observation),
