@@ -114,6 +114,12 @@ def test_goals_count_in_their_order_alone(act, hold):
             assert success.all()
 
 
+def test_the_last_goal_must_hold_too():
+    goal = np.array([[1, 0], [1, 1], [0, 1], [1, 1], [1, 0]], bool)
+    success = cars("left_hilltop", "flag", 3).episode_success(goal)
+    assert success.tolist() == [False, True]
+
+
 @pytest.fixture(scope="module")
 def staged():
     """Three stages: a quantile, and margins over two sentences, the first and last."""
@@ -156,6 +162,8 @@ def test_agent_sees_its_stage_and_is_paid_for_it(staged):
     said = sentence_rewards(np.concatenate([first, played.states]))
     hill, flag = np.moveaxis(said, -1, 0)  # (T + 1, N)
     scores = np.stack([hill, flag - hill, hill - flag], -1)
+    found = model.scores(played.states.reshape(-1, 2)).reshape(-1, 4, 3)
+    np.testing.assert_allclose(found, scores[1:], atol=1e-5)
     hold, seen = [3, 2, 1], set()
     for n in range(4):
         met = scores[1:, n] >= high
