@@ -180,7 +180,9 @@ def run(
 
     if config.task.env == "gym":
         asked = [
-            c for c in (config, *judges.values()) if c.reward.model in ("clip", "video")
+            c
+            for c in (config, *judges.values())
+            if c.reward.model in ("clip", "video", "stages")
         ]
         app.tell_embedded({c.clip.name: c.clip for c in asked}.values())
     device = choose_device(config.compute.device)

@@ -73,7 +73,7 @@ class Pool:
         thins = not model.cheap and model.window == 1
         self._every = config.reward.every if thins else 1
         self._advice = f"reward={config.reward.name} gave it"
-        if config.reward.model in ("clip", "video"):
+        if config.reward.model in ("clip", "video", "stages"):
             self._advice = "check the weights and clip.precision"
 
     @property
