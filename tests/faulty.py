@@ -110,7 +110,8 @@ class Envs(point_mass.PointMassEnvs):
 
     def step(self, action):
         self.t += 1
-        observation, reward, goal = step = super().step(action)
+        step = super().step(action)
+        observation, reward, goal = step[:3]
         if self.fault == "buffer":
             self.kept = getattr(self, "kept", np.zeros_like(observation))
             self.kept[:] = observation

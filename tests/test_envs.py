@@ -73,7 +73,7 @@ def test_spaces_hold_what_is_seen(envs):
         assert observation.shape == (NUM_ENVS, *space.shape)
         assert observation.dtype == np.float32
         assert all(space.contains(one) for one in observation)
-        observation, env_reward, goal = envs.step(action)
+        observation, env_reward, goal = envs.step(action)[:3]
         assert env_reward.shape == (NUM_ENVS,)
         assert env_reward.dtype == np.float32
         assert goal is None or (goal.shape, goal.dtype) == ((NUM_ENVS,), bool)

@@ -887,3 +887,21 @@ def test_browser_shows_the_page_within_its_width(tmp_path):
         assert width - 20 <= room  # a scroll bar
         assert needed <= room
         assert (images, broken) == (3, 0)
+
+
+def test_stages_are_shown_as_the_reward_and_the_predicates_count_them(tmp_path):
+    for seed, (passed, met) in enumerate(((1.0, 0.5), (0.5, 0.0))):
+        told = {"eval/stage_mean": passed, "eval/goal_mean": met}
+        told |= {"eval/stage_1": passed, "eval/stage_2": 0.0}
+        told |= {"eval/goal_1": met, "eval/goal_2": "?" if seed else 0.0}
+        run = write_run(tmp_path / f"s{seed}", seed=seed, summary=told)
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"env_steps": 50, "train/stage_mean": 1.5}) + "\n")
+    write_run(tmp_path / "one", clip="tiny", summary={"eval/goal_1": 0.25})
+    write_run(tmp_path / "other", task="splits")
+    page = make(tmp_path)
+    assert "kneeling: stages passed, training" in page.text
+    rows = page.rows("goals by predicates")
+    found = [(row["stages by the reward"], row["goals by predicates"]) for row in rows]
+    # What one run tells of fewer goals than the other is no mean.
+    assert found == [("0.75 / 0.00", ""), ("", "0.25")]

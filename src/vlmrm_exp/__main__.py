@@ -85,6 +85,8 @@ def train(composed: app.Composed) -> float | None:
     preset = f"{typed.get('experiment')}_{typed.get('task', 'mountaincar')}.yaml"
     if preset.startswith("paper") and not (conf_dir() / "preset" / preset).exists():
         print(f"The paper has no settings of its own for task={typed['task']}.")
+    if config.stages and config.reward.model == "clip":
+        print("reward=clip reads one prompt; reward=stages goes through the stages.")
     with written_whole(folder / "config.yaml") as part:
         part.write_text(app.resolved(composed.cfg), encoding="utf-8")
     return run(config, folder, judges)
@@ -189,11 +191,11 @@ def open_parts(
     """
     import numpy as np  # as above; `run` has imported all of it
 
-    from vlmrm_exp.envs import check_algo, world_of
+    from vlmrm_exp.envs import check_algo
+    from vlmrm_exp.envs.in_order import make_envs
     from vlmrm_exp.reward import Episodes
     from vlmrm_exp.reward.pool import close, make_judge, make_pool
 
-    make_envs = world_of(config.task).make_envs
     threads = config.compute.num_physics_threads
     envs = make_envs(config.task, config.algo.num_envs, threads)
     opened.callback(envs.close)
@@ -202,14 +204,14 @@ def open_parts(
     check_algo(envs.action_space, config.algo.name, config.task.env_id)
     envs.reset(config.seed)
     own = np.zeros((1, config.algo.num_envs), np.float32)
-    example = Episodes(states=envs.states()[None], env_reward=own)
+    example = Episodes(states=envs.states()[None], env_reward=own, online=own)
     pool = make_pool(config, example)
     opened.callback(pool.close)
     for name, told in judges.items():
         judge = make_judge(name, told, example)
         opened.callback(close, judge)
         pool.judges = {**pool.judges, name: judge}
-    return envs, eval_envs, pool
+    return pool.around(envs), pool.around(eval_envs), pool
 
 
 if __name__ == "__main__":

@@ -54,8 +54,12 @@ class TaskConfig:
     frame_skip: int = 5
     """Humanoid: physics steps of 3 ms for which an action is held, one env step."""
     goal: str = ""
-    """The predicate of success, one of the world's `goals`; empty: none, or its only
-    one."""
+    """The predicate of success, one of the world's `goals`; empty: none, or the first
+    of them."""
+    before: list[str] = field(default_factory=list)
+    """Goals that must be met before it, in order."""
+    hold: int = 1
+    """Where there are some: env steps in a row for which each goal must be met."""
     episode_length: int | None = None
     """Env steps per episode; None: the Gymnasium id's own limit (`env: gym` only)."""
     textures: str = "plain"
@@ -110,8 +114,8 @@ class RewardConfig:
 
     name: str = MISSING
     model: str = MISSING
-    """clip, video, xclip, predicate, environment, by_hand, or `module:Class` of a
-    `RewardModel` of one's own."""
+    """clip, video, xclip, stages, predicate, environment, by_hand, or `module:Class` of
+    a `RewardModel` of one's own."""
     every: int = 1
     """Training rewards each n-th state of an episode; the steps between get linear
     interpolations. Evaluation rewards all; so does training where rewards cost nothing
@@ -122,7 +126,26 @@ class RewardConfig:
     max_error: float = 0.7
     """Of these, over the spread of rewards: above it more states are looked at."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of reward=video or xclip, or of a reward model of one's own."""
+    """Settings of reward=video, xclip or stages, or of a model of one's own."""
+
+
+@dataclass
+class StageConfig:
+    """One of several sentences in order, and when it is reached: one of two ways."""
+
+    prompt: Any = MISSING
+    """A string, or a list whose embeddings are averaged."""
+    quantile: float | None = None
+    """Where its reward is above this share of those of random actions' states."""
+    margin: float | None = None
+    """Where its reward is so much above that of each other stage's sentence."""
+    hold: int = 1
+    """Env steps in a row for which it must be reached, until the next stage begins."""
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts as a list."""
+        return _as_list(self.prompt)
 
 
 @dataclass
@@ -265,6 +288,8 @@ class Config:
     command line; a text or a list of them."""
     prompt: Any = MISSING
     """The goal in words: a string, or a list whose embeddings are averaged."""
+    stages: list[StageConfig] = field(default_factory=list)
+    """The goals in words, one after another: what reward=stages reads for `prompt`."""
     baseline: Any = MISSING
     """The scene in words, without the goal: a string or a list."""
     alpha: float = MISSING
@@ -357,6 +382,7 @@ def check(config: Config) -> None:
             f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
             "they must differ."
         )
+    _check_stages(config)
     _check_task(config.task)
     check_clip(config.clip)
     if config.reward.model == "xclip":
@@ -394,7 +420,8 @@ AT_LEAST = {
     for low, keys in {
         0: "seed compute.checkpoint_s algo.learning_starts algo.random_steps "
         "algo.exploration_steps compute.workers evaluation.video_episodes",
-        1: "env_steps task.frame_skip task.episode_length clip.batch_size reward.every "
+        1: "env_steps task.frame_skip task.episode_length task.hold clip.batch_size "
+        "reward.every "
         "algo.num_envs algo.gradient_steps algo.batch_size algo.buffer_size "
         "algo.random_action_repeat compute.torch_threads compute.physics_threads "
         "evaluation.every evaluation.episodes evaluation.final_episodes "
@@ -414,6 +441,37 @@ SHARES = (
 )
 """Numbers between 0 and 1."""
 ABOVE_0 = ("algo.learning_rate", "algo.temperature", "reward.query_share")
+
+
+def _check_stages(config: Config) -> None:
+    if config.reward.model == "stages" and not config.stages:
+        raise ConfigError(
+            f"reward={config.reward.name} needs sentences in order: choose a task that "
+            "has some, as task=kneel_then_stand, or give stages=[{prompt: ..., "
+            "quantile: 0.99}, ...]."
+        )
+    said = [stage.prompts for stage in config.stages]
+    for k, stage in enumerate(config.stages):
+        name = f"stages[{k}]"
+        _check_prompts(f"{name}.prompt", stage.prompt)
+        at_least(f"{name}.hold", stage.hold, 1)
+        if (stage.quantile is None) == (stage.margin is None):
+            raise ConfigError(
+                f"{name} has quantile {stage.quantile} and margin {stage.margin}: give "
+                "one of both, which says when it is reached."
+            )
+        if stage.quantile is not None and not 0 < stage.quantile <= 1:
+            raise ConfigError(
+                f"{name}.quantile is {stage.quantile}, but must lie above 0, and at 1 "
+                "at most."
+            )
+        if stage.margin is not None and not math.isfinite(stage.margin):
+            raise ConfigError(f"{name}.margin is {stage.margin}: give a number.")
+        if stage.margin is not None and all(other == said[k] for other in said):
+            raise ConfigError(
+                f"{name} has a margin, but no other stage says anything else: give it "
+                "a quantile."
+            )
 
 
 def check_values(group: str, settings: object) -> None:
@@ -633,9 +691,9 @@ def check_options(given: Iterable[str], known: Sequence[str]) -> None:
 
 
 def whole_number(name: str, value: Any) -> int:
-    """The value of an option, of steps; a ConfigError if it is no number from 1 up."""
+    """The value of an option; a ConfigError if it is no number from 1 up."""
     if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} is {value}: give a whole number of steps from 1 up.")
+        raise ConfigError(f"{name} is {value}: give a whole number from 1 up.")
     return value
 
 

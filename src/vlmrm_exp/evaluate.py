@@ -134,7 +134,8 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     # Imported here so that refusals are immediate.
     import torch
 
-    from vlmrm_exp.envs import check_world, world_of
+    from vlmrm_exp.envs import check_world
+    from vlmrm_exp.envs.in_order import make_envs
     from vlmrm_exp.files import write_json
     from vlmrm_exp.log.versions import versions
     from vlmrm_exp.reward import Episodes, choose_device
@@ -152,12 +153,21 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
         path = folder / "checkpoints" / f"{asked.checkpoint}.pt"
         policy = load_policy(path, device)
     with contextlib.ExitStack() as opened:
-        envs = world_of(config.task).make_envs(
+        envs = make_envs(
             config.task,
             min(config.algo.num_envs, asked.episodes),
             config.compute.num_physics_threads,
         )
         opened.callback(envs.close)
+        envs.reset(seed)
+        own = np.zeros((1, envs.num_envs), np.float32)
+        asks_for_all = replace(config.reward, query_share=1.0)
+        pool = make_pool(
+            replace(config, reward=asks_for_all),
+            Episodes(states=envs.states()[None], env_reward=own, online=own),
+        )
+        opened.callback(pool.close)
+        envs = pool.around(envs)
         seen = envs.observation_space.shape[0]
         if policy and policy.observation_dim != seen:
             raise ConfigError(
@@ -165,15 +175,7 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
                 f"{policy.observation_dim} numbers, but task={config.task.name} has "
                 f"{seen}: its config.yaml is of another run."
             )
-        envs.reset(seed)
         envs.action_space.seed(seed)
-        own = np.zeros((1, envs.num_envs), np.float32)
-        asks_for_all = replace(config.reward, query_share=1.0)
-        pool = make_pool(
-            replace(config, reward=asks_for_all),
-            Episodes(states=envs.states()[None], env_reward=own),
-        )
-        opened.callback(pool.close)
 
         def random(observation: np.ndarray) -> np.ndarray:
             return np.stack([envs.action_space.sample() for _ in observation])
@@ -281,7 +283,7 @@ def _tell_of_other_weights(recorded: Path, about: dict[str, Any]) -> None:
 
 def report(result: dict[str, Any]) -> str:
     """A few lines for people."""
-    from vlmrm_exp.rl.evaluation import BUCKETS
+    from vlmrm_exp.rl.evaluation import BUCKETS, passed_text
 
     def mean(name: str) -> str:
         error = result[f"eval/{name}_standard_error"]
@@ -301,6 +303,7 @@ def report(result: dict[str, Any]) -> str:
             f"{b} %: {share:.0%}" for b, share in zip(BUCKETS, shares, strict=True)
         )
         success += f"\n  in goal  {told} of episodes (nearest share of steps)"
+    success = "\n".join([success, *passed_text(result)])
     return (
         f"{result['task']}: {' / '.join(result['prompt'])}\n"
         f"  policy   {result['checkpoint']}, after "

@@ -6,6 +6,7 @@ Each judge is a reward model that looks at the episodes of evaluations, beside t
 that is learned from; the agent never sees what they say.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from vlmrm_exp import app, words
@@ -50,8 +51,16 @@ def _judge_config(
         )
     try:
         keys = words.to_keys(settings, {})
+        if any(key.startswith("reward=") for key in keys):  # with options of its own
+            kept = [key for key in composed.keys if "reward.options." not in key]
+            composed = replace(composed, keys=tuple(kept))
         judge = to_config(composed.again(*keys).cfg)
         check_world(judge)
+        if reward_class(judge).online:
+            raise ConfigError(
+                f"reward={judge.reward.name} is asked while episodes are played, but "
+                "a judge afterwards: tell it another reward, as reward=clip."
+            )
         changed = [
             key for key in SAME if getattr(judge.task, key) != getattr(config.task, key)
         ]

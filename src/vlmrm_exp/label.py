@@ -202,6 +202,11 @@ def _run(folder: str, checkpoint: str) -> Config:
             f"There is no {file}: the run ended before its first evaluation, or this "
             "is not its folder."
         )
+    if config.reward.model == "stages":
+        raise ConfigError(
+            f"The policy in {folder} acts by the stage that its reward tells, which "
+            "label does not ask: show the run's own videos, or give other runs."
+        )
     return config
 
 

@@ -81,6 +81,9 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
             "reward.options.*",
             f"reward={reward.name} has no options",
         ),
+        (not model.online, "stages", f"reward={reward.name} reads the prompt"),
+        (model.online, "prompt", "the stages are read"),
+        (not task.before, "task.hold", "task.before is empty"),
         (":" not in task.env, "task.options.*", f"task={task.name} has no options"),
         (
             config.clip.frame_height is not None,

@@ -135,7 +135,8 @@ def _unsaid(schema: Any, written: Any) -> list[str]:
     for key in schema:
         inner = None if OmegaConf.is_missing(schema, key) else schema[key]
         if key not in written:
-            found += [key] if inner != {} else []  # none of what a run may have
+            # Nothing of what a run may have none of.
+            found += [key] if inner not in ({}, []) else []
         elif isinstance(inner, DictConfig) and isinstance(written[key], DictConfig):
             found += [f"{key}.{name}" for name in _unsaid(inner, written[key])]
     return found

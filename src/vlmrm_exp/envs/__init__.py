@@ -13,6 +13,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -53,6 +54,11 @@ class Step(NamedTuple):
     """(N,) float32: the environment's own reward."""
     goal: np.ndarray | None
     """(N,) bool: whether the state meets the task's goal; None: no predicate."""
+    online: np.ndarray | None = None
+    """(N,) float32: the reward, of a model that is asked while episodes are played."""
+    passed: Mapping[str, np.ndarray] = MappingProxyType({})
+    """Which parts of a task are done, where it has some: (N, K) bool, of each "goal" by
+    predicates and of each "stage" by the reward."""
 
 
 class VectorEnv(Protocol):
@@ -181,11 +187,12 @@ class World:
     reads: tuple[str, ...] = ()
     """Fields of `TaskConfig` that this world reads, of those that not all worlds do."""
     goals: tuple[str, ...] = ()
-    """Names of predicates, chosen by `task.goal`."""
+    """Names of predicates, chosen by `task.goal` and `task.before`."""
     predicate: Callable[[TaskConfig], Predicate | None] = lambda task: None
     """Whether states meet the task's goal; None: this task has no predicate."""
     graded: Callable[[np.ndarray], np.ndarray] | None = None
-    """States (B, S) -> what a good reward orders them by, (B,), where it is known."""
+    """States (B, S) -> what a good reward orders them by, (B,), where it is known: of
+    the first of `goals`, if there are several."""
     graded_by: str = ""
     sample_states: Callable[[TaskConfig, int, int], Samples] | None = None
     """States for studies: task, how many (a grid may have a few less), seed."""
@@ -317,6 +324,13 @@ def check_world(config: Config) -> None:
         )
     if task.goal:
         one_of("task.goal", task.goal, world.goals)
+    for goal in task.before:
+        if not world.goals or world.predicate(task) is None:
+            raise ConfigError(
+                f"task.before is {list(task.before)}, but task={task.name} has no "
+                "predicates to tell them by, or no task.goal after them: leave it out."
+            )
+        one_of("task.before", goal, world.goals, f" for {task.env}")
     check_effect(config.algo)
     for name in ("env_id", "version", "observation", "frame_skip"):
         value = getattr(task, name)

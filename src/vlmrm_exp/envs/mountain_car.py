@@ -14,7 +14,7 @@ from gymnasium.envs.classic_control.continuous_mountain_car import (
 )
 
 from vlmrm_exp.config import TaskConfig
-from vlmrm_exp.envs import Samples, Step, World, seeded, toy_renderers
+from vlmrm_exp.envs import Predicate, Samples, Step, World, seeded, toy_renderers
 from vlmrm_exp.envs.toy_renderers import (
     DRAWN_BY,
     FLAG,
@@ -22,6 +22,13 @@ from vlmrm_exp.envs.toy_renderers import (
     RIGHT,
     MountainCarRenderer,
 )
+
+LEFT_HILLTOP = -1.1
+"""The car's middle is less than its length (0.12, as drawn) from the left end."""
+PREDICATES: dict[str, Predicate] = {
+    "flag": lambda states: states[..., 0] >= FLAG,
+    "left_hilltop": lambda states: states[..., 0] <= LEFT_HILLTOP,
+}
 
 
 class MountainCarEnvs:
@@ -33,6 +40,7 @@ class MountainCarEnvs:
         self.episode_length = task.episode_length
         self._envs = [Continuous_MountainCarEnv() for _ in range(num_envs)]
         self._reached = np.zeros(num_envs, bool)
+        self._goal = task.goal
         space = self._envs[0].observation_space
         assert isinstance(space, gym.spaces.Box)
         self.observation_space = space
@@ -61,8 +69,10 @@ class MountainCarEnvs:
             _, reward[i], self._reached[i], _, _ = env.step(action[i])
             if self._reached[i]:
                 env.state[1] = 0.0
-        observation = self.states().astype(np.float32)
-        return Step(observation, reward, self._reached.copy())
+        states, goal = self.states(), self._reached.copy()
+        if self._goal == "left_hilltop":
+            goal = PREDICATES[self._goal](states)
+        return Step(states.astype(np.float32), reward, goal)
 
     def states(self) -> np.ndarray:
         """The present states (N, 2) float64."""
@@ -113,7 +123,8 @@ WORLD = World(
     algorithms=("sac",),
     state_size=2,
     textures=("plain", "realistic"),
-    predicate=lambda task: lambda states: states[..., 0] >= FLAG,
+    goals=tuple(PREDICATES),
+    predicate=lambda task: PREDICATES[task.goal or "flag"],
     graded=lambda states: states[:, 0],
     graded_by="the car's position",
     sample_states=sample_states,

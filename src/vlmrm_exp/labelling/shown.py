@@ -16,6 +16,7 @@ from PIL import Image
 
 from vlmrm_exp.config import Config, ConfigError, FolderTakenError
 from vlmrm_exp.envs import frames_of, world_of
+from vlmrm_exp.envs.in_order import make_envs
 from vlmrm_exp.files import sha256, write_json, written_whole
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.studies.pictures import read_one
@@ -210,7 +211,7 @@ def episodes_of(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str,
     config, policy = run.config, load_policy(run.checkpoint)
     # As many at once as there, though fewer may be shown: a network's output for one
     # observation depends, in its last bits, on how many it is given together.
-    envs = world_of(config.task).make_envs(
+    envs = make_envs(
         config.task, config.algo.num_envs, config.compute.num_physics_threads
     )
     try:

@@ -1,6 +1,7 @@
 """The page of a report: what its sections show, and its files."""
 
 import math
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -39,6 +40,8 @@ CURVES = {
     "train/reward_mean": ("reward", "reward per step, training"),
     "eval/success_rate": ("success", "success, greedy episodes"),
     "reward/error": ("error", "error of learned rewards, of their spread"),
+    "train/stage_mean": ("stages", "stages passed, training"),
+    "eval/goal_mean": ("goals", "goals met in order, greedy episodes"),
 }
 """Metrics that are plotted over env steps: file name, and axis."""
 BASE64 = 4 / 3  # how much longer a file is inside the page
@@ -58,7 +61,10 @@ def write_page(
     read; `max_mb` are for videos, None: no videos.
     """
     groups = group_runs(runs)
-    kinds = _results_section, _curves_section, _judges_section, _comparisons_section
+    kinds = (
+        *(_results_section, _stages_section, _curves_section),
+        *(_judges_section, _comparisons_section),
+    )
     sections = [section_of(groups, out) for section_of in kinds]
     embedded = {
         str(group.settings.get("clip.name", "?"))
@@ -117,6 +123,38 @@ def _results_section(groups: Sequence[Group], out: Path) -> Section:
     figure = parts.figure(("Success", path, alt), note, runs, groups)
     table, left_out = _over_tasks(measured)
     return Section("Results", "results", [figure, *table], " ".join(left_out))
+
+
+def _stages_section(groups: Sequence[Group], out: Path) -> Section:
+    """How far kept policies get in tasks of several parts: said, and in truth."""
+    section, rows, runs = Section("Stages", "stages"), [], []
+    for group, label in zip(groups, labels(groups), strict=True):
+        told = {
+            name: [shares for run in group.finished if (shares := _shares(run, name))]
+            for name in ("stage", "goal")
+        }
+        if told["goal"]:
+            cells = [
+                " / ".join(f"{share:.2f}" for share in np.mean(shares, 0))
+                if len({*map(len, shares)}) == 1
+                else ""
+                for shares in told.values()
+            ]
+            rows.append([f"{group.task}: {label}", *cells, len(group.finished)])
+            runs += group.finished
+    if rows:
+        heads = ["group", "stages by the reward", "goals by predicates", "runs"]
+        note = "Share of episodes that passed the first, the first two, and so on."
+        table = pd.DataFrame(rows, columns=heads)
+        section.items.append(Item("How far it gets", note, runs, table, wide=True))
+    return section
+
+
+def _shares(run: Run, name: str) -> list[float]:
+    """The share of a run's final episodes that passed each stage, or each goal."""
+    told = [key for key in run.summary if re.fullmatch(f"eval/{name}_[0-9]+", key)]
+    shares = [number(run.summary[key]) for key in told]
+    return [share for share in shares if share is not None]
 
 
 def _measured_runs(groups: Iterable[Group]) -> list[Run]:

@@ -9,13 +9,13 @@ A reward model is chosen by name (`reward=clip`) or by `module:Class`; where it 
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from vlmrm_exp.config import Config, ConfigError, did_you_mean
-from vlmrm_exp.envs import load
+from vlmrm_exp.envs import VectorEnv, load
 from vlmrm_exp.files import plain
 from vlmrm_exp.refusals import blaming
 
@@ -29,6 +29,7 @@ BUILT_IN = {
     "video": "vlmrm_exp.reward.over_time:VideoReward",
     "xclip": "vlmrm_exp.reward.xclip:XClipReward",
     "by_hand": "vlmrm_exp.reward.by_hand:HandWrittenReward",
+    "stages": "vlmrm_exp.reward.stages:StagesReward",
 }
 
 
@@ -41,6 +42,8 @@ class Episodes:
     that states[T - 1] still belongs to the episode that ends. None: not kept."""
     env_reward: np.ndarray | None = None
     """(T, N) float32: the environment's own reward; None: nothing was simulated."""
+    online: np.ndarray | None = None
+    """(T, N) float32: rewards that came with the steps (`RewardModel.around`)."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,9 +70,9 @@ class Episodes:
         ]
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Episodes":
+        given = {each.name: getattr(self, each.name) for each in fields(Episodes)}
         return Episodes(
-            states=None if self.states is None else change(self.states),
-            env_reward=None if self.env_reward is None else change(self.env_reward),
+            **{k: None if v is None else change(v) for k, v in given.items()}
         )
 
 
@@ -139,6 +142,9 @@ class RewardModel(Protocol):
     changes nothing."""
     has_options: bool = False
     """Whether a built-in one reads `reward.options`; one's own may always."""
+    online: bool = False
+    """Whether it is asked while episodes are played, by what `around` gives; then it is
+    cheap afterwards."""
     remembers: bool = False
     """Whether it learns, and wants all states in replay again in `update`."""
     version: int = 0
@@ -165,6 +171,10 @@ class RewardModel(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
+
+    def around(self, envs: VectorEnv) -> VectorEnv:
+        """What an agent acts in: for a model that is `online`, with what it tells."""
+        return envs
 
     def about(self) -> dict[str, Any]:
         """What the rewards depend on, in JSON's types, for the run's record."""

@@ -156,13 +156,20 @@ class ClipReward(RewardModel):
         """
         from vlmrm_exp.vlm.encoder import check_prompts, load_encoder
 
-        check_prompts(config.clip, [*config.prompts, *config.baselines])
+        wordings = self.wordings(config)
+        sentences = [s for one in wordings for s in (*one.prompts, *one.baselines)]
+        check_prompts(config.clip, sentences)
         encoder = load_encoder(config.clip, choose_device(config.compute.device))
-        self._sentence = Sentence(encoder, config)
+        self._sentences = [Sentence(encoder, one) for one in wordings]
+        self._sentence = self._sentences[0]
         encoder.drop_text_tower()  # the sentences do not change any more
         self._appearance = Appearance(config, encoder)
         self.batch_size = self._appearance.batch_size
         self._encoder = encoder
+
+    def wordings(self, config: Config) -> list[Config]:
+        """The configuration, once with each goal that embeddings are compared with."""
+        return [config]
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
         """(T, N) float32."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmrm_exp.config import Config, ConfigError, ForeignError
+from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.refusals import blaming
 from vlmrm_exp.reward import (
     Episodes,
@@ -150,6 +151,10 @@ class Pool:
         if learner is not None:
             learner.load_state_dict(state)
 
+    def around(self, envs: VectorEnv) -> VectorEnv:
+        """What an agent acts in: `envs`, or what an online model makes of them."""
+        return envs
+
     def _submit(self, episodes: Episodes) -> Wait:
         raise NotImplementedError
 
@@ -230,6 +235,10 @@ class InProcess(Pool):
         super().__init__(config, model)
         self._model = model
         self._learner = model if model.remembers else None
+
+    def around(self, envs: VectorEnv) -> VectorEnv:
+        """What an agent acts in."""
+        return self._model.around(envs)
 
     def about(self) -> dict[str, Any]:
         """What the rewards depend on."""

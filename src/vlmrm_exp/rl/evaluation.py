@@ -3,6 +3,7 @@
 Used while training, at the end of a run, and by `python -m vlmrm_exp.evaluate`.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,10 @@ from vlmrm_exp.video import write_episodes
 VIDEO_FPS = 30
 """Frames per second, one per env step: a humanoid's 30 ms at nearly its own speed."""
 
-LOGGED = ("eval/success_rate", "eval/reward_mean", "eval/return_mean", "judge/")
+LOGGED = (
+    *("eval/success_rate", "eval/reward_mean", "eval/return_mean", "judge/"),
+    *("eval/stage_", "eval/goal_"),
+)
 """How metrics of a run begin, of what `judge` gives."""
 
 BUCKETS = (0, 25, 50, 75, 100)
@@ -48,6 +52,8 @@ class Played:
     """Of the first episodes: (T, S) float64, or frames (T, H, W, 3) uint8."""
     judged: dict[str, np.ndarray] = field(default_factory=dict)
     """(T, R) of each second opinion, at most of as many episodes as were asked for."""
+    passed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """(N, K) bool: which goals and stages were passed, of a task that has some."""
 
 
 def play(
@@ -140,6 +146,10 @@ def play(
         goal_share=None if goal is None else goal.mean(axis=0),
         states=states,
         judged=judged_by,
+        passed={
+            name: np.concatenate([rollout.passed[name] for rollout in rollouts])
+            for name in rollouts[0].passed
+        },
     )
 
 
@@ -172,7 +182,29 @@ def judge(played: Played) -> dict[str, Any]:
             f"judge/{name}": float(said.mean(dtype=np.float64))
             for name, said in played.judged.items()
         },
+        **_passed("eval", played.passed),
     }
+
+
+def _passed(kind: str, passed: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How many goals or stages are passed, and the share of episodes for each."""
+    found = {}
+    for name, parts in passed.items():
+        found[f"{kind}/{name}_mean"] = float(parts.sum(1).mean())
+        shares = parts.mean(0).tolist()
+        found |= {f"{kind}/{name}_{k}": share for k, share in enumerate(shares, 1)}
+    return found
+
+
+def passed_text(judged: Mapping[str, Any]) -> list[str]:
+    """A line for people of goals and one of stages, if there are some."""
+    lines = []
+    for name, by in (("goal", "predicates"), ("stage", "the reward")):
+        parts = [key for key in judged if re.fullmatch(f"eval/{name}_[0-9]+", key)]
+        if parts:
+            shares = ", ".join(f"{judged[key]:.2f}" for key in parts)
+            lines.append(f"  {name + 's':8} passed in {shares} of episodes, by {by}")
+    return lines
 
 
 def logged(judged: Mapping[str, Any]) -> dict[str, float]:
@@ -196,7 +228,7 @@ def rollout_metrics(
     if rollout.goal is not None:
         success = envs.episode_success(rollout.goal)
         metrics["train/success_rate"] = float(success.mean())
-    return metrics
+    return metrics | _passed("train", rollout.passed)
 
 
 def write_video(path: Path, config: Config, played: Played) -> None:

@@ -146,7 +146,7 @@ class _Whole(nn.Module):
 
 
 def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
-    """Read a policy that a run kept.
+    """Read a policy that a run kept; with reward=stages it wants its stage, too.
 
     Args:
         path: a run's folder, of which `checkpoints/best.pt` is read; or such a file.

@@ -4,8 +4,8 @@ They carry states, which a reward model renders where it runs; frames never pass
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class Rollout(Episodes):
     """(T, N, A) float32, or (T, N) int64."""
     goal: np.ndarray | None
     """(T, N) bool: whether the state after each step meets the goal."""
+    passed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """(N, K) bool, at the end: which parts of the task were done (`Step.passed`)."""
 
     @property
     def env_steps(self) -> int:
@@ -39,8 +41,10 @@ class Rollout(Episodes):
         cut: dict[str, Any] = {
             name: None if array is None else array[:, :episodes]
             for name, array in vars(self).items()
+            if name != "passed"
         }
-        return Rollout(**cut)
+        passed = {name: parts[:episodes] for name, parts in self.passed.items()}
+        return Rollout(**cut, passed=passed)
 
 
 def collect(
@@ -59,7 +63,7 @@ def collect(
     t = 0
     with blaming(envs, lambda: f"at step {t} of an episode"):
         observation = np.array(envs.reset(seed), np.float32)
-        observations, actions, env_rewards, goals = [observation], [], [], []
+        observations, actions, steps = [observation], [], []
         states: np.ndarray | None = None
         for t in range(1, envs.episode_length + 1):
             action = act(observation)
@@ -67,8 +71,7 @@ def collect(
             observation = step.observation
             observations.append(observation)
             actions.append(action)
-            env_rewards.append(step.env_reward)
-            goals.append(step.goal)
+            steps.append(step)
             if keep_states:
                 now = envs.states()
                 if now.dtype.kind == "f" and not np.isfinite(now).all():
@@ -81,10 +84,16 @@ def collect(
                 states[t - 1] = now
     return Rollout(
         states=states,
-        env_reward=np.stack(env_rewards).astype(np.float32, copy=False),
+        env_reward=np.stack([step.env_reward for step in steps]),
+        online=(
+            None
+            if steps[-1].online is None
+            else np.stack([step.online for step in steps])
+        ),
         observation=np.stack(observations).astype(np.float32, copy=False),
         action=np.stack(actions),
-        goal=flags(goals),
+        goal=flags([step.goal for step in steps]),
+        passed=steps[-1].passed,
     )
 
 
@@ -98,9 +107,13 @@ def _checked(envs: VectorEnv, step: Step) -> Step:
         np.array(step.observation, np.float32),
         np.array(step.env_reward, np.float32),
         None if step.goal is None else np.array(step.goal),
+        None if step.online is None else np.array(step.online, np.float32),
+        {name: np.array(parts) for name, parts in step.passed.items()},
     )
     count = (envs.num_envs,)
     shapes = {"observation": count + envs.observation_space.shape, "env_reward": count}
+    if step.online is not None:
+        shapes["online"] = count
     if step.goal is not None:
         shapes["goal"] = count
         if step.goal.dtype != bool:

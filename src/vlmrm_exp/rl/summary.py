@@ -15,7 +15,14 @@ from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import make_seeds
 from vlmrm_exp.rl.checkpoint import State, save_policy
-from vlmrm_exp.rl.evaluation import Played, judge, play, write_beside, write_video
+from vlmrm_exp.rl.evaluation import (
+    Played,
+    judge,
+    passed_text,
+    play,
+    write_beside,
+    write_video,
+)
 from vlmrm_exp.rl.policy import Policy
 
 SIDES = {"judged": "Left, judged best", "alarm": "Right, at the alarm"}
@@ -188,6 +195,7 @@ def summary_text(summary: dict[str, Any], folder: Path) -> str:
             f"  looked at {summary['reward/queries']:,} of these states; error of the "
             f"others' rewards {'not measured' if error is None else f'{error:.2f}'}"
         )
+    lines += passed_text(summary)
     for key, value in summary.items():
         if key.startswith("judge/"):
             name = key.removeprefix("judge/")

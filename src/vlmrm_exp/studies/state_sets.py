@@ -216,7 +216,9 @@ def truth_of(config: Config, states: StateSet) -> Truth:
             f"task={config.task.name} has no predicate for its goal: give "
             "labels=FILE.csv."
         )
-    graded = None if world.graded is None else world.graded(states.states)
+    graded = None
+    if world.graded is not None and config.task.goal in ("", *world.goals[:1]):
+        graded = world.graded(states.states)
     goal = np.asarray(predicate(states.states))
     check_classes(goal, f"task={config.task.name}")
     return Truth(goal, PREDICATE, graded, world.graded_by or None)
@@ -235,6 +237,12 @@ def _policy_states(
     for (task, played), size in zip(policies, sizes, strict=True):
         num_envs = humanoid_states.episodes_for(task, size)
         envs = world_of(task).make_envs(replace(task, goal=""), num_envs, 1)
+        if played.observation_dim != envs.observation_space.shape[0]:
+            raise ConfigError(
+                f"A policy of task={task.name} acts on {played.observation_dim} "
+                f"numbers, but its world shows {envs.observation_space.shape[0]}: give "
+                "runs of another reward than stages."
+            )
         seen, episode = humanoid_states.visited(envs, played.act, size, rng)
         states.append(seen)
         episodes.append(first + episode)

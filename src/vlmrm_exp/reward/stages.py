@@ -1,0 +1,233 @@
+"""A task as sentences in order: the agent sees which one it is at, and is paid for it.
+
+    state -> [render, embed] -> a score for each sentence -> stage, progress -> reward
+
+The stage must be known before the next action. So the model is asked while episodes are
+played, in the training process, and not afterwards by workers. Letters: N environments,
+B states, K stages.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from vlmrm_exp.config import Config, ConfigError, check_options, whole_number
+from vlmrm_exp.envs import Step, VectorEnv
+from vlmrm_exp.envs.in_order import Around, make_envs
+from vlmrm_exp.reward import Episodes
+from vlmrm_exp.reward.clip import ClipReward
+
+OPTIONS = {"episodes": 16, "shaping": 1.0}
+ROUNDING = 1e-4
+"""Of progress: a state's embedding differs that much with the batch that it is in."""
+
+
+class StagesReward(ClipReward):
+    """How many stages are passed, and how far the present one is.
+
+    A state's score for a stage is the goal-baseline reward of its sentence; if the
+    stage has a `margin`, minus the highest reward of the other stages' sentences.
+    Progress goes from 0, at the lowest score of the states that random actions lead to,
+    to 1, where the stage is reached: at the `quantile` of these scores, or at the
+    margin. A stage that is reached for `hold` steps in a row is passed, and that is not
+    taken back in the episode. The last one goes on to the episode's end, and its
+    progress beyond 1: a state just as reached is not yet the best of its kind.
+
+    The level after a step is (stages before the present one + progress) / K: a later
+    stage never pays less than an earlier one. The reward is this level, and
+    `reward.options.shaping` times gamma * level - level before: a potential, so that no
+    way around a circle is paid for (Ng, Harada and Russell 1999).
+    """
+
+    has_options = True
+    cheap = True
+    needs_states = False
+    online = True
+
+    def __init__(self, config: Config) -> None:
+        """Load the model, and look at `reward.options.episodes` of random actions.
+
+        Raises:
+            ConfigError: as of `ClipReward`; impossible options; or all states that
+                random actions lead to are beyond a stage's margin.
+        """
+        self._options = checked(config.reward.options)
+        super().__init__(config)
+        stages = config.stages
+        prompts = [stage.prompts for stage in stages]
+        self.hold = [stage.hold for stage in stages]
+        self._gamma = config.algo.gamma
+        # Others that say something else: to stand at first and at last is no contest.
+        self._others = {
+            k: [j for j, other in enumerate(prompts) if other != prompts[k]]
+            for k, stage in enumerate(stages)
+            if stage.margin is not None
+        }
+        scores = self.scores(self._random_states(config))
+        self._lowest = scores.min(0)
+        self._reached = np.array(
+            [
+                np.quantile(scores[:, k], stage.quantile or 1)
+                if stage.margin is None
+                else stage.margin
+                for k, stage in enumerate(stages)
+            ]
+        )
+        for k in np.flatnonzero(self._reached <= self._lowest):
+            raise ConfigError(
+                f"Stage {k + 1} ({prompts[k][0]!r}) is reached at "
+                f"{self._reached[k]:.4g}, but random actions lead to nothing below "
+                f"{self._lowest[k]:.4g}: give it a higher margin, or a quantile."
+            )
+
+    def wordings(self, config: Config) -> list[Config]:
+        """The configuration with the sentence of each stage."""
+        return [replace(config, prompt=stage.prompt) for stage in config.stages]
+
+    def scores(self, states: np.ndarray) -> np.ndarray:
+        """States (B, S), or frames -> what each stage says of them: (B, K) float64."""
+        seen = self.embeddings(states[None])[0]  # (B, V, D)
+        rewards = torch.stack([sentence(seen) for sentence in self._sentences], 1)
+        scores = rewards.cpu().numpy().astype(np.float64)
+        best = {k: scores[:, others].max(1) for k, others in self._others.items()}
+        for k, other in best.items():
+            scores[:, k] -= other
+        return scores
+
+    def progress(self, scores: np.ndarray) -> np.ndarray:
+        """Scores (B, K) -> how far each stage is, were it the present one; 1: reached.
+
+        From 0 to 1, of the last stage to more.
+        """
+        way = (scores - self._lowest) / (self._reached - self._lowest)
+        way = np.where((way > 1 - ROUNDING) & (way < 1), 1, way.clip(0))
+        way[:, :-1] = way[:, :-1].clip(max=1)
+        return way
+
+    def level(self, passed: np.ndarray, progress: np.ndarray) -> np.ndarray:
+        """Stages passed (N,) int, and progress (N, K) -> (N,)."""
+        present = np.minimum(passed, len(self.hold) - 1)
+        own = np.take_along_axis(progress, present[:, None], 1)[:, 0]
+        return (present + own) / len(self.hold)
+
+    def reward(self, before: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """Levels (N,) before and after a step -> rewards (N,)."""
+        return level + self._options["shaping"] * (self._gamma * level - before)
+
+    def around(self, envs: VectorEnv) -> VectorEnv:
+        """Environments whose observation says the stage, and whose steps are paid."""
+        return StagedEnvs(envs, self)
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        """(T, N) float32, as they came with the steps."""
+        if episodes.online is None:
+            raise ConfigError(
+                "reward=stages knows the stage only while episodes are played, and "
+                "these are states alone: choose another reward."
+            )
+        return episodes.online
+
+    def about(self) -> dict[str, Any]:
+        """What embeds and renders, and where stages begin and are reached."""
+        stages = {"lowest": self._lowest.tolist(), "reached": self._reached.tolist()}
+        return {**super().about(), "stages": stages}
+
+    def _random_states(self, config: Config) -> np.ndarray:
+        """All states of some episodes of random actions, which the seed decides."""
+        count = self._options["episodes"]
+        envs = make_envs(config.task, count, config.compute.num_physics_threads)
+        rng, repeat = np.random.default_rng(config.seed), 1
+        if config.algo.name == "sac":
+            repeat = config.algo.random_action_repeat
+        try:
+            envs.reset(config.seed)
+            states, action = [], np.empty(0)
+            for t in range(envs.episode_length):
+                if t % repeat == 0:
+                    action = _random_action(envs.action_space, count, rng)
+                envs.step(action)
+                states.append(envs.states())
+        finally:
+            envs.close()
+        return np.concatenate(states)
+
+
+class StagedEnvs(Around):
+    """Environments whose agent sees its stage, behind the world's own numbers."""
+
+    def __init__(self, envs: VectorEnv, model: StagesReward) -> None:
+        super().__init__(envs, model.hold)
+        self._model = model
+        self._level = np.zeros(envs.num_envs)
+        own, stages = envs.observation_space, np.ones(len(model.hold), np.float32)
+        self.observation_space = gym.spaces.Box(
+            np.concatenate((own.low, 0 * stages)),
+            np.concatenate((own.high, stages)),
+            dtype=np.float32,
+        )
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Start new episodes, at the first stage; (N, O + K) float32."""
+        observation = super().reset(seed)
+        progress = self._model.progress(self._model.scores(self.states()))
+        self._level = self._model.level(self._order.count, progress)
+        return self._seen(observation)
+
+    def step(self, action: np.ndarray) -> Step:
+        """Advance all environments, look at them, and go on to the next stage."""
+        step, before = super().step(action), self._level
+        progress = self._model.progress(self._model.scores(self.states()))
+        self._order.step(progress >= 1)
+        self._level = self._model.level(self._order.count, progress)
+        return step._replace(
+            observation=self._seen(step.observation),
+            online=self._model.reward(before, self._level).astype(np.float32),
+            passed={**step.passed, "stage": self._order.passed},
+        )
+
+    def _seen(self, observation: np.ndarray) -> np.ndarray:
+        """Observations (N, O) -> (N, O + K): 1 at the present stage, else 0."""
+        stages = len(self._model.hold)
+        present = np.minimum(self._order.count, stages - 1)
+        shown = np.eye(stages, dtype=np.float32)[present]
+        return np.concatenate((observation, shown), 1, dtype=np.float32)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the environments, and how far episodes are."""
+        return {**super().state_dict(), "level": self._level.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        super().load_state_dict(state)
+        self._level = np.array(state["level"])
+
+
+def _random_action(
+    space: gym.spaces.Box | gym.spaces.Discrete, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Uniform: (count, A) float32, or (count,) int64."""
+    if isinstance(space, gym.spaces.Discrete):
+        return rng.integers(space.n, size=count)
+    size = (count, *space.shape)
+    return rng.uniform(space.low, space.high, size).astype(np.float32)
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `reward.options` asks for.
+
+    Raises:
+        ConfigError: there is no such option, or its value is impossible.
+    """
+    check_options(options, tuple(OPTIONS))
+    asked = {**OPTIONS, **options}
+    whole_number("reward.options.episodes", asked["episodes"])
+    shaping = asked["shaping"]
+    if not isinstance(shaping, int | float) or not 0 <= shaping < np.inf:
+        raise ConfigError(
+            f"reward.options.shaping is {shaping}: give a number from 0 up."
+        )
+    return asked
