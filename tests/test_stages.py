@@ -6,20 +6,21 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import torch
-from vlmrm_exp.rl.experience import collect
 
 from point_mass import read_metrics
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import evaluate, label
-from vlmrm_exp.config import ConfigError, TaskConfig, unread
+from vlmrm_exp.config import ConfigError, TaskConfig
 from vlmrm_exp.envs import check_world
 from vlmrm_exp.envs.in_order import InOrder, make_envs
 from vlmrm_exp.log import RunLog
+from vlmrm_exp.notes import unread
 from vlmrm_exp.reward import Episodes, make_model
 from vlmrm_exp.reward.pool import InProcess
 from vlmrm_exp.reward.stages import checked
 from vlmrm_exp.rl import checkpoint, sac
 from vlmrm_exp.rl.policy import load_policy
+from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.studies import state_sets
 from vlmrm_exp.words import to_keys
 from worlds import compose as quickly
