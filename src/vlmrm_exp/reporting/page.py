@@ -128,7 +128,8 @@ def _results_section(groups: Sequence[Group], out: Path) -> Section:
 def _stages_section(groups: Sequence[Group], out: Path) -> Section:
     """How far kept policies get in tasks of several parts: said, and in truth."""
     section, rows, runs = Section("Stages", "stages"), [], []
-    for group, label in zip(groups, labels(groups), strict=True):
+    names = labels(groups, known=("task.name",))
+    for group, label in zip(groups, names, strict=True):
         told = {
             name: [shares for run in group.finished if (shares := _shares(run, name))]
             for name in ("stage", "goal")
