@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vlmrm_exp.config import ConfigError, unread
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import world_of
+from vlmrm_exp.notes import unread
 from vlmrm_exp.reward import Episodes, make_model, reward_class
 from worlds import composed, make_renderer
 
