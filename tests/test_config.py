@@ -231,6 +231,7 @@ def test_what_is_typed_but_not_read_is_told(compose):
     assert notes("reward=predicate", "task=cartpole", "alpha=0.5", "clip=nano") == [
         "alpha", "clip"]  # fmt: skip
     assert notes("reward=environment", "reward.every=7") == ["reward.every"]
+    assert notes("reward=video", "reward.every=7") == ["reward.every"]
     assert notes("task.frame_height=30", "clip=nano") == ["task.frame_height"]
     assert notes("alpha=0", "baseline=a car") == ["baseline"]
     assert notes("clip=tiny", "render=fast") == ["render"]

@@ -4,7 +4,9 @@ import functools
 import gzip
 import json
 import logging
+import os
 import pickle
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch import nn
 from vlmrm_exp.config import VIDEO_MODEL, ClipConfig, ConfigError, check_clip
 from vlmrm_exp.vlm import preprocess as preprocess_module
 from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
-from vlmrm_exp.vlm.int8 import Int8Attention, Int8Linear
+from vlmrm_exp.vlm.int8 import Int8Attention, Int8Linear, to_int8
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import EMBEDDED, find, open_clip
 from worlds import composed
@@ -220,11 +222,11 @@ def test_int8_layers_round_and_sum_as_by_hand():
     x, weight, bias = rng.normal(size=(5, 24)), rng.normal(size=(7, 24)), np.arange(7)
     x[2] = 0
 
-    def rounded(rows):
-        scale = np.abs(rows).max(axis=1, keepdims=True) / 127
+    def rounded(rows, most):
+        scale = np.abs(rows).max(axis=1, keepdims=True) / most
         return np.divide(rows, scale, where=scale > 0, out=rows * 0).round(), scale
 
-    (x_int, x_scale), (w_int, w_scale) = rounded(x), rounded(weight)
+    (x_int, x_scale), (w_int, w_scale) = rounded(x, 127), rounded(weight, 63)
     expected = (x_int @ w_int.T) * x_scale * w_scale.T + bias
     layer = Int8Linear(torch.tensor(weight).float(), torch.tensor(bias).float())
     y = layer(torch.tensor(x).float()[None])[0]
@@ -237,13 +239,47 @@ def test_int8_layers_round_and_sum_as_by_hand():
     assert 0 < (near - exact).abs().max() < 0.02 * exact.abs().max()
 
 
+@pytest.mark.parametrize("instructions", ["SSE41", "AVX2", "DEFAULT"])
+def test_int8_sums_are_exact_on_older_processors(instructions):
+    """Which add pairs of products in 16 bits; the largest are asked for."""
+    code = (
+        "import torch; from vlmrm_exp.vlm.int8 import Int8Linear\n"
+        "weight, x = torch.ones(32, 512), torch.ones(5, 512)\n"
+        "weight[::2] *= -1; x[1] *= -1\n"
+        "print((Int8Linear(weight, None)(x) - x @ weight.T).abs().max().item())"
+    )
+    told = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=told, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1e-3
+
+
+def test_int8_leaves_layers_whose_weights_are_read_by_others():
+    from timm.models.eva import EvaBlock  # after vlm.source, which mends its import
+
+    visual = nn.Module()
+    visual.trunk = nn.Module()
+    visual.trunk.blocks = nn.Sequential(EvaBlock(16, 2, qkv_fused=True, qkv_bias=True))
+    visual.eval().requires_grad_(False)
+    tokens = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0))
+    exact = visual.trunk.blocks(tokens)
+    to_int8(visual, "eva")
+    near = visual.trunk.blocks(tokens)
+    assert 0 < (near - exact).abs().max() < 0.02 * exact.abs().max()
+
+
 def test_int8_is_refused_where_it_is_not_to_be_had(folder, tmp_path):
     with pytest.raises(ConfigError, match="a GPU embeds here: use bf16, or compute"):
         load_encoder(clip_of(folder, precision="int8"), torch.device("cuda"))
     resnet = MODEL | {"vision_cfg": MODEL["vision_cfg"] | {"layers": [1, 1, 1, 1]}}
     clip = clip_of(write_model(tmp_path / "resnet", resnet), precision="int8")
-    with pytest.raises(ConfigError, match="is for vision transformers, and clip="):
+    with pytest.raises(ConfigError, match="vision transformers as open_clip and timm"):
         load_encoder(clip, CPU)
+    convolutions = nn.Module()
+    convolutions.trunk = nn.Module()
+    convolutions.trunk.blocks = nn.Sequential(nn.Conv2d(3, 3, 1))
+    with pytest.raises(ConfigError, match="clip=mobile is none"):
+        to_int8(convolutions, "mobile")
 
 
 def test_half_precision_on_disk_computes_in_float32(encoder, tmp_path):

@@ -290,6 +290,11 @@ def test_labels_of_other_episodes_are_refused(run, pictures, tmp_path):
     label(asked(*of_files))
     by_hand = tmp_path / "by_hand.csv"
     by_hand.write_text(csv.read_text()[:-2] + "yes\n")
+    first, line, *_ = csv.read_text().splitlines()
+    odd = {"twice.csv": [line, line], "none.zip": []}
+    odd["below.csv"] = [line.replace(",2,", ",-1,", 1)]
+    for name, lines in odd.items():
+        (tmp_path / name).write_text("\n".join([first, *lines]) + "\n")
     empty = tmp_path / "empty.csv"
     empty.write_text(csv.read_text()[:-2] + "\n")
     for where, labels, words, told in (
@@ -298,6 +303,9 @@ def test_labels_of_other_episodes_are_refused(run, pictures, tmp_path):
         (folder, tmp_path / "nowhere.csv", [], "nowhere.csv cannot be read"),
         (folder, by_hand, [], "changed by hand .*'yes'"),
         (folder, empty, [], "no rater who labelled"),
+        (folder, tmp_path / "twice.csv", [], "changed by hand .*2 is no new one"),
+        (folder, tmp_path / "below.csv", [], "changed by hand .*-1 is no new one"),
+        (folder, tmp_path / "none.zip", [], "none.zip has no labels"),
         (folder, csv, ["seed=5"], "people label episodes of seed 1000000"),
         (folder, csv, ["episodes=2"], "give episodes=3 or more"),
         (folder, csv, ["checkpoint=random"], "no effect with checkpoint=random"),

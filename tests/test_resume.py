@@ -372,6 +372,12 @@ def test_what_a_damaged_folder_lacks_is_one_sentence(tmp_path, program, monkeypa
         (tmp_path / "own" / name).write_text("mine: 1")
     ended = program(*small[:-1], "hydra.run.dir=own")
     assert "holds files that a run would overwrite" in ended.err
+    # As a full disk leaves a run: a policy, but neither metrics nor a state.
+    (run / "metrics.jsonl").write_text("")
+    for name in ("summary.json", "config.yaml"):
+        (run / name).unlink()
+    assert (run / "checkpoints" / "last.pt").exists()
+    assert program(*small).code == 0
     assert sorted(p.name for p in (tmp_path / "own").iterdir()) == [
         "config.yaml", "summary.json"]  # fmt: skip
 

@@ -321,7 +321,8 @@ def end(error: BaseException, folder: Path | None = None) -> None:
     """
     nameless = isinstance(error, OSError) and not getattr(error, "filename", None)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        refuse(f"The disk is full ({folder or Path.cwd()}): make room, start again.", 1)
+        where = folder or error.filename or Path.cwd()
+        refuse(f"The disk is full ({where}): make room, start again.", 1)
     if nameless and not isinstance(error, HydraException):  # some are both
         return
     if isinstance(error, FinishedError):

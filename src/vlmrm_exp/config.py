@@ -579,7 +579,7 @@ def _check_video_model(clip: ClipConfig) -> None:
     if not clip.model.startswith(VIDEO_MODEL):
         raise ConfigError(
             f"reward=xclip needs a video model, and clip={clip.name} ({clip.model}) is "
-            f"one of pictures: leave clip out, or give clip.model={VIDEO_MODEL} with a "
+            f"one of pictures: give clip=xclip_b32, or clip.model={VIDEO_MODEL} with a "
             "repository or a folder of X-CLIP."
         )
     if clip.precision == "int8":
@@ -692,7 +692,7 @@ def check_options(given: Iterable[str], known: Sequence[str]) -> None:
 
 def whole_number(name: str, value: Any) -> int:
     """The value of an option; a ConfigError if it is no number from 1 up."""
-    if not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} is {value}: give a whole number from 1 up.")
     return value
 

@@ -145,6 +145,8 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
 
     check_world(config)
     folder = Path(asked.run).expanduser()
+    # Before hours of episodes, in which the file may go.
+    labels = None if asked.labels is None else _labels(asked)
     seed = config.seed + SEED_OFFSET if asked.seed is None else asked.seed
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)
@@ -220,17 +222,17 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
         "versions": versions(about),
     }
     told = None
-    if asked.labels is not None:
+    if labels is not None:
         from vlmrm_exp.labelling import agreement
 
-        people = agreement.tables(*_labels(asked))
+        people = agreement.tables(*labels)
         told = agreement.report(people)
         result["people"] = {"labels": asked.labels, **people}
     name = _free_name(folder, asked.checkpoint)
-    write_json(folder / f"{name}.json", result)
     print(report(result))
     if told:
         print(f"\nWhat people say of these episodes ({asked.labels}):\n\n{told}\n")
+    write_json(folder / f"{name}.json", result)
     print(f"  saved    {folder / name}.json")
     if asked.video:
         video = folder / "videos" / f"{name}.mp4"

@@ -1,6 +1,7 @@
 """Files that are whole or not there, and texts that fit their place."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -13,6 +14,9 @@ from typing import IO, Any
 
 from vlmrm_exp.config import FolderTakenError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a disk, a quota or a file that is full."""
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -21,18 +25,20 @@ def written_whole(path: Path) -> Iterator[Path]:
     The folder is made. If the block raises, an older file stays as it was.
 
     Raises:
-        OSError: also where PyTorch hides it, as of a full disk, behind an error of its
-            own; it does so if it was given an open file.
+        OSError: it names `path`; also where PyTorch hides that the disk is full behind
+            an error of its own, as it does if it was given an open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
         os.replace(part, path)
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+    except (OSError, RuntimeError) as error:
+        hidden = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(hidden, OSError) or hidden.errno not in NO_ROOM:
+            raise
+        hidden.filename = str(path)
+        raise hidden from None
     finally:
         part.unlink(missing_ok=True)
 

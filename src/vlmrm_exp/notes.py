@@ -71,6 +71,11 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
             f"reward={reward.name} has none of it",
         ),
         (
+            model.window > 1,
+            "reward.every",
+            f"reward={reward.name} looks at every state",
+        ),
+        (
             reward.query_share < 1,
             "reward.every",
             f"reward.query_share={reward.query_share} decides",

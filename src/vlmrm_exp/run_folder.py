@@ -43,6 +43,10 @@ def check_folder(folder: Path, settings: str) -> None:
     empty = not metrics.exists() or metrics.stat().st_size == 0
     if empty and not any(states.glob("state*.pt")):
         ours = (folder / ".hydra").exists() or not (folder / "config.yaml").exists()
+        # Of a run that ended before its first line, as on a full disk: nothing is lost.
+        begun = "run_format" in mapping(folder / "versions.json")
+        if begun and not (folder / "summary.json").exists():
+            return
         if (folder / "summary.json").exists() or states.exists() or not ours:
             raise FolderTakenError(
                 f"{folder} holds files that a run would overwrite, as config.yaml or "

@@ -70,6 +70,9 @@ class Interrupts:
 @contextlib.contextmanager
 def interrupts_at_the_end() -> Iterator[None]:
     """Hold Ctrl-C back: some packages cannot be interrupted while they are imported."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     held: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     try:

@@ -5,7 +5,10 @@ every player show, and begin to show before they have the whole file.
 """
 
 import contextlib
+import errno
 import itertools
+import os
+import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +33,7 @@ QUIET_TEXT = "#a0a8b4"
 TEXT = "#eceff4"
 CURVE = "#ffb854"
 ATTEMPTS = 2
+FULL = 1 << 16  # bytes left, of a disk that an mp4 does not fit on
 OUTPUT = (
     "-vf scale=out_color_matrix=bt709:out_range=tv -colorspace bt709 "
     "-color_primaries bt709 -color_trc bt709 -preset veryfast -movflags +faststart"
@@ -63,6 +67,8 @@ def write_episodes(
             try:
                 written = _encode(target, _draw(episodes, title), fps)
             except (OSError, RuntimeError) as error:
+                if shutil.disk_usage(target.parent).free < FULL:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 if attempt == ATTEMPTS - 1:
                     raise OSError(f"ffmpeg could not write {path}") from error
             else:

@@ -73,7 +73,12 @@ def read_episodes(
     """
     try:
         table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            path,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            compression=None,  # whatever its name ends in
+            index_col=False,  # also where lines are longer than the first
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {reason(error)}.") from error
@@ -85,7 +90,9 @@ def read_episodes(
             "vlmrm_exp.label wrote of videos=[FOLDER]."
         )
     lines = table.to_dict("records")
-    mine = {line["episode"]: line for line in lines if line["policy"] == policy}
+    if not lines:
+        raise ConfigError(f"{path} has no labels: give one that has.")
+    mine = [line for line in lines if line["policy"] == policy]
     if not mine:
         raise ConfigError(
             f"{path} has no labels of episodes of this policy in {run}, but of "
@@ -95,16 +102,20 @@ def read_episodes(
     buckets = "percent" in table
     items, labels = [], {name.removeprefix(RATER): {} for name in raters}
     try:
-        for line in mine.values():
+        for line in mine:
             goal, share = line["predicate"], line["predicate_share"]
             item = Item(
                 str(int(line["episode"])),
                 "",
                 run,
-                bool(int(goal)) if goal else None,
+                goal == "1" if goal else None,
                 float(share) if share else None,
                 policy,
             )
+            if int(item.name) < 0 or item.name in {one.name for one in items}:
+                raise ValueError(f"episode {item.name} is no new one")
+            if goal not in ("", "0", "1") or not 0 <= (item.share or 0) <= 1:
+                raise ValueError(f"predicate {goal}, share {share} cannot be")
             items.append(item)
             for name in raters:
                 if not line[name]:

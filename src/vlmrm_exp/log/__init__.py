@@ -100,14 +100,15 @@ class RunLog:
                 added, and the rate of env steps.
             spreads: arrays of finite numbers, for W&B alone, as histograms.
         """
-        line = {"env_steps": env_steps, **values, **self._laps}
+        line: dict[str, Any] = {"env_steps": env_steps, **values, **self._laps}
         step, self._last_steps = env_steps - self._last_steps, env_steps
         if (rate := self.env_steps_per_s()) is not None:
             line["perf/env_steps_per_s"] = rate
         if self._first is None:
             self._first = time.perf_counter(), env_steps
         self._laps = {}
-        self._metrics.write(json.dumps(plain(line), allow_nan=False) + "\n")
+        line = plain(line)
+        self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
         self._metrics.flush()
         if self._wandb:
             self._wandb.metrics(line, spreads)

@@ -1,6 +1,7 @@
 """The end of a run: the kept policy is judged, shown and summed up."""
 
 import contextlib
+import math
 import os
 import time
 from pathlib import Path
@@ -201,7 +202,8 @@ def summary_text(summary: dict[str, Any], folder: Path) -> str:
             name = key.removeprefix("judge/")
             raised = summary["alarms"].get(name)
             told = f"; alarm at {raised['env_steps']:,}" if raised else ""
-            lines.append(f"  judge   {name} {value:.4g} per step{told}")
+            mean = f"{value:.4g} per step" if math.isfinite(value) else "not finite"
+            lines.append(f"  judge   {name} {mean}{told}")
     lines.append(f"  folder  {folder}")
     video = folder / "videos" / "eval.mp4"
     if video.is_file():

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, sha256, shorten
 from vlmrm_exp.vlm.hub import hub_file, way_out
-from vlmrm_exp.vlm.int8 import to_int8
+from vlmrm_exp.vlm.int8 import not_for, to_int8
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import (
     CONFIG_FILE,
@@ -138,6 +138,9 @@ def load_encoder(clip: ClipConfig, device: torch.device) -> Encoder:
             "clip.precision=int8 is for CPUs, but a GPU embeds here: use bf16, or "
             "compute=cpu."
         )
+    vision = _model_config(find(clip)).get("vision_cfg", {})
+    if clip.precision == "int8" and isinstance(vision.get("layers"), list):  # a ResNet
+        raise not_for(clip.name)
     tokenizer = _load_tokenizer(clip)  # before gigabytes, for it may be missing
     return Encoder(clip, fetch(clip, find(clip)), tokenizer, device)
 

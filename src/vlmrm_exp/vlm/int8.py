@@ -2,9 +2,11 @@
 
 A weight matrix has a scale for each output, its inputs one for each token, found as
 they come (Dettmers et al. 2022, arXiv 2208.07339, section 3, without outliers apart).
-Sums are exact int32; all between the products stays float32. Letters: M tokens, I
-inputs, O outputs.
+Sums are exact; all between the products stays float32. Letters: M tokens, I inputs, O
+outputs.
 """
+
+import contextlib
 
 import torch
 from torch import nn
@@ -12,8 +14,11 @@ from torch.nn import functional
 
 from vlmrm_exp.config import ConfigError
 
-HIGHEST = 127
+INPUT_MAX = 127
 """Of an int8; -128 is not used, so that both signs reach equally far."""
+WEIGHT_MAX = 63
+"""Processors without VNNI add pairs of products in 16 bits, inputs raised by 128 so
+that they have no sign: 2 x 255 x 63 still fits."""
 
 
 class Int8Linear(nn.Module):
@@ -26,7 +31,7 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Round a weight (O, I) float32; the bias (O,) is kept."""
         super().__init__()
-        scale = _scale(weight)
+        scale = _scale(weight, WEIGHT_MAX)
         self.register_buffer("weight_scale", scale.squeeze(1))  # (O,)
         self.register_buffer("weight_int8", _rounded(weight, scale).T.contiguous())
         zeros = weight.new_zeros(len(weight))
@@ -35,7 +40,7 @@ class Int8Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., I) -> (..., O), both float32."""
         tokens = x.flatten(0, -2)  # (M, I)
-        scale = _scale(tokens)
+        scale = _scale(tokens, INPUT_MAX)
         sums = torch.ops.aten._int_mm(_rounded(tokens, scale), self.weight_int8)
         y = torch.addcmul(self.bias, sums.float().mul_(scale), self.weight_scale)
         return y.unflatten(0, x.shape[:-1])
@@ -77,32 +82,35 @@ def to_int8(visual: nn.Module, name: str) -> None:
         ConfigError: it has no such blocks.
     """
     for blocks in ("transformer.resblocks", "trunk.blocks"):  # open_clip's own, timm's
-        try:
-            found = visual.get_submodule(blocks)
-        except AttributeError:
-            continue
-        _replace(found)
-        return
-    raise ConfigError(
-        f"clip.precision=int8 is for vision transformers, and clip={name} is none: use "
-        "fp32 or bf16."
+        with contextlib.suppress(AttributeError):
+            _replace(visual.get_submodule(blocks))
+    if not any(isinstance(module, Int8Linear) for module in visual.modules()):
+        raise not_for(name)
+
+
+def not_for(name: str) -> ConfigError:
+    """Says that a model has no blocks that could be int8."""
+    return ConfigError(
+        "clip.precision=int8 is for vision transformers as open_clip and timm have "
+        f"them, and clip={name} is none: use fp32 or bf16."
     )
 
 
 def _replace(module: nn.Module) -> None:
+    # With a q_bias, as in timm's EVA, a module reads its layers' weights itself.
     for name, child in module.named_children():
         match child:
             case nn.MultiheadAttention(batch_first=True, _qkv_same_embed_dim=True):
                 setattr(module, name, Int8Attention(child))
-            case nn.Linear():
+            case nn.Linear() if getattr(module, "q_bias", None) is None:
                 setattr(module, name, Int8Linear(child.weight, child.bias))
             case _:
                 _replace(child)
 
 
-def _scale(rows: torch.Tensor) -> torch.Tensor:
-    """What 1 stands for in each row, (R, 1): 127 is its largest magnitude."""
-    return rows.abs().amax(1, keepdim=True).clamp_(min=1e-30).div_(HIGHEST)
+def _scale(rows: torch.Tensor, most: int) -> torch.Tensor:
+    """What 1 stands for in each row, (R, 1), if its largest magnitude is `most`."""
+    return rows.abs().amax(1, keepdim=True).clamp_(min=1e-30).div_(most)
 
 
 def _rounded(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

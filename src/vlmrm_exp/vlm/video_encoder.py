@@ -64,13 +64,14 @@ class VideoEncoder:
                 for prompt in prompts:
                     tokens = tokenizer(prompt, add_special_tokens=False)["input_ids"]
                     check_length(clip, prompt, tokens, room, tokenizer)
-                model, told = transformers.XCLIPModel.from_pretrained(
+                loaded: Any = transformers.XCLIPModel.from_pretrained(
                     of, dtype=self._dtype, output_loading_info=True
                 )
         except ConfigError:
             raise
         except Exception as error:  # a damaged file can raise nearly anything
             raise _unreadable(weights.parent, error) from error
+        model, told = loaded
         if missing := told["missing_keys"]:
             raise ConfigError(
                 f"The weights {weights} have no {min(missing)}, which would be random: "
@@ -83,7 +84,11 @@ class VideoEncoder:
         }
         self.num_frames: int = config.vision_config.num_frames
         size, look = config.vision_config.image_size, processor.image_processor
-        asked = look.resample, look.size["shortest_edge"], look.crop_size["height"]
+        asked = (
+            look.resample,
+            (look.size or {}).get("shortest_edge"),
+            (look.crop_size or {}).get("height"),
+        )
         if asked[0] not in RESAMPLE or asked[1:] != (size, size):
             raise ConfigError(
                 f"clip={clip.name} asks for pictures of another kind (resample, size, "
