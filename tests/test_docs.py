@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -114,6 +115,8 @@ def compose_words(verb: str, words: list[str]) -> None:
     if "--config-name" in keys:
         name = keys[keys.index("--config-name") + 1]
         options.append(name)
+    if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is None:
+        options.append("hydra/launcher=ray_cluster")  # in an environment of its own
     keys = [key for key in keys if key not in options]
     keys.append(f"hydra.searchpath=[file://{conf_dir()}]")
     with initialize_config_dir(folder, version_base="1.3"):
