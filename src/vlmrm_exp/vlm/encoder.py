@@ -138,9 +138,10 @@ def load_encoder(clip: ClipConfig, device: torch.device) -> Encoder:
             "clip.precision=int8 is for CPUs, but a GPU embeds here: use bf16, or "
             "compute=cpu."
         )
-    vision = _model_config(find(clip)).get("vision_cfg", {})
-    if clip.precision == "int8" and isinstance(vision.get("layers"), list):  # a ResNet
-        raise not_for(clip.name)
+    if clip.precision == "int8":
+        vision = _model_config(_described(clip))["vision_cfg"]
+        if isinstance(vision.get("layers"), list):  # a ResNet
+            raise not_for(clip.name)
     tokenizer = _load_tokenizer(clip)  # before gigabytes, for it may be missing
     return Encoder(clip, fetch(clip, find(clip)), tokenizer, device)
 
@@ -206,10 +207,7 @@ def digest(file: Path) -> str | None:
 
 def _load_tokenizer(clip: ClipConfig) -> Any:
     """open_clip's tokenizer of the model: a SimpleTokenizer or an HFTokenizer."""
-    source = find(clip)
-    name = source.model
-    if name.startswith("hf-hub:"):
-        source = Source(f"local-dir:{fetch_description(clip)}")
+    source, name = _described(clip), find(clip).model
     text = _model_config(source)["text_cfg"]
     wanted = text.get("hf_tokenizer_name")
     if not wanted:
@@ -254,6 +252,14 @@ def _simple_tokenizer(source: Source, vocab_size: int) -> Any:
             f"the model in {source.folder} knows {vocab_size}: {put}."
         )
     return tokenizer
+
+
+def _described(clip: ClipConfig) -> Source:
+    """Where the description is: of a repository downloaded, without the weights."""
+    source = find(clip)
+    if source.model.startswith("hf-hub:"):
+        return Source(f"local-dir:{fetch_description(clip)}")
+    return source
 
 
 def _model_config(source: Source) -> dict[str, Any]:
