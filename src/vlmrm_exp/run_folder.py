@@ -45,9 +45,8 @@ def check_folder(folder: Path, settings: str) -> None:
         ours = (folder / ".hydra").exists() or not (folder / "config.yaml").exists()
         # Of a run that ended before its first line, as on a full disk: nothing is lost.
         begun = "run_format" in mapping(folder / "versions.json")
-        if begun and not (folder / "summary.json").exists():
-            return
-        if (folder / "summary.json").exists() or states.exists() or not ours:
+        others = not begun and (states.exists() or not ours)
+        if others or (folder / "summary.json").exists():
             raise FolderTakenError(
                 f"{folder} holds files that a run would overwrite, as config.yaml or "
                 "summary.json: give another folder, or remove them."
