@@ -28,7 +28,7 @@ from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward import Episodes, RewardModel
 from vlmrm_exp.reward.pool import Pool, make_pool
 from vlmrm_exp.rl import dqn, sac
-from vlmrm_exp.rl.checkpoint import State
+from vlmrm_exp.rl.state import State
 
 
 class PointMassEnvs:

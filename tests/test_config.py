@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, ConfigError, conf_dir, to_config
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import Config, ConfigError, conf_dir
 from vlmrm_exp.notes import unread
 from worlds import composed
 

@@ -12,7 +12,7 @@ import yaml
 from run_folders import write_run
 from test_log import decode, history, make_config, wandb_records
 from vlmrm_exp import dashboard, log
-from vlmrm_exp.app import flat
+from vlmrm_exp.settings import flat
 
 # The library's own, when it is imported.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")

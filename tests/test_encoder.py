@@ -19,12 +19,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vlmrm_exp.config import VIDEO_MODEL, ClipConfig, ConfigError, check_clip
+from vlmrm_exp.checks import check_clip
+from vlmrm_exp.config import VIDEO_MODEL, ClipConfig, ConfigError
 from vlmrm_exp.vlm import preprocess as preprocess_module
-from vlmrm_exp.vlm.encoder import Encoder, check_prompts, load_encoder
+from vlmrm_exp.vlm.encoder import Encoder, load_encoder
 from vlmrm_exp.vlm.int8 import Int8Attention, Int8Linear, to_int8
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import EMBEDDED, find, open_clip
+from vlmrm_exp.vlm.tokenizer import check_prompts
 from worlds import composed
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from goal_states import AGAINST, FOR
 from point_mass import point_mass, point_mass_config, read_metrics
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app, evaluate
-from vlmrm_exp.config import to_config
+from vlmrm_exp.checks import to_config
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import humanoid_spec
 from vlmrm_exp.envs.poses import PoseLibrary

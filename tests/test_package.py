@@ -19,15 +19,17 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "vlmrm_exp"
-LEAVES = {"config", "files", "refusals", "signals"}
-TOOLS = {"app", "figures", "log", "measures", "video", *LEAVES}
+LEAVES = {"checks", "config", "files", "foreign", "refusals", "signals"}
+TOOLS = {"app", "figures", "log", "measures", "settings", "video", *LEAVES}
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
     "verb": {"scorer", "studies", "pretraining", "reporting", "rl", "reward", "envs",
-             "vlm", "judges", "notes", "run_folder", "labelling", *TOOLS},
+             "vlm", "judges", "notes", "run_checks", "run_folder", "labelling", *TOOLS},
     "judges": {"app", "words", "envs", "reward", *LEAVES},
-    "notes": {"reward", *LEAVES},
-    "run_folder": {"app", *LEAVES},
+    "notes": {"app", "reward", *LEAVES},
+    "run_checks": {"app", "settings", "envs", "reward", "judges", "run_folder",
+                   *LEAVES},
+    "run_folder": {"settings", *LEAVES},
     "labelling": {"studies", "rl", "envs", "log", "measures", "video", *LEAVES},
     "scorer": {"studies", "reward", "vlm", "words", *TOOLS},
     "studies": {"rl", "reward", "envs", "vlm", "run_folder", *TOOLS},
@@ -37,14 +39,19 @@ MAY_IMPORT = {
     "reward": {"envs", "vlm", *LEAVES},
     "envs": LEAVES,
     "vlm": LEAVES,
-    "app": {"words", *LEAVES},
+    "app": {"leftovers", "settings", "sweep", "words", *LEAVES},
+    "leftovers": {"config"},
+    "sweep": {"settings", "words", "config"},
+    "settings": {"words", "config"},
     "words": {"config"},
-    "refusals": {"config", "files"},
+    "refusals": {"checks", "config", "files"},
+    "foreign": {"config", "files"},
     "log": LEAVES,
     "video": {"figures", *LEAVES},
     "figures": LEAVES,
     "measures": LEAVES,
     "files": {"config"},
+    "checks": {"config"},
     "config": set(),
     "signals": set(),
     "__init__": set(),

@@ -225,7 +225,7 @@ def test_learning_goes_before_rewards():
     try:
         own, *theirs = (
             os.getpriority(os.PRIO_PROCESS, pid)
-            for pid in (os.getpid(), *(worker._process.pid for worker in pool._workers))
+            for pid in (os.getpid(), *(one._process.pid for one in pool._crew.workers))
         )
     finally:
         pool.close()
@@ -389,8 +389,8 @@ def test_a_close_that_fails_spoils_no_result(tmp_path, capsys):
 @pytest.mark.parametrize("fault", ["die at first", "die once", "hang"])
 def test_a_worker_that_ends_or_hangs_is_replaced(tmp_path, monkeypatch, capsys, fault):
     monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
-    monkeypatch.setattr("vlmrm_exp.reward.pool.HANGS_S", 1)
-    monkeypatch.setattr("vlmrm_exp.reward.pool.SLOW", 0)
+    monkeypatch.setattr("vlmrm_exp.reward.crew.HANGS_S", 1)
+    monkeypatch.setattr("vlmrm_exp.reward.crew.SLOW", 0)
     trained(tmp_path / "whole", **faulty("nothing", 0))
     trained(tmp_path / "cut", **faulty(fault, 1))
     told = capsys.readouterr().err
@@ -413,6 +413,6 @@ def test_a_worker_in_anothers_place_knows_what_was_learned():
     )
     pool, memory = open_pool(config, np.ones((1, 1, 2))), Memory()
     pool.learn(memory)
-    pool._workers[1].kill()
+    pool._crew.workers[1].kill()
     np.testing.assert_array_equal(pool.rewards(memory.episodes()), np.full((4, 3), -12))
     pool.close()

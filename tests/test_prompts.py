@@ -15,7 +15,7 @@ from vlmrm_exp.envs.goals import GOALS
 from vlmrm_exp.pretraining import captions
 from vlmrm_exp.pretraining.captions import CAR, CART, PHRASES, POLE
 from vlmrm_exp.prompts import MISLEADING, PARAPHRASE, PROMPT, sentences, spread
-from vlmrm_exp.vlm.encoder import check_prompts
+from vlmrm_exp.vlm.tokenizer import check_prompts
 
 pytestmark = pytest.mark.slow
 

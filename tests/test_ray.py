@@ -165,8 +165,8 @@ def test_what_a_lost_actor_or_node_had_is_rewarded_again(
         assert re.fullmatch(lost, told.err)
         assert told.out == ""
         # Now those that were never replaced hang: one that was is at its second call.
-        monkeypatch.setattr("vlmrm_exp.reward.pool.HANGS_S", 2)
-        monkeypatch.setattr("vlmrm_exp.reward.pool.SLOW", 0)
+        monkeypatch.setattr("vlmrm_exp.reward.crew.HANGS_S", 2)
+        monkeypatch.setattr("vlmrm_exp.reward.crew.SLOW", 0)
         np.testing.assert_array_equal(pool.rewards(Episodes(states=states)), expected)
         assert "gave no answer within 2 s" in capsys.readouterr().err
 

@@ -23,6 +23,7 @@ from vlmrm_exp import app
 from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.reward import learned
 from vlmrm_exp.rl.checkpoint import Checkpoint, load
+from vlmrm_exp.settings import settings_hash
 
 BOTH = pytest.mark.parametrize("name", ["sac", "dqn"])
 REWARDS = [
@@ -307,13 +308,13 @@ def test_a_sweep_that_is_started_again_does_what_is_missing(
 def test_a_sweep_finds_its_jobs_although_there_are_new_settings():
     """In what was composed before there was one, it is not."""
     cfg = app.compose("config", "task=kneeling").cfg
-    names = {app.settings_hash(_root_=cfg)}
+    names = {settings_hash(_root_=cfg)}
     with open_dict(cfg):
         del cfg.reward.query_share, cfg.compute
-    names.add(app.settings_hash(_root_=cfg))
+    names.add(settings_hash(_root_=cfg))
     assert len(names) == 1
     cfg.reward.every = 5
-    names.add(app.settings_hash(_root_=cfg))
+    names.add(settings_hash(_root_=cfg))
     assert len(names) == 2
 
 

@@ -12,7 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import worlds
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, conf_dir, to_config
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import Config, conf_dir
 from vlmrm_exp.envs import check_world
 from vlmrm_exp.envs.goals import GOALS
 from vlmrm_exp.judges import judge_configs

@@ -24,7 +24,7 @@ EITHER_WAY = pytest.mark.parametrize("overlap", [True, False])
 
 def finished(parts, state) -> dict:
     config, _, eval_envs, pool, log = parts
-    return finish(config, state, eval_envs, pool, log, torch.device("cpu"), 0.0)
+    return finish(config, state, eval_envs, pool, log, torch.device("cpu"))
 
 
 @EITHER_WAY

@@ -9,7 +9,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, TaskConfig, conf_dir, to_config
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import Config, TaskConfig, conf_dir
 from vlmrm_exp.envs import Renderer, VectorEnv, world_of
 from vlmrm_exp.words import to_keys
 

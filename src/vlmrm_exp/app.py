@@ -3,32 +3,25 @@
     words -> keys -> [Hydra composes conf/] -> checked values -> folder -> program
 
 A few words that Hydra would refuse or merge are turned into keys before it sees them:
-see `words`.
+see `words`. How a program ends because of what it was given is in `refusals`.
 """
 
 import contextlib
 import copy
-import errno
 import functools
-import hashlib
-import json
 import os
-import shutil
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -37,39 +30,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmrm_exp import words
-from vlmrm_exp.config import (
-    ClipConfig,
-    Config,
-    ConfigError,
-    FinishedError,
-    FolderTakenError,
-    ForeignError,
-    conf_dir,
-    to_config,
-)
-from vlmrm_exp.refusals import is_memory, one_sentence
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import ClipConfig, Config, ConfigError, conf_dir
+from vlmrm_exp.leftovers import Before
+from vlmrm_exp.refusals import end, ending, is_expected, one_sentence, refuse
+from vlmrm_exp.settings import settings_hash
 from vlmrm_exp.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNALS
+from vlmrm_exp.sweep import check_jobs
 
-EXPECTED = (
-    ConfigError,
-    FloatingPointError,
-    ForeignError,
-    HydraException,
-    OmegaConfBaseException,
-    OSError,
-    MemoryError,
-)
-"""What a program may end with because of what it was given."""
 ConfigStore.instance().store(name="schema", node=Config)
 OmegaConf.register_new_resolver("wording", words.wording, replace=True)
+OmegaConf.register_new_resolver("settings_hash", settings_hash, replace=True)
 # Hydra copies all of the store for each group of options that it lists, and gives out
 # nothing of it uncopied: this was most of the time of --help.
 setattr(ConfigStore, "__deepcopy__", lambda store, memo: store)  # noqa: B010
-
-
-HYDRAS = tuple(".hydra config.yaml versions.json error.txt wandb tensorboard".split())
-"""What lies in a folder before anything has come of a run."""
-SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 class CheckFirst(Callback):
@@ -78,11 +52,8 @@ class CheckFirst(Callback):
     Hydra makes one for each configuration, so what it has to remember is the class's.
     """
 
-    check: Callable[["Composed"], object] | None = None
-    before: frozenset[str] = frozenset()
-    """What was in the folder before; empty where there was none."""
-    missing: tuple[Path, ...] = ()
-    """Folders that were not there before, the innermost first."""
+    check: ClassVar[Callable[["Composed"], object]]
+    before = Before()
     goes_on: bool = False
     """Whether a sweep may be started again in its folder."""
     failed: ClassVar[list[str]] = []
@@ -93,51 +64,20 @@ class CheckFirst(Callback):
         HydraConfig.instance().set_config(config)  # its folder may be of Hydra's names
         with ending():
             folder = Path(config.hydra.run.dir)
-            CheckFirst.before = frozenset(names_in(folder))
-            above = (folder, *folder.parents)
-            CheckFirst.missing = tuple(path for path in above if not path.exists())
-            self._check(composed_by_hydra(config, config.hydra, folder))
+            CheckFirst.before = Before(folder)
+            CheckFirst.check(composed_by_hydra(config, config.hydra, folder))
 
     def on_multirun_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
-        """Check all jobs of a sweep, if they are known before it starts."""
+        """Check all jobs of a sweep."""
+
+        def check(*job: str) -> DictConfig:
+            composed = compose(config_name, *job)
+            CheckFirst.check(composed)
+            return composed.cfg
+
         CheckFirst.failed.clear()
         with ending():
-            if config.hydra.sweeper._target_ != SWEEPER:
-                return
-            begun = Path(config.hydra.sweep.dir, "multirun.yaml").exists()
-            if begun and not CheckFirst.goes_on:
-                raise FolderTakenError(
-                    f"{config.hydra.sweep.dir} holds a sweep already: choose another "
-                    "hydra.sweep.dir=..., or remove it."
-                )
-            params = config.hydra.sweeper.get("params") or {}
-            with read_write(config):
-                for key, value in params.items():
-                    params[key] = words.swept(key, value)
-            keys = [f"{key}={value}" for key, value in params.items()]
-            keys += config.hydra.overrides.task
-            if any(key.startswith("name=") for key in keys):
-                print("name is not read in a sweep; sweep=NAME names its folder.")
-            loader = GlobalHydra.instance().config_loader()
-            overrides = OverridesParser.create(loader).parse_overrides(keys)
-            [jobs] = BasicSweeper.split_arguments(overrides, None)
-            named = "settings_hash" in OmegaConf.to_yaml(config.hydra.sweep)
-            folders: dict[str, int] = {}
-            for number, job in enumerate(jobs):
-                try:
-                    composed = compose(config_name, *job)
-                    self._check(composed)
-                    key = settings_hash(_root_=composed.cfg) if named else str(number)
-                    if folders.setdefault(key, number) != number:
-                        raise ConfigError(
-                            f"job {folders[key]} has the same settings, compute and "
-                            "log aside, so the same folder: sweep these one by one."
-                        )
-                except ConfigError as error:
-                    raise ConfigError(
-                        f"Job {number} of {len(jobs)} ({' '.join(job)}) cannot start, "
-                        f"so none was started: {error}"
-                    ) from error
+            check_jobs(config, check, CheckFirst.goes_on)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Tell of a failed job of a sweep at once: the others go on for hours."""
@@ -149,64 +89,6 @@ class CheckFirst(Callback):
             sentence = one_sentence(error) if is_expected(error) else error
             print(f"{job} failed: {sentence}", file=sys.stderr, flush=True)
             CheckFirst.failed.append(job)
-
-    def _check(self, composed: "Composed") -> None:
-        if CheckFirst.check is not None:
-            CheckFirst.check(composed)
-
-
-@contextlib.contextmanager
-def ending() -> Iterator[None]:
-    """End the program where the block fails: Hydra makes a warning of an exception."""
-    try:
-        yield
-    except Exception as error:
-        if is_expected(error):
-            end(error)
-        traceback.print_exc()
-        sys.exit(1)
-
-
-def is_expected(error: BaseException) -> bool:
-    """Whether an error comes from what the program was given, or from the machine."""
-    frames = traceback.extract_tb(error.__traceback__)
-    last = frames[-1].filename if frames else ""
-    by_hydra = "/hydra/" in last or "/omegaconf/" in last  # they raise plain ones too
-    kinds = (*EXPECTED, ValueError, AssertionError) if by_hydra else EXPECTED
-    return isinstance(error, kinds) or is_memory(error)
-
-
-def names_in(folder: Path) -> list[str]:
-    """Names of what lies in a folder, if there is one."""
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
-
-
-def leave(folder: Path, error: BaseException, alone: bool) -> None:
-    """Leave nothing of a run that was refused, and error.txt of one that failed.
-
-    Args:
-        folder: of the run.
-        error: what ended it.
-        alone: not a job of a sweep, which goes on and is read later.
-    """
-    # That run is not to blame, nor is this one where nobody reads along any more.
-    if isinstance(error, (FolderTakenError, BrokenPipeError)):
-        return
-    new = set(names_in(folder)) - CheckFirst.before
-    metrics = folder / "metrics.jsonl"
-    if "metrics.jsonl" in new and metrics.stat().st_size == 0:
-        metrics.unlink()
-        new.remove("metrics.jsonl")
-    if alone and isinstance(error, ConfigError) and new <= set(HYDRAS):
-        for path in (folder / name for name in new):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        with contextlib.suppress(OSError):  # something else was put there
-            for path in CheckFirst.missing:
-                path.rmdir()
-        return
-    with contextlib.suppress(OSError):  # a full disk
-        text = "".join(traceback.format_exception(error))
-        (folder / "error.txt").write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -272,7 +154,6 @@ def start(
     for number in REQUEUE_SIGNALS:
         signal.signal(number, stop)
     OmegaConf.register_new_resolver("options", options_text, replace=True)
-    OmegaConf.register_new_resolver("settings_hash", settings_hash, replace=True)
     CheckFirst.check, CheckFirst.goes_on = check, goes_on
 
     @hydra.main(
@@ -287,7 +168,7 @@ def start(
             return act(composed_by_hydra(cfg, own, folder))
         except Exception as error:
             if own.output_subdir is not None:  # the program has a folder
-                leave(folder, error, alone)
+                CheckFirst.before.leave(folder, error, alone)
             # A sweep goes on; else Hydra would tell of it over several lines.
             if alone and not wants_traceback and is_expected(error):
                 end(error, folder)
@@ -310,28 +191,6 @@ def start(
         if is_expected(error) and not wants_traceback:
             end(error)
         raise
-
-
-def end(error: BaseException, folder: Path | None = None) -> None:
-    """End the program with one sentence, if the error is not a mistake of ours.
-
-    Args:
-        error: what ended it.
-        folder: where its traceback is, of an error of others.
-    """
-    nameless = isinstance(error, OSError) and not getattr(error, "filename", None)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = folder or error.filename or Path.cwd()
-        refuse(f"The disk is full ({where}): make room, start again.", 1)
-    if nameless and not isinstance(error, HydraException):  # some are both
-        return
-    if isinstance(error, FinishedError):
-        print(error)
-        sys.exit(0)
-    sentence, failed = one_sentence(error), (FloatingPointError, ForeignError)
-    if isinstance(error, ForeignError) and folder and (folder / "error.txt").exists():
-        sentence += f" Its traceback is in {folder / 'error.txt'}."
-    refuse(sentence, 1 if isinstance(error, failed) else 2)
 
 
 def compose(config_name: str, *keys: str) -> Composed:
@@ -364,53 +223,6 @@ def composed_by_hydra(cfg: DictConfig, own: Any, folder: Path) -> Composed:
     return Composed(cfg, tuple(keys), own.job.config_name, folder)
 
 
-def resolved(cfg: DictConfig) -> str:
-    """A configuration as YAML, without interpolations; OmegaConf reads it back."""
-
-    def escaped(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: escaped(each) for key, each in value.items()}
-        if isinstance(value, list):
-            return [escaped(each) for each in value]
-        return words.literal(value) if isinstance(value, str) else value
-
-    return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True)))
-
-
-def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = isinstance(value, Mapping)
-        found |= flat(value, f"{before}{key}.") if nested else {before + key: value}
-    return found
-
-
-def defaults() -> dict[str, Any]:
-    """The schema's own values by their dotted names: what no file sets."""
-    own: Any = OmegaConf.to_container(OmegaConf.structured(Config))
-    return flat(own)
-
-
-def settings_hash(*, _root_: DictConfig) -> str:
-    """Six digits of a job's settings, by which a sweep finds its folder again.
-
-    Values that are the schema's own are left out: a later version, with settings that
-    there were not when a sweep began, goes on with it.
-    """
-    own = defaults()
-    parts = {key: _root_[key] for key in _root_ if key != "hydra"}
-    settings: Any = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
-    kept = {
-        key: value
-        for key, value in flat(settings).items()
-        if not key.startswith(("log.", "compute.")) and key != "name"
-        if key not in own or own[key] != value
-    }
-    text = json.dumps(kept, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
-
-
 def options_text(*groups: str) -> str:
     """The options of some groups, a line each, for --help."""
     loader = GlobalHydra.instance().config_loader()
@@ -430,11 +242,3 @@ def tell_embedded(clips: Iterable[ClipConfig]) -> None:
                 f"clip={clip.name} is an embedded model: it knows the pictures of this "
                 "project's worlds alone, and its rewards of others mean nothing."
             )
-
-
-def refuse(sentence: str, code: int = 2) -> NoReturn:
-    """End the program with a sentence."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = (spec.name if spec else "vlmrm_exp").removesuffix(".__main__")
-    print(f"{program}: {sentence}", file=sys.stderr)
-    sys.exit(code)

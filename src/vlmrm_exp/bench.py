@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, ConfigError, ForeignError, at_least, cores
+from vlmrm_exp.checks import at_least
+from vlmrm_exp.config import Config, ConfigError, ForeignError, cores
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.log.versions import versions
@@ -35,9 +36,9 @@ from vlmrm_exp.reward import Episodes, choose_device, make_model, rewards_of
 from vlmrm_exp.reward.clip import Appearance
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import dqn, means, sac
-from vlmrm_exp.rl.checkpoint import State
 from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.rollout import Rollout, collect
+from vlmrm_exp.rl.state import State
 from vlmrm_exp.rl.summary import peak_memory_gb
 from vlmrm_exp.studies.settings import check_out
 from vlmrm_exp.vlm.encoder import DTYPES, load_encoder

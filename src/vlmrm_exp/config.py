@@ -1,22 +1,18 @@
-"""The configuration's schema and every rule that needs nothing but its values.
+"""What can be set: the types behind the YAML files in `conf/`, and what is derived.
 
-YAML files in `conf/` hold the numbers with their units and origins; this module holds
-their types and checks. It imports nothing of ours and nothing heavy, so that `--help`,
-`--cfg job` and every refusal of bad input are immediate.
+The YAML files hold the numbers with their units and origins; what is possible is in
+`checks.py`. Nothing of ours and nothing heavy is imported, so that `--help` and every
+refusal are immediate.
 """
 
-import difflib
-import importlib.util
-import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING
 
-MAX_TAG = 64  # characters, W&B's own limit
 MAX_WORKERS = 16  # each has a model of its own in memory
 MAX_PHYSICS_THREADS = 8  # the rest of a step is Python's, in one thread
 VIDEO_MODEL = "xclip:"  # begins `clip.model` of a video encoder
@@ -145,7 +141,7 @@ class StageConfig:
     @property
     def prompts(self) -> list[str]:
         """The prompts as a list."""
-        return _as_list(self.prompt)
+        return as_list(self.prompt)
 
 
 @dataclass
@@ -259,19 +255,6 @@ class LogConfig:
     notes: str | None = None
 
 
-UNREAD = {
-    "sac": ("exploration_start", "exploration_end", "exploration_steps"),
-    "dqn": (
-        "random_action_repeat",
-        "layer_norm",
-        "temperature",
-        "learn_temperature",
-        "target_entropy",
-    ),
-}
-"""Settings in `AlgoConfig` that an algorithm does not read."""
-
-
 @dataclass
 class Config:
     """One training run."""
@@ -306,12 +289,12 @@ class Config:
     @property
     def prompts(self) -> list[str]:
         """The goal prompts as a list."""
-        return _as_list(self.prompt)
+        return as_list(self.prompt)
 
     @property
     def baselines(self) -> list[str]:
         """The baseline prompts as a list."""
-        return _as_list(self.baseline)
+        return as_list(self.baseline)
 
     @property
     def frame_height(self) -> int:
@@ -331,379 +314,13 @@ def conf_dir() -> Path:
     )
 
 
-def to_config(cfg: DictConfig) -> Config:
-    """Turn a composed Hydra config into a checked `Config`.
-
-    Raises:
-        ConfigError: a value is missing or impossible; one sentence says which.
-    """
-    missing = OmegaConf.missing_keys(cfg)
-    if missing:
-        key = "prompt" if "prompt" in missing else min(missing)
-        example = {
-            "prompt": 'prompt="a pendulum standing upright"',
-            "baseline": 'baseline="a pendulum"',
-        }.get(key, f"{key}=VALUE")
-        raise ConfigError(f"{key} has no value in this task: give it, as {example}.")
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, Config)
-    _check_keys(cfg, config)
-    check(config)
-    return config
-
-
-def _check_keys(cfg: DictConfig, settings: Any, group: str = "") -> None:
-    """Refuse settings that +key=value added: nothing would read them."""
-    known = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    for key in map(str, cfg):
-        if key not in known:
-            raise ConfigError(
-                f"There is no setting {group}{key}: leave it out."
-                f"{did_you_mean(key, known)}"
-            )
-        if is_dataclass(known[key]):
-            _check_keys(cfg[key], known[key], f"{key}.")
-
-
-def check(config: Config) -> None:
-    """Refuse impossible values and combinations.
-
-    Raises:
-        ConfigError: one sentence with the value, what was expected, what to do.
-    """
-    _check_prompts("prompt", config.prompt)
-    _check_prompts("baseline", config.baseline)
-    check_names(config)
-    for group in ("", "task", "algo", "reward", "evaluation", "log"):
-        check_values(group, getattr(config, group) if group else config)
-    check_compute(config.compute)
-    if config.alpha > 0 and config.prompts == config.baselines:
-        raise ConfigError(
-            f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
-            "they must differ."
-        )
-    _check_stages(config)
-    _check_task(config.task)
-    check_clip(config.clip)
-    if config.reward.model == "xclip":
-        _check_video_model(config.clip)
-    if config.log.mode == "tensorboard":
-        check_extra("log=tensorboard", "tensorboard", "tensorboard", "log=offline")
-    for tag in config.log.tags:
-        if not 1 <= len(tag) <= MAX_TAG:
-            raise ConfigError(
-                f"log.tags holds {tag!r} of {len(tag)} characters, but W&B takes tags "
-                f"of 1 to {MAX_TAG}: shorten it."
-            )
-    _check_algo(config.algo, config.task, config.env_steps)
-    evaluation = config.evaluation
-    most = min(evaluation.reward_episodes, evaluation.final_episodes)
-    if evaluation.video_episodes > most:
-        raise ConfigError(
-            f"evaluation.video_episodes is {evaluation.video_episodes}, but only "
-            f"{most} are rendered (evaluation.reward_episodes): give that at most."
-        )
-
-
-OPTIONS = {
-    "task.version": ("v4", "v5"),
-    "task.observation": ("full", "joints"),
-    "clip.precision": ("auto", "fp32", "bf16", "fp16", "int8"),
-    "clip.preprocess": ("pad", "squash", "crop"),
-    "algo.name": ("sac", "dqn"),
-    "compute.device": ("auto", "cpu", "gpu"),
-    "compute.pool": ("processes", "ray"),
-    "log.mode": ("offline", "online", "tensorboard", "none"),
-}
-AT_LEAST = {
-    key: low
-    for low, keys in {
-        0: "seed compute.checkpoint_s algo.learning_starts algo.random_steps "
-        "algo.exploration_steps compute.workers evaluation.video_episodes",
-        1: "env_steps task.frame_skip task.episode_length task.hold clip.batch_size "
-        "reward.every "
-        "algo.num_envs algo.gradient_steps algo.batch_size algo.buffer_size "
-        "algo.random_action_repeat compute.torch_threads compute.physics_threads "
-        "evaluation.every evaluation.episodes evaluation.final_episodes "
-        "evaluation.reward_episodes",
-        16: "task.frame_height clip.frame_height",
-    }.items()
-    for key in keys.split()
-}
-SHARES = (
-    "alpha",
-    "reward.query_share",
-    "reward.max_error",
-    "algo.gamma",
-    "algo.tau",
-    "algo.exploration_start",
-    "algo.exploration_end",
-)
-"""Numbers between 0 and 1."""
-ABOVE_0 = ("algo.learning_rate", "algo.temperature", "reward.query_share")
-
-
-def _check_stages(config: Config) -> None:
-    if config.reward.model == "stages" and not config.stages:
-        raise ConfigError(
-            f"reward={config.reward.name} needs sentences in order: choose a task that "
-            "has some, as task=kneel_then_stand, or give stages=[{prompt: ..., "
-            "quantile: 0.99}, ...]."
-        )
-    said = [stage.prompts for stage in config.stages]
-    for k, stage in enumerate(config.stages):
-        name = f"stages[{k}]"
-        _check_prompts(f"{name}.prompt", stage.prompt)
-        at_least(f"{name}.hold", stage.hold, 1)
-        if (stage.quantile is None) == (stage.margin is None):
-            raise ConfigError(
-                f"{name} has quantile {stage.quantile} and margin {stage.margin}: give "
-                "one of both, which says when it is reached."
-            )
-        if stage.quantile is not None and not 0 < stage.quantile <= 1:
-            raise ConfigError(
-                f"{name}.quantile is {stage.quantile}, but must lie above 0, and at 1 "
-                "at most."
-            )
-        if stage.margin is not None and not math.isfinite(stage.margin):
-            raise ConfigError(f"{name}.margin is {stage.margin}: give a number.")
-        if stage.margin is not None and all(other == said[k] for other in said):
-            raise ConfigError(
-                f"{name} has a margin, but no other stage says anything else: give it "
-                "a quantile."
-            )
-
-
-def check_values(group: str, settings: object) -> None:
-    """Refuse values that one setting alone cannot have; null is left alone.
-
-    Raises:
-        ConfigError: one sentence says which, and what to do.
-    """
-    for key in (*OPTIONS, *AT_LEAST, *SHARES, *ABOVE_0):
-        of_group, _, name = key.rpartition(".")
-        value = getattr(settings, name) if of_group == group else None
-        if value is None:
-            continue
-        if key in OPTIONS:
-            one_of(key, value, OPTIONS[key])
-        elif key in AT_LEAST:
-            at_least(key, value, AT_LEAST[key])
-        elif key in SHARES and not 0 <= value <= 1:
-            raise ConfigError(f"{key} is {value}, but must lie between 0 and 1.")
-        elif key in ABOVE_0 and not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{key} is {value}: give a number above 0.")
-
-
-def check_names(config: Config) -> None:
-    """Refuse names that make no folder outputs/<task.name>/<name>/.
-
-    Raises:
-        ConfigError: it would be another folder.
-    """
-    if "/" in config.name or config.name in ("", ".", ".."):
-        raise ConfigError(
-            f"name is {config.name!r}, but it becomes a folder in outputs/<task>/: "
-            "give a word without slashes."
-        )
-    task = Path(config.task.name)  # a Gymnasium id may have a slash
-    if not task.name or task.is_absolute() or ".." in task.parts:
-        raise ConfigError(
-            f"task.name is {config.task.name!r}, but it becomes a folder in outputs/: "
-            "give a word."
-        )
-
-
-def _check_task(task: TaskConfig) -> None:
-    """What needs no world; the rest is in `envs.check_world`."""
-    if len(set(task.views)) < len(task.views):
-        raise ConfigError(
-            f"task.camera is {task.camera!r}, which has one view twice: give each once."
-        )
-    if task.env == "gym" and not task.env_id:
-        raise ConfigError(
-            "task=gym needs the Gymnasium id of an environment: "
-            "give it, as task.env_id=Pendulum-v1."
-        )
-    if task.episode_length is None and task.env != "gym":
-        raise ConfigError(
-            "task.episode_length is null, but only task=gym has a limit of its own: "
-            "give a number of env steps."
-        )
-
-
-def check_compute(compute: ComputeConfig) -> None:
-    """Refuse impossible values of `compute`, and a pool whose package is missing.
-
-    Raises:
-        ConfigError: one sentence says which, and what to do.
-    """
-    check_values("compute", compute)
-    if compute.pool == "ray":
-        check_extra("compute.pool=ray", "ray", "ray", "compute.pool=processes")
-
-
-def check_extra(asked: str, package: str, extra: str, instead: str) -> None:
-    """Refuse what needs a package of an optional extra that is not installed.
-
-    Args:
-        asked: what needs it.
-        package: as it is imported.
-        extra: of pyproject.toml.
-        instead: what can be used without it.
-
-    Raises:
-        ConfigError: it is missing; the sentence says what to install.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f"{asked} needs the package {package.replace('_', '-')}, which is not "
-            f"installed: run pip install 'vlmrm_exp[{extra}]' (in a checkout: make "
-            f"setup EXTRAS=dev,{extra}), or use {instead}."
-        )
-
-
-def check_clip(clip: ClipConfig) -> None:
-    """Refuse impossible values of `clip`.
-
-    Raises:
-        ConfigError: one sentence says which, and what to do.
-    """
-    check_values("clip", clip)
-    for part in ("mean", "std"):
-        if (values := getattr(clip, part)) is not None:
-            check_colour(f"clip.{part}", values)
-
-
-def _check_video_model(clip: ClipConfig) -> None:
-    if not clip.model.startswith(VIDEO_MODEL):
-        raise ConfigError(
-            f"reward=xclip needs a video model, and clip={clip.name} ({clip.model}) is "
-            f"one of pictures: give clip=xclip_b32, or clip.model={VIDEO_MODEL} with a "
-            "repository or a folder of X-CLIP."
-        )
-    if clip.precision == "int8":
-        raise ConfigError("clip.precision=int8 is not for reward=xclip: use fp32.")
-    for name in ("pretrained", "quick_gelu", "mean", "std"):
-        if (value := getattr(clip, name)) is not None:
-            raise no_effect(f"clip.{name}", value, "reward=xclip")
-    check_extra("reward=xclip", "transformers", "hf", "reward=video")
-
-
-def check_colour(name: str, values: Any) -> None:
-    """Refuse a mean or std that values in 0..1 cannot have.
-
-    Args:
-        name: where it stands; ends in mean or std.
-        values: R, G and B, as anyone wrote them.
-    """
-    rgb, above = _as_list(values), ", above 0" if name.endswith("std") else ""
-    fit = all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in rgb)
-    if len(rgb) != 3 or not fit or (above and min(rgb) == 0):
-        raise ConfigError(
-            f"{name} is {values}, but must be three numbers, of R, G and B in 0..1"
-            f"{above}: give what the weights were trained with."
-        )
-
-
-def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
-    if not algo.hidden or min(algo.hidden) < 1:
-        raise ConfigError(
-            f"algo.hidden is {list(algo.hidden)}: give the width of at least one "
-            "hidden layer, as [256,256]."
-        )
-    rollout = algo.num_envs * (task.episode_length or 1)
-    kept = algo.buffer_size // rollout * rollout  # replay holds whole rollouts
-    if kept and algo.learning_starts >= min(kept, env_steps):
-        raise ConfigError(
-            f"algo.learning_starts is {algo.learning_starts}, but the run has only "
-            f"{env_steps} env steps and a buffer of {kept} (whole rollouts): it would "
-            "never learn: lower it."
-        )
-    if algo.buffer_size < rollout:
-        raise ConfigError(
-            f"algo.buffer_size is {algo.buffer_size}, less than one rollout "
-            f"({algo.num_envs} episodes of {task.episode_length} steps = {rollout} "
-            "transitions): give a larger buffer or fewer environments."
-        )
-
-
-def check_effect(algo: AlgoConfig) -> None:
-    """Refuse settings that the algorithm does not read: they would change nothing.
-
-    Raises:
-        ConfigError: one has another value than its default.
-    """
-    for name in UNREAD.get(algo.name, ()):
-        if getattr(algo, name) != getattr(AlgoConfig(), name):
-            raise no_effect(f"algo.{name}", getattr(algo, name), f"algo={algo.name}")
-
-
-def no_effect(key: str, value: Any, reader: str) -> ConfigError:
-    """That a setting is given which `reader` does not read."""
-    return ConfigError(
-        f"{key} is {value}, but has no effect with {reader}: leave it out."
-    )
-
-
-def _check_prompts(name: str, value: Any) -> None:
-    prompts = _as_list(value)
-    if not prompts:
-        raise ConfigError(f"{name} is an empty list: give at least one sentence.")
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise ConfigError(
-                f"{name} holds {prompt!r}, which is not text: give a sentence or a "
-                'list of sentences, in quotes where one contains a comma or an "=".'
-            )
-        if not prompt.strip():
-            raise ConfigError(f"{name} is empty: say in words what to look for.")
-
-
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """The elements of a list or tuple; anything else alone, a text too."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return list(value)
     return [value]
-
-
-def one_of(name: str, value: str, options: Sequence[str], where: str = "") -> None:
-    """Refuse a setting that is none of its options, with a ConfigError."""
-    if value not in options:
-        raise ConfigError(
-            f"{name} is {value!r}, but must be one of {', '.join(options)}{where}."
-            f"{did_you_mean(value, options)}"
-        )
-
-
-def check_options(given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse options that a reward model does not have, with a ConfigError."""
-    for key in given:
-        if key not in known:
-            raise ConfigError(
-                f"There is no option reward.options.{key}, only {' and '.join(known)}."
-                f"{did_you_mean(key, known)}"
-            )
-
-
-def whole_number(name: str, value: Any) -> int:
-    """The value of an option; a ConfigError if it is no number from 1 up."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} is {value}: give a whole number from 1 up.")
-    return value
-
-
-def did_you_mean(wanted: str, options: Iterable[str]) -> str:
-    """A hint at the nearest option, with a space before it, or nothing."""
-    close = difflib.get_close_matches(wanted, list(options), n=1, cutoff=0.7)
-    return f" Did you mean {close[0]}?" if close else ""
-
-
-def at_least(name: str, value: int, low: int) -> None:
-    """Refuse a setting that is too low, with a ConfigError."""
-    if value < low:
-        raise ConfigError(f"{name} is {value}: give a whole number from {low} up.")

@@ -14,9 +14,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from vlmrm_exp import app
-from vlmrm_exp.config import ConfigError, check_extra
+from vlmrm_exp.checks import check_extra
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.files import natural, reason, write_json
 from vlmrm_exp.reporting.run_folders import mapping, read, walk
+from vlmrm_exp.settings import flat
 
 EPIC = "reward/epic"
 """Of a run's reward, as `epic` measured it; written into the run's summary by us."""
@@ -162,7 +164,7 @@ def of_folder(run: Any) -> Logged:
 
 def of_wandb(run: Any) -> Logged:
     """What W&B knows of a run (wandb.apis.public.Run)."""
-    return Logged(run.id, set(run.summary.keys()), _told(app.flat(run.config)), run)
+    return Logged(run.id, set(run.summary.keys()), _told(flat(run.config)), run)
 
 
 def _told(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,16 +20,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from vlmrm_exp import app
-from vlmrm_exp.config import (
-    ComputeConfig,
-    Config,
-    ConfigError,
-    at_least,
-    check_compute,
-    check_extra,
-    no_effect,
-    one_of,
-)
+from vlmrm_exp.checks import at_least, check_compute, check_extra, no_effect, one_of
+from vlmrm_exp.config import ComputeConfig, Config, ConfigError
 from vlmrm_exp.run_folder import load_run_config
 
 SEED_OFFSET = 1_000_000

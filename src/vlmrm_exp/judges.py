@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from vlmrm_exp import app, words
-from vlmrm_exp.config import Config, ConfigError, to_config
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import Config, ConfigError
 
 SAME = ("env", "env_id", "options")
 """Settings of the task on which depends what a state is."""

@@ -19,15 +19,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from vlmrm_exp import app, figures
-from vlmrm_exp.config import (
-    Config,
-    ConfigError,
-    at_least,
-    check_extra,
-    no_effect,
-    one_of,
-    to_config,
-)
+from vlmrm_exp.checks import at_least, check_extra, no_effect, one_of, to_config
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.evaluate import SEED_OFFSET
 from vlmrm_exp.files import lock, unusable, write_json

@@ -13,7 +13,8 @@ import numpy as np
 from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
-from vlmrm_exp.config import Config, ConfigError, one_of
+from vlmrm_exp.checks import one_of
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import mountain_car, world_of
 from vlmrm_exp.envs.toy_renderers import LEFT, RIGHT
 from vlmrm_exp.files import table, write_json

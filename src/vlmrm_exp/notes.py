@@ -7,8 +7,31 @@ import fnmatch
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from vlmrm_exp.config import Config
+from vlmrm_exp import app
+from vlmrm_exp.config import Config, conf_dir
 from vlmrm_exp.reward import reward_class
+
+
+def tell(composed: app.Composed, config: Config, judges: Mapping[str, Config]) -> None:
+    """Print it.
+
+    Args:
+        composed: the run's settings, as they were asked for.
+        config: the same, checked.
+        judges: the configuration of each, by its name.
+    """
+    typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
+    for note in notes(judges, config, typed):
+        print(note)
+    preset = f"{typed.get('experiment')}_{typed.get('task', 'mountaincar')}.yaml"
+    if preset.startswith("paper") and not (conf_dir() / "preset" / preset).exists():
+        print(f"The paper has no settings of its own for task={typed['task']}.")
+    if config.stages and config.reward.model == "clip":
+        print("reward=clip reads one prompt; reward=stages goes through the stages.")
+    if config.task.env == "gym":
+        both = config, *judges.values()
+        asked = [one for one in both if reward_class(one).sees_pictures]
+        app.tell_embedded({one.clip.name: one.clip for one in asked}.values())
 
 
 def notes(

@@ -16,7 +16,8 @@ import numpy as np
 from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
-from vlmrm_exp.config import Config, ConfigError, at_least
+from vlmrm_exp.checks import at_least
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.log.progress import progress_bar

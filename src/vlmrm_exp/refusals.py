@@ -1,19 +1,26 @@
-"""What goes wrong with a command line, in one sentence."""
+"""What goes wrong with a command line, in one sentence, and how a program ends then."""
 
 import contextlib
+import errno
 import re
-from collections.abc import Callable, Iterator
+import sys
+import traceback
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import NoReturn
 
 import yaml
+from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from vlmrm_exp.checks import did_you_mean
 from vlmrm_exp.config import (
     Config,
     ConfigError,
+    FinishedError,
     ForeignError,
     conf_dir,
-    did_you_mean,
 )
 from vlmrm_exp.files import reason, unusable
 
@@ -26,6 +33,67 @@ UNREADABLE = (
     OSError,  # OmegaConf's, of a file with one number
 )
 """What a file of settings may raise."""
+EXPECTED = (
+    ConfigError,
+    FloatingPointError,
+    ForeignError,
+    HydraException,
+    OmegaConfBaseException,
+    OSError,
+    MemoryError,
+)
+"""What a program may end with because of what it was given."""
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """End the program where the block fails: Hydra makes a warning of an exception."""
+    try:
+        yield
+    except Exception as error:
+        if is_expected(error):
+            end(error)
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error comes from what the program was given, or from the machine."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1].filename if frames else ""
+    by_hydra = "/hydra/" in last or "/omegaconf/" in last  # they raise plain ones too
+    kinds = (*EXPECTED, ValueError, AssertionError) if by_hydra else EXPECTED
+    return isinstance(error, kinds) or is_memory(error)
+
+
+def end(error: BaseException, folder: Path | None = None) -> None:
+    """End the program with one sentence, if the error is not a mistake of ours.
+
+    Args:
+        error: what ended it.
+        folder: where its traceback is, of an error of others.
+    """
+    nameless = isinstance(error, OSError) and not getattr(error, "filename", None)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = folder or error.filename or Path.cwd()
+        refuse(f"The disk is full ({where}): make room, start again.", 1)
+    if nameless and not isinstance(error, HydraException):  # some are both
+        return
+    if isinstance(error, FinishedError):
+        print(error)
+        sys.exit(0)
+    sentence, failed = one_sentence(error), (FloatingPointError, ForeignError)
+    if isinstance(error, ForeignError) and folder and (folder / "error.txt").exists():
+        sentence += f" Its traceback is in {folder / 'error.txt'}."
+    refuse(sentence, 1 if isinstance(error, failed) else 2)
+
+
+def refuse(sentence: str, code: int = 2) -> NoReturn:
+    """End the program with a sentence."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = (spec.name if spec else "vlmrm_exp").removesuffix(".__main__")
+    print(f"{program}: {sentence}", file=sys.stderr)
+    sys.exit(code)
 
 
 def one_sentence(error: BaseException) -> str:
@@ -74,32 +142,6 @@ def is_memory(error: BaseException) -> bool:
     """Whether memory ran out, in Python's, torch's or CUDA's words."""
     words = "allocate memory" in str(error) or "out of memory" in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and words)
-
-
-@contextlib.contextmanager
-def blaming(other: object, doing: str | Callable[[], str]) -> Iterator[None]:
-    """Name a reward model or world of one's own that fails in this block.
-
-    Args:
-        other: an instance or a class; the project's own errors pass as they are.
-        doing: what it was asked for, as "in rewards", or what tells it afterwards.
-
-    Raises:
-        ForeignError: one sentence; the error itself is its cause.
-    """
-    try:
-        yield
-    except (ConfigError, FloatingPointError, ForeignError):
-        raise
-    except (Exception, SystemExit) as error:
-        kind = other if isinstance(other, type) else type(other)
-        if kind.__module__.split(".")[0] == "vlmrm_exp":
-            raise
-        name = f"{kind.__module__}:{kind.__qualname__}"
-        where = doing if isinstance(doing, str) else doing()
-        raise ForeignError(
-            f"{name} failed {where} ({reason(error, named=True)})."
-        ) from error
 
 
 def _views_hint(argument: str, before: str = " ") -> str:

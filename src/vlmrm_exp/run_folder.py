@@ -6,16 +6,11 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from vlmrm_exp import app
-from vlmrm_exp.config import (
-    Config,
-    ConfigError,
-    FinishedError,
-    FolderTakenError,
-    to_config,
-)
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import Config, ConfigError, FinishedError, FolderTakenError
 from vlmrm_exp.files import lock
 from vlmrm_exp.refusals import UNREADABLE, one_sentence
+from vlmrm_exp.settings import defaults, flat
 
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
@@ -60,8 +55,8 @@ def check_folder(folder: Path, settings: str) -> None:
     summary = held["summary.json"]
     finished = bool(summary) and not summary.get("interrupted")
     # A version may have settings that an older one had not.
-    before = app.defaults() | app.flat(held["config.yaml"])
-    now = app.flat(yaml.safe_load(settings))
+    before = defaults() | flat(held["config.yaml"])
+    now = flat(yaml.safe_load(settings))
     changed = [
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted({*before, *now})

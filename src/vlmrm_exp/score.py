@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, ConfigError, at_least
+from vlmrm_exp.checks import at_least
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.files import table, write_json, written_whole
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.log.versions import versions

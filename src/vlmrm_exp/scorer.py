@@ -19,7 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from vlmrm_exp import app, words
-from vlmrm_exp.config import Config, ConfigError, conf_dir, to_config
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import Config, ConfigError, conf_dir
 from vlmrm_exp.reward import choose_device
 from vlmrm_exp.studies import settings
 from vlmrm_exp.studies.pictures import read_one, to_rgb
@@ -241,7 +242,7 @@ def jobs_of(composed: app.Composed) -> list[Config]:
             said = {"prompt": prompt, "baseline": baseline, "alpha": alpha}
             job: Any = OmegaConf.merge(OmegaConf.structured(Config), run, said)
             jobs.append(replace(to_config(job), clip=clip))
-    from vlmrm_exp.vlm.encoder import check_prompts  # here, as --help is immediate
+    from vlmrm_exp.vlm.tokenizer import check_prompts  # here, as --help is immediate
 
     for job in jobs:
         check_prompts(clip, [*job.prompts, *job.baselines])

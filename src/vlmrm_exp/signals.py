@@ -3,9 +3,11 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the shell's."""
@@ -19,6 +21,10 @@ PATIENCE_S = 12
 
 class TooLate(BaseException):
     """A rollout was not over when a scheduler's patience was; holds the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Interrupts:
@@ -65,6 +71,20 @@ class Interrupts:
 
     def _too_late(self, number: int, frame: FrameType | None) -> None:
         raise TooLate(self.number)
+
+
+def requeue(number: int, name: str) -> NoReturn:
+    """End the program so that the same command, started again, goes on.
+
+    Args:
+        number: the scheduler's signal that stopped it.
+        name: of the run.
+    """
+    print(f"Stopped by a signal: name={name} goes on from here.")
+    waits = signal.getsignal(number)
+    if getattr(waits, "__module__", "").startswith("submitit"):
+        signal.raise_signal(number)  # it starts this job again
+    sys.exit(REQUEUE)
 
 
 @contextlib.contextmanager

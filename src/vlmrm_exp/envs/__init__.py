@@ -19,18 +19,10 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium as gym
 import numpy as np
 
-from vlmrm_exp.config import (
-    Config,
-    ConfigError,
-    ForeignError,
-    TaskConfig,
-    check_effect,
-    did_you_mean,
-    no_effect,
-    one_of,
-)
+from vlmrm_exp.checks import check_effect, did_you_mean, no_effect, one_of
+from vlmrm_exp.config import Config, ConfigError, ForeignError, TaskConfig
 from vlmrm_exp.files import reason
-from vlmrm_exp.refusals import blaming
+from vlmrm_exp.foreign import blaming
 
 # MuJoCo reads this when it is imported, later. Its own first choice needs a screen.
 os.environ["MUJOCO_GL"] = os.environ.get("MUJOCO_GL") or "egl"

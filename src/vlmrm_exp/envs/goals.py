@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from vlmrm_exp.config import ConfigError, did_you_mean
+from vlmrm_exp.checks import did_you_mean
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.humanoid_model import NUM_QPOS, humanoid_spec
 
 # Metres above the floor, of a part's lowest point.

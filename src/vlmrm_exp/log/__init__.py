@@ -14,6 +14,7 @@ from typing import Any
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.files import lock, plain, write_json
 from vlmrm_exp.log.progress import progress_bar
+from vlmrm_exp.signals import INTERRUPTED
 
 SHOWN = ("train/reward_mean", "train/return_mean", "train/success_rate")
 """Metrics beside the progress bar."""
@@ -31,6 +32,7 @@ class RunLog:
         config: Config,
         saved: Mapping[str, Any] | None = None,
         about: Mapping[str, Any] | None = None,
+        started: float | None = None,
     ) -> None:
         """Open metrics.jsonl, and what else `log.mode` says.
 
@@ -38,7 +40,8 @@ class RunLog:
             folder: of the run.
             config: the run's.
             saved: a `state_dict` to go on from; what was written later is cut off.
-            about: what versions.json holds, of which W&B gets the commit and the model.
+            about: for versions.json; W&B gets the commit and the model of it.
+            started: when the run began, by time.perf_counter; None: now.
 
         Raises:
             ConfigError: another process writes this run; W&B cannot be reached, or
@@ -51,6 +54,7 @@ class RunLog:
             lock(self._metrics)
             for left in folder.rglob(".*.[0-9]*.part*"):  # by a killed process
                 left.unlink()
+            (folder / "error.txt").unlink(missing_ok=True)  # of a start that failed
             kept = saved["metrics_bytes"] if saved else 0
             if (folder / "metrics.jsonl").stat().st_size < kept:
                 raise ConfigError(
@@ -58,6 +62,8 @@ class RunLog:
                     "was saved: bring it back, or start anew under another name."
                 )
             self._metrics.truncate(kept)
+            if about is not None:
+                write_json(folder / "versions.json", about)
             run_id, self._wandb = (saved or {}).get("wandb_id"), None
             self._tensorboard = None
             if config.log.mode == "tensorboard":
@@ -75,7 +81,9 @@ class RunLog:
         self._progress = progress_bar(config.env_steps, "step", "training")
         self._laps: dict[str, float] = {}
         self._lap_started = time.perf_counter()
-        self._started = self._lap_started - (saved["wall_s"] if saved else 0)
+        self._started = started or self._lap_started
+        if saved:  # as if the earlier pieces had ended when this one began
+            self._started -= saved["wall_s"]
         self._first: tuple[float, int] | None = None  # report: when, and env steps
         self._last_steps = saved["env_steps"] if saved else 0
         self._progress.update(self._last_steps)
@@ -125,8 +133,12 @@ class RunLog:
             "metrics_bytes": self._metrics.tell(),
             "env_steps": self._last_steps,
             "wandb_id": self.wandb_id,
-            "wall_s": time.perf_counter() - self._started,  # earlier pieces included
+            "wall_s": self.wall_s(),
         }
+
+    def wall_s(self) -> float:
+        """Seconds since the run began, earlier pieces of it included."""
+        return time.perf_counter() - self._started
 
     def env_steps_per_s(self) -> float | None:
         """The rate since the first report, all included; None before the second."""
@@ -159,6 +171,22 @@ class RunLog:
     def close_progress(self) -> None:
         """Leave the terminal in order: training is over."""
         self._progress.close()
+
+    def __enter__(self) -> "RunLog":
+        """Be closed at the end of a block."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        """Close, as failed if the block did not get to its end."""
+        match error:
+            case None:
+                self.close(0)
+            case SystemExit(code=int(code)):
+                self.close(code)
+            case KeyboardInterrupt():
+                self.close(INTERRUPTED)
+            case _:
+                self.close(1)
 
     def close(self, exit_code: int = 0) -> None:
         """Release the file and the W&B run; a second call does nothing.

@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from vlmrm_exp.config import ClipConfig, ConfigError, at_least, check_clip, one_of
+from vlmrm_exp.checks import at_least, check_clip, one_of
+from vlmrm_exp.config import ClipConfig, ConfigError
 
 # A model's files; open_clip asks for the names of the last two.
 TOKENIZER, WEIGHTS = "bpe.txt.gz", "open_clip_model.safetensors"

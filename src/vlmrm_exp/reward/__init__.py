@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vlmrm_exp.config import Config, ConfigError, did_you_mean
+from vlmrm_exp.checks import did_you_mean
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import VectorEnv, load
 from vlmrm_exp.files import plain
-from vlmrm_exp.refusals import blaming
+from vlmrm_exp.foreign import blaming
 
 if TYPE_CHECKING:
     import torch

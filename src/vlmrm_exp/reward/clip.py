@@ -154,7 +154,8 @@ class ClipReward(RewardModel):
             ConfigError: prompts that do not fit, weights that cannot be had, no GPU,
                 nothing to render with.
         """
-        from vlmrm_exp.vlm.encoder import check_prompts, load_encoder
+        from vlmrm_exp.vlm.encoder import load_encoder
+        from vlmrm_exp.vlm.tokenizer import check_prompts
 
         wordings = self.wordings(config)
         sentences = [s for one in wordings for s in (*one.prompts, *one.baselines)]

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from vlmrm_exp.config import Config, ConfigError, check_options, one_of, whole_number
+from vlmrm_exp.checks import check_options, one_of, whole_number
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward
 

@@ -3,14 +3,11 @@
 A pool knows only that there is a reward model and that there are states. States travel
 to the model and rewards come back; a frame, most of a megabyte, never does. States are
 computed in the model's own batches whatever the number of workers, so rewards do not
-depend on it. A worker is a process (`worker.py`) or a Ray actor (`ray_worker.py`).
+depend on it. What workers are, and who takes the place of one that ends, is `crew.py`.
 """
 
-import contextlib
-import math
 import pickle
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -20,7 +17,7 @@ import numpy as np
 
 from vlmrm_exp.config import Config, ConfigError, ForeignError
 from vlmrm_exp.envs import VectorEnv
-from vlmrm_exp.refusals import blaming
+from vlmrm_exp.foreign import blaming
 from vlmrm_exp.reward import (
     Episodes,
     Memory,
@@ -30,15 +27,10 @@ from vlmrm_exp.reward import (
     reward_class,
     rewards_of,
 )
-from vlmrm_exp.reward.worker import Failure, Process, Worker, WorkerEnded
+from vlmrm_exp.reward.crew import Crew
 
 if TYPE_CHECKING:
     from vlmrm_exp.reward.learned import Estimator
-
-FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
-HANGS_S = 600  # a worker that gives no answer for so long, and for
-SLOW = 20  # times as long as its states took at first, hangs
-MOST_ENDED = 3  # workers one after another: it is no accident
 
 Wait = Callable[[], np.ndarray]
 """Waits for rewards: (T, N) float32."""
@@ -159,7 +151,11 @@ class Pool:
         raise NotImplementedError
 
     def about(self) -> dict[str, Any]:
-        """What the rewards depend on, for the run's record."""
+        """What the rewards and judges depend on, for the run's record."""
+        judges = {name: facts_of(judge) for name, judge in self.judges.items()}
+        return self._about() | ({"judges": judges} if judges else {})
+
+    def _about(self) -> dict[str, Any]:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -240,8 +236,7 @@ class InProcess(Pool):
         """What an agent acts in."""
         return self._model.around(envs)
 
-    def about(self) -> dict[str, Any]:
-        """What the rewards depend on."""
+    def _about(self) -> dict[str, Any]:
         return facts_of(self._model)
 
     def close(self) -> None:
@@ -264,79 +259,26 @@ class Workers(Pool):
         self._window = model.window
         self._axis = 0 if model.window == 1 else 1  # along which work is shared out
         self._pending: deque[list[np.ndarray]] = deque()  # answers so far, of each job
-        self._workers: list[Worker] = []
-        self._opened = contextlib.ExitStack()
-        # What the workers were told last, for one that takes another's place.
-        self._state: bytes | None = None
-        self._asked: list[Episodes] = []
-        self._ended = 0  # workers, one after another
-        self._start: Callable[[int], Worker] = lambda number: Process(config, example)
-        count = config.compute.num_workers
         try:
-            if config.compute.pool == "ray":
-                from vlmrm_exp.reward.ray_worker import cluster
-
-                opened = self._opened.enter_context(cluster(config, example))
-                count, self._start = opened
-            for number in range(count):
-                self._workers.append(self._start(number))
-            # However long loading takes; then the first reward, and what it depends on.
-            greetings = [self._first_greeting(number) for number in range(count)]
+            self._crew = Crew(config, example)
         except BaseException:
-            self.close()
+            self._close_learner()
             raise
-        self._batch_size, self._about, _ = greetings[0]
-        self._s_per_state = max(s for *_, s in greetings) / math.prod(example.shape)
-
-    def _greeting(self, number: int) -> tuple[int, dict[str, Any], float]:
-        """A new worker's batch size and facts, and how long its first rewards took."""
-        size = self._answer(number)
-        started = time.monotonic()
-        about = self._answer(number, FIRST_REWARD_S)
-        return size, about, time.monotonic() - started
-
-    def _first_greeting(self, number: int) -> tuple[int, dict[str, Any], float]:
-        """That of a worker, or of one in its place."""
-        while True:
-            try:
-                greeting = self._greeting(number)
-                self._ended = 0
-                return greeting
-            except WorkerEnded as ended:
-                self._replace(number, ended)
-
-    def _replace(self, number: int, ended: WorkerEnded) -> None:
-        """Start a worker in the place of one that ended.
-
-        Raises:
-            ForeignError: several ended in a row.
-        """
-        self._ended += 1
-        if self._ended == MOST_ENDED:
-            raise ForeignError(
-                f"Reward workers end one after another, the last one {ended}."
-            ) from ended
-        print(f"A reward worker {ended}: another one goes on.", file=sys.stderr)
-        self._workers[number].end()
-        self._workers[number] = self._start(number)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`, workers too."""
         super().load_state_dict(state)
         self._sent = None
 
-    def about(self) -> dict[str, Any]:
-        """What the rewards depend on."""
-        return self._about
+    def _about(self) -> dict[str, Any]:
+        return self._crew.about
 
     def close(self) -> None:
         """Stop the workers."""
-        for worker in self._workers:
-            worker.end()
-        for worker in self._workers:
-            worker.kill(patience_s=5)
-        self._workers = []
-        self._opened.close()
+        self._crew.close()
+        self._close_learner()
+
+    def _close_learner(self) -> None:
         if self._learner is not None:
             close(self._learner)
 
@@ -350,12 +292,9 @@ class Workers(Pool):
                 state = self._learner.state_dict()
                 if not state:
                     raise ValueError("it is empty, so that workers would never learn")
-                self._state = pickle.dumps(state)
-            for worker in self._workers:
-                worker.send(self._state)
-        self._asked = self._shares(episodes)
-        for worker, share in zip(self._workers, self._asked, strict=True):
-            worker.send(share)
+                learned = pickle.dumps(state)
+            self._crew.tell(learned)
+        self._crew.ask(self._shares(episodes))
         job: list[np.ndarray] = []
         self._pending.append(job)
 
@@ -367,51 +306,21 @@ class Workers(Pool):
 
     def _shares(self, episodes: Episodes) -> list[Episodes]:
         """A part for each worker: whole batches of states, or whole episodes."""
-        size = 1
+        size, count = 1, len(self._crew.workers)
         if self._window == 1:
-            episodes, size = episodes.column(), self._batch_size
-        ends = even_ends(episodes.shape[self._axis], size, len(self._workers))
+            episodes, size = episodes.column(), self._crew.batch_size
+        ends = even_ends(episodes.shape[self._axis], size, count)
         return episodes.split(ends, self._axis)
 
     def _finish(self, job: list[np.ndarray]) -> None:
         """Wait for a job's answers, those of earlier jobs first."""
-        while len(job) < len(self._workers):
+        count = len(self._crew.workers)
+        while len(job) < count:
             oldest = self._pending[0]
             # Kept between calls: Ctrl-C may come between two workers' answers.
-            while len(oldest) < len(self._workers):
-                oldest.append(self._receive(len(oldest)))
+            while len(oldest) < count:
+                oldest.append(self._crew.receive(len(oldest)))
             self._pending.popleft()
-
-    def _receive(self, number: int) -> Any:
-        """A worker's answer; if it ends or hangs, that of one in its place."""
-        patience = SLOW * self._s_per_state * math.prod(self._asked[number].shape)
-        while True:
-            try:
-                answer = self._answer(number, max(HANGS_S, patience))
-                self._ended = 0
-                return answer
-            except WorkerEnded as ended:
-                self._replace(number, ended)
-            with contextlib.suppress(WorkerEnded):  # told by the next answer
-                self._greeting(number)
-            worker = self._workers[number]
-            if self._state is not None:
-                worker.send(self._state)
-            worker.send(self._asked[number])
-
-    def _answer(self, number: int, timeout_s: float | None = None) -> Any:
-        worker = self._workers[number]
-        try:
-            answer = worker.answer(timeout_s)
-        except TimeoutError:
-            worker.kill()
-            raise WorkerEnded(
-                f"gave no answer within {timeout_s:.0f} s, so its OpenGL driver "
-                "probably hangs (try another MUJOCO_GL: egl, osmesa)"
-            ) from None
-        if isinstance(answer, Failure):
-            raise answer.error from RuntimeError(f"In a worker:\n{answer.traceback}")
-        return answer
 
 
 def even_ends(length: int, size: int, parts: int) -> np.ndarray:

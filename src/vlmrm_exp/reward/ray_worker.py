@@ -1,9 +1,10 @@
 """Reward workers as Ray actors, on any number of GPUs and nodes: the only user of ray.
 
-    pool.Workers -> RayWorker -> [node of the cluster: Actor -> worker.life]
+    crew.Crew -> RayWorker -> [node of the cluster: Actor -> worker.life]
 
 An actor does what a worker process does; what a pipe carries are calls here. Which
-actor gets which states, and what happens when one is lost, is `pool.py`'s business.
+actor gets which states is the pool's business, and who takes the place of a lost one is
+the crew's.
 """
 
 import contextlib

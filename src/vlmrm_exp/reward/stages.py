@@ -15,7 +15,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from vlmrm_exp.config import Config, ConfigError, check_options, whole_number
+from vlmrm_exp.checks import check_options, whole_number
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import Step, VectorEnv
 from vlmrm_exp.envs.in_order import Around, make_envs
 from vlmrm_exp.reward import Episodes

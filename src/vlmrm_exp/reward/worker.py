@@ -1,6 +1,6 @@
 """A worker that computes rewards: what it does, and how it is spoken to.
 
-pool.Workers -> Worker -> [another process: life]
+crew.Crew -> Worker -> [another process: life]
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import torch
 
 from vlmrm_exp.config import Config, ConfigError, ForeignError
 from vlmrm_exp.files import reason
-from vlmrm_exp.refusals import blaming
+from vlmrm_exp.foreign import blaming
 from vlmrm_exp.reward import Episodes, facts_of, make_model, rewards_of
 
 NICE = 10  # added to workers' niceness: where cores are few, learning goes first

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmrm_exp.config import Config, ConfigError, check_options, whole_number
+from vlmrm_exp.checks import check_options, whole_number
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.reward import Episodes, RewardModel, choose_device
 from vlmrm_exp.reward.clip import Views, goal_baseline_reward, mean_embedding
 

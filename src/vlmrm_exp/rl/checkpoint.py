@@ -1,17 +1,13 @@
-"""A run's state, and its file, from which the same command goes on.
+"""The file of a run's state, from which the same command goes on.
 
-The file holds tensors and primitives alone, so that reading it runs no code. The one
+It holds tensors and primitives alone, so that reading it runs no code. The one
 before the newest is kept: it is read where the newest is damaged.
 """
 
 import math
 import os
-import sys
 import time
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +15,9 @@ import numpy as np
 import torch
 
 from vlmrm_exp.config import ConfigError, ForeignError
-from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.files import written_whole
 from vlmrm_exp.log import RunLog
-from vlmrm_exp.reward.pool import Pool, Wait
-from vlmrm_exp.rl import Agent
-from vlmrm_exp.rl.alarms import Alarms
-from vlmrm_exp.rl.replay import Replay
-from vlmrm_exp.rl.rollout import Rollout
+from vlmrm_exp.rl.state import State
 
 FORMAT = 3
 """Of the file; another one is refused."""
@@ -36,87 +27,6 @@ ARRAY = "numpy.ndarray"
 """Marks an array in the file, where it is a tensor."""
 NAMES = ("state.pt", "state-before.pt")
 """In the folder checkpoints/: the newest, and the one before."""
-PARTS = ("envs", "agent", "replay", "pool", "alarms")
-"""Of a state: what has a `state_dict` of its own."""
-
-
-@dataclass
-class State:
-    """Everything that a run needs to go on; whole between two rollouts."""
-
-    envs: VectorEnv
-    agent: Agent
-    replay: Replay
-    pool: Pool
-    """For what a reward model has learned."""
-    env_steps: int = 0
-    """Simulated."""
-    learned_steps: int = 0
-    """Rewarded and learned from; the x-axis of the metrics."""
-    gradient_steps: int = 0
-    in_flight: deque[Rollout] = field(default_factory=deque)
-    """Simulated, but not yet learned from."""
-    rewards: deque[Wait] = field(default_factory=deque)
-    """Theirs, which are being computed."""
-    next_evaluation: int = 0
-    """Learned env steps at which the policy is evaluated next."""
-    best: dict[str, Any] | None = None
-    """Checkpoint of the policy with the highest reward so far."""
-    best_reward: float = -math.inf
-    alarms: Alarms = field(default_factory=Alarms)
-    """Where judges disagree with the reward."""
-    interrupted: int = 0
-    """The signal that ended it early."""
-    whole: bool = True
-    """Whether it ended between two rollouts, so that it can be saved."""
-
-    def checkpoint(self) -> dict[str, Any]:
-        """The present policy."""
-        return {**self.agent.checkpoint(), "env_steps": self.learned_steps}
-
-    def keep(self, judged: Mapping[str, Any], folder: Path) -> None:
-        """Save the present policy, also as the best if none had a higher reward.
-
-        Of equals the latest: where all rewards are the same, the most trained one. A
-        line tells of each judge that now disagrees with the reward.
-
-        Args:
-            judged: `eval/reward_mean`, and `judge/NAME` of each judge.
-            folder: for checkpoints.
-        """
-        checkpoint, reward = self.checkpoint(), judged["eval/reward_mean"]
-        save_policy(folder / "last.pt", checkpoint)
-        for name in self.alarms.add(reward, judged, checkpoint):
-            does = self.alarms.raised[name]["judge"]
-            print(
-                f"Alarm at env step {self.learned_steps:,}: the reward rises, but "
-                f"judge/{name} {does}.",
-                file=sys.stderr,
-            )
-        if reward >= self.best_reward:
-            self.best, self.best_reward = checkpoint, reward
-            save_policy(folder / "best.pt", checkpoint)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors, arrays and primitives; what is large is not copied."""
-        parts = {name: getattr(self, name).state_dict() for name in PARTS}
-        return {
-            **vars(self),
-            **parts,
-            "in_flight": [vars(rollout) for rollout in self.in_flight],
-            "rewards": [wait() for wait in self.rewards],
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        for name, value in state.items():
-            if name in PARTS:
-                getattr(self, name).load_state_dict(value)
-            else:
-                setattr(self, name, value)
-        self.interrupted = 0
-        self.in_flight = deque(Rollout(**rollout) for rollout in state["in_flight"])
-        self.rewards = deque(partial(np.asarray, each) for each in state["rewards"])
 
 
 def save_policy(path: Path, checkpoint: Mapping[str, Any]) -> None:
@@ -165,9 +75,23 @@ class Checkpoint:
             (self._log.folder / "checkpoints" / name).unlink(missing_ok=True)
 
 
-def has_state(folder: Path) -> bool:
-    """Whether an unfinished run left something to go on from."""
-    return any((folder / "checkpoints" / name).exists() for name in NAMES)
+def load_if_any(folder: Path, env_steps: int) -> dict[str, Any]:
+    """What to go on from: `state` and `log`, both None if nothing has begun.
+
+    Raises:
+        ConfigError: as `load`, or that run has had more than `env_steps` already.
+    """
+    if not any((folder / "checkpoints" / name).exists() for name in NAMES):
+        return {"state": None, "log": None}
+    saved = load(folder)
+    steps = saved["state"]["learned_steps"]
+    if env_steps < steps:
+        raise ConfigError(
+            f"{folder} has had {steps:,} env steps already, more than "
+            f"env_steps={env_steps:,}: give that many at least."
+        )
+    print(f"Going on with {folder} from env step {steps:,}.")
+    return saved
 
 
 def load(folder: Path) -> dict[str, Any]:

@@ -22,11 +22,11 @@ from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import Batch, make_seeds, means, network_input
-from vlmrm_exp.rl.checkpoint import State
 from vlmrm_exp.rl.cuda_graph import CudaGraph
-from vlmrm_exp.rl.evaluation import judge, logged, play, rollout_metrics
+from vlmrm_exp.rl.evaluation import evaluate, rollout_metrics
 from vlmrm_exp.rl.replay import Replay
 from vlmrm_exp.rl.rollout import collect
+from vlmrm_exp.rl.state import State
 from vlmrm_exp.signals import Interrupts
 
 
@@ -210,8 +210,7 @@ def train(
     Raises:
         FloatingPointError: a reward or a loss is not a finite number.
     """
-    algo, evaluation = config.algo, config.evaluation
-    seeds = make_seeds(config.seed)
+    algo, seeds = config.algo, make_seeds(config.seed)
     assert isinstance(envs.action_space, gym.spaces.Discrete)
     agent = DQN(algo, envs.observation_space, envs.action_space, seeds.agent, device)
     rollout_steps = envs.num_envs * envs.episode_length
@@ -224,7 +223,7 @@ def train(
         algo.normalise_rewards,
         keep_states=pool.remembers,
     )
-    state = State(envs, agent, replay, pool, next_evaluation=evaluation.every)
+    state = State(envs, agent, replay, pool, next_evaluation=config.evaluation.every)
     if saved is not None:
         state.load_state_dict(saved)
     graph = None
@@ -281,19 +280,8 @@ def train(
             metrics["train/gradient_steps"] = state.gradient_steps
             ended = state.env_steps >= config.env_steps and not state.rewards
             if state.learned_steps >= state.next_evaluation or ended:
-                played = play(
-                    eval_envs,
-                    agent.act_greedily,
-                    evaluation.episodes,
-                    seeds.evaluation,
-                    pool,
-                )
-                judged = judge(played)
-                state.keep(judged, log.folder / "checkpoints")
-                metrics |= logged(judged)
-                state.next_evaluation = (
-                    state.learned_steps // evaluation.every + 1
-                ) * evaluation.every
+                folder = log.folder / "checkpoints"
+                metrics |= evaluate(config, state, eval_envs, folder)
                 log.lap("perf/evaluate_s")
             spreads = {"train/rewards": replay.newest_reward()}
             log.metrics(state.learned_steps, metrics, spreads)

@@ -18,7 +18,10 @@ from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.measures import wilson_interval
 from vlmrm_exp.reward import rewards_of
 from vlmrm_exp.reward.pool import Pool
+from vlmrm_exp.rl import make_seeds
+from vlmrm_exp.rl.checkpoint import save_policy
 from vlmrm_exp.rl.rollout import Act, Rollout, collect
+from vlmrm_exp.rl.state import State
 from vlmrm_exp.video import write_episodes
 
 VIDEO_FPS = 30
@@ -207,13 +210,55 @@ def passed_text(judged: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def logged(judged: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a run among what `judge` gives."""
+def evaluate(
+    config: Config, state: State, envs: VectorEnv, folder: Path
+) -> dict[str, float]:
+    """Try the present policy while training, and keep it.
+
+    Args:
+        config: the run's.
+        state: of the run, which is told when this is due next.
+        envs: as of `play`.
+        folder: for checkpoints.
+
+    Returns:
+        The metrics of the run among what `judge` gives.
+    """
+    act, seed = state.agent.act_greedily, make_seeds(config.seed).evaluation
+    judged = judge(play(envs, act, config.evaluation.episodes, seed, state.pool))
+    keep(state, judged, folder)
+    every = config.evaluation.every
+    state.next_evaluation = (state.learned_steps // every + 1) * every
     return {
         key: value
         for key, value in judged.items()
         if key.startswith(LOGGED) and value is not None
     }
+
+
+def keep(state: State, judged: Mapping[str, Any], folder: Path) -> None:
+    """Save the present policy, also as the best if none had a higher reward.
+
+    Of equals the latest: where all rewards are the same, the most trained one. A line
+    tells of each judge that now disagrees with the reward.
+
+    Args:
+        state: of the run.
+        judged: `eval/reward_mean`, and `judge/NAME` of each judge.
+        folder: for checkpoints.
+    """
+    checkpoint, reward = state.checkpoint(), judged["eval/reward_mean"]
+    save_policy(folder / "last.pt", checkpoint)
+    for name in state.alarms.add(reward, judged, checkpoint):
+        does = state.alarms.raised[name]["judge"]
+        print(
+            f"Alarm at env step {state.learned_steps:,}: the reward rises, but "
+            f"judge/{name} {does}.",
+            file=sys.stderr,
+        )
+    if reward >= state.best_reward:
+        state.best, state.best_reward = checkpoint, reward
+        save_policy(folder / "best.pt", checkpoint)
 
 
 def rollout_metrics(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vlmrm_exp.envs import Step, VectorEnv
-from vlmrm_exp.refusals import blaming
+from vlmrm_exp.foreign import blaming
 from vlmrm_exp.reward import Episodes
 
 Act = Callable[[np.ndarray], np.ndarray]

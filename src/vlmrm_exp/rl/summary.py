@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import make_seeds
-from vlmrm_exp.rl.checkpoint import State, save_policy
+from vlmrm_exp.rl.checkpoint import save_policy
 from vlmrm_exp.rl.evaluation import (
     Played,
     judge,
@@ -25,6 +24,7 @@ from vlmrm_exp.rl.evaluation import (
     write_video,
 )
 from vlmrm_exp.rl.policy import Policy
+from vlmrm_exp.rl.state import State
 
 SIDES = {"judged": "Left, judged best", "alarm": "Right, at the alarm"}
 """Of an alarm's video."""
@@ -37,7 +37,6 @@ def finish(
     pool: Pool,
     log: RunLog,
     device: torch.device,
-    started: float,
 ) -> dict[str, Any]:
     """Judge the kept policy, show it in a video, and write the summary.
 
@@ -50,39 +49,85 @@ def finish(
         pool: gives the rewards.
         log: takes summary and video.
         device: of the policy's network.
-        started: when the run began, by time.perf_counter; earlier pieces of a run that
-            goes on count as if they had ended then.
 
     Returns:
         What summary.json holds.
+
+    Raises:
+        KeyboardInterrupt: it was stopped, and says what is there.
     """
-    train_wall_s = time.perf_counter() - started
+    train_wall_s = log.wall_s()
     log.close_progress()
-    evaluation = config.evaluation
+    evaluation, episodes = config.evaluation, config.evaluation.final_episodes
     checkpoints = log.folder / "checkpoints"
     last = state.checkpoint()
     best = state.best or last
-    save_policy(checkpoints / "last.pt", last)
-    save_policy(checkpoints / "best.pt", best)
-    episodes = evaluation.final_episodes
-    if state.interrupted:
-        print("\nInterrupted: writing checkpoint, summary and video.", flush=True)
-        episodes = min(episodes, evaluation.episodes)
-    played = play(
-        eval_envs,
-        Policy(best, device).act,
-        episodes,
-        make_seeds(config.seed).final,
-        pool,
-        evaluation.reward_episodes,
-        min(evaluation.video_episodes, episodes),
-    )
-    judged = judge(played)
-    if played.states:
-        video = log.folder / "videos" / "eval.mp4"
-        write_video(video, config, played)
-        log.video(state.learned_steps, "eval/video", video, caption(config, judged))
-    log.table(state.learned_steps, "eval/table", episodes_table(played))
+    try:
+        save_policy(checkpoints / "last.pt", last)
+        save_policy(checkpoints / "best.pt", best)
+        if state.interrupted:
+            print("\nInterrupted: writing checkpoint, summary and video.", flush=True)
+            episodes = min(episodes, evaluation.episodes)
+        played = play(
+            eval_envs,
+            Policy(best, device).act,
+            episodes,
+            make_seeds(config.seed).final,
+            pool,
+            evaluation.reward_episodes,
+            min(evaluation.video_episodes, episodes),
+        )
+        judged = judge(played)
+        if played.states:
+            video = log.folder / "videos" / "eval.mp4"
+            write_video(video, config, played)
+            log.video(state.learned_steps, "eval/video", video, caption(config, judged))
+        log.table(state.learned_steps, "eval/table", episodes_table(played))
+        _show_alarms(config, state, eval_envs, pool, log, device)
+    except KeyboardInterrupt:
+        print(
+            "Stopped at once, without a summary and a video: the policies kept so far, "
+            f"if any, are in {checkpoints}.",
+            flush=True,
+        )
+        raise
+    summary = {
+        "task": config.task.name,
+        "clip": config.clip.name,
+        "reward": config.reward.name,
+        "algo": config.algo.name,
+        "prompt": config.prompts,
+        "baseline": config.baselines,
+        "alpha": config.alpha,
+        "seed": config.seed,
+        "interrupted": bool(state.interrupted),
+        "env_steps": state.learned_steps,
+        "gradient_steps": state.gradient_steps,
+        "perf/env_steps_per_s": log.env_steps_per_s(),
+        **judged,
+        **(pool.estimator.metrics() if pool.estimator else {}),
+        **({"alarms": state.alarms.raised} if pool.judges else {}),
+        "best_env_steps": best["env_steps"],
+        "train_wall_s": train_wall_s,
+        "wall_s": log.wall_s(),
+        "perf/peak_memory_gb": peak_memory_gb(),
+    }
+    log.summary(summary)
+    log.policies([checkpoints / f"{name}.pt" for name in ("best", "last")], summary)
+    print(summary_text(summary, log.folder))
+    return summary
+
+
+def _show_alarms(
+    config: Config,
+    state: State,
+    eval_envs: VectorEnv,
+    pool: Pool,
+    log: RunLog,
+    device: torch.device,
+) -> None:
+    """Keep the policies of each alarm, and show them side by side."""
+    checkpoints = log.folder / "checkpoints"
     for name in state.alarms.raised:
         shown, texts = [], []
         for kind, policy in state.alarms.policies(name).items():
@@ -102,31 +147,6 @@ def finish(
             text = ". ".join(texts)
             write_beside(video, config, shown, text)
             log.video(state.learned_steps, f"judge/{name}_alarm", video, text)
-    summary = {
-        "task": config.task.name,
-        "clip": config.clip.name,
-        "reward": config.reward.name,
-        "algo": config.algo.name,
-        "prompt": config.prompts,
-        "baseline": config.baselines,
-        "alpha": config.alpha,
-        "seed": config.seed,
-        "interrupted": bool(state.interrupted),
-        "env_steps": state.learned_steps,
-        "gradient_steps": state.gradient_steps,
-        "perf/env_steps_per_s": log.env_steps_per_s(),
-        **judged,
-        **(pool.estimator.metrics() if pool.estimator else {}),
-        **({"alarms": state.alarms.raised} if pool.judges else {}),
-        "best_env_steps": best["env_steps"],
-        "train_wall_s": train_wall_s,
-        "wall_s": time.perf_counter() - started,
-        "perf/peak_memory_gb": peak_memory_gb(),
-    }
-    log.summary(summary)
-    log.policies([checkpoints / f"{name}.pt" for name in ("best", "last")], summary)
-    print(summary_text(summary, log.folder))
-    return summary
 
 
 def caption(config: Config, judged: dict[str, Any]) -> str:

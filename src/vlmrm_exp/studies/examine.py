@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from vlmrm_exp import app
-from vlmrm_exp.config import Config, ConfigError, no_effect
+from vlmrm_exp.checks import no_effect
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.studies import state_sets
 from vlmrm_exp.studies.settings import StatesConfig, Study

@@ -23,8 +23,9 @@ from vlmrm_exp.reward.clip import Appearance, Sentence
 from vlmrm_exp.studies import cache, pictures
 from vlmrm_exp.studies.settings import Study
 from vlmrm_exp.studies.state_sets import StateSet
-from vlmrm_exp.vlm import encoder, preprocess, source
-from vlmrm_exp.vlm.encoder import check_prompts, fetch_weights, load_encoder
+from vlmrm_exp.vlm import encoder, loading, preprocess, source, tokenizer
+from vlmrm_exp.vlm.encoder import fetch_weights, load_encoder
+from vlmrm_exp.vlm.tokenizer import check_prompts
 
 PART = 256
 """States in one kept file: what an interruption loses at most."""
@@ -215,7 +216,7 @@ class Clip(Rewarder):
         }
 
     def _key(self, look: dict[str, Any], part: StateSet) -> str:
-        modules = (encoder, preprocess, source, clip)
+        modules = (encoder, loading, tokenizer, preprocess, source, clip)
         about = {
             "look": look,
             "model": self._identity,

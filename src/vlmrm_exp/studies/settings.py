@@ -12,13 +12,8 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from vlmrm_exp.app import Composed
-from vlmrm_exp.config import (
-    ClipConfig,
-    Config,
-    ConfigError,
-    FolderTakenError,
-    to_config,
-)
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import ClipConfig, Config, ConfigError, FolderTakenError
 from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.reward import reward_class
 

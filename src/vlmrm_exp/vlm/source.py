@@ -6,8 +6,10 @@ weights that were not found. Only this module imports open_clip, which needs the
 below.
 """
 
+import contextlib
 import dataclasses
 import json
+import logging
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,13 +21,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
-from vlmrm_exp.config import (
-    VIDEO_MODEL,
-    ClipConfig,
-    ConfigError,
-    check_colour,
-    did_you_mean,
-)
+from vlmrm_exp.checks import check_colour, did_you_mean
+from vlmrm_exp.config import VIDEO_MODEL, ClipConfig, ConfigError
 from vlmrm_exp.files import reason
 from vlmrm_exp.vlm.hub import hub_file, way_out
 
@@ -189,6 +186,21 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"({reason(error)}): {way_out(file, instead)}."
         ) from error
     return description
+
+
+def described(clip: ClipConfig) -> Source:
+    """Where the description is: of a repository downloaded, without the weights."""
+    source = find(clip)
+    if source.model.startswith("hf-hub:"):
+        return Source(f"local-dir:{fetch_description(clip)}")
+    return source
+
+
+def model_config(source: Source) -> dict[str, Any]:
+    """open_clip's description of the architecture."""
+    if source.folder:
+        return read_description(source.folder)["model_cfg"]
+    return open_clip.get_model_config(source.model) or {}
 
 
 def _check_kind(settings: dict[str, Any], kind: type, *names: str) -> None:
@@ -420,3 +432,14 @@ def _check_quick_gelu(
         f"clip.model={clip.model} computes {does} it, which gives wrong embeddings: "
         f"{f'set clip.model={other}' if exists else 'choose another model'}."
     )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence open_clip's progress reports, which go to the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

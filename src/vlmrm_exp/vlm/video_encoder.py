@@ -15,9 +15,12 @@ from torch.nn import functional
 
 from vlmrm_exp.config import VIDEO_MODEL, ClipConfig, ConfigError
 from vlmrm_exp.files import reason
-from vlmrm_exp.vlm.encoder import DTYPES, check_length, digest, on_device, quiet
+from vlmrm_exp.vlm.encoder import DTYPES, on_device
 from vlmrm_exp.vlm.hub import hub_file, way_out
+from vlmrm_exp.vlm.loading import digest
 from vlmrm_exp.vlm.preprocess import preprocess
+from vlmrm_exp.vlm.source import quiet
+from vlmrm_exp.vlm.tokenizer import check_length
 
 FILES = (
     ("config.json",),

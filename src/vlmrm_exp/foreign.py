@@ -1,0 +1,33 @@
+"""Code of others: reward models and worlds of one's own."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from vlmrm_exp.config import ConfigError, ForeignError
+from vlmrm_exp.files import reason
+
+
+@contextlib.contextmanager
+def blaming(other: object, doing: str | Callable[[], str]) -> Iterator[None]:
+    """Name a reward model or world of one's own that fails in this block.
+
+    Args:
+        other: an instance or a class; the project's own errors pass as they are.
+        doing: what it was asked for, as "in rewards", or what tells it afterwards.
+
+    Raises:
+        ForeignError: one sentence; the error itself is its cause.
+    """
+    try:
+        yield
+    except (ConfigError, FloatingPointError, ForeignError):
+        raise
+    except (Exception, SystemExit) as error:
+        kind = other if isinstance(other, type) else type(other)
+        if kind.__module__.split(".")[0] == "vlmrm_exp":
+            raise
+        name = f"{kind.__module__}:{kind.__qualname__}"
+        where = doing if isinstance(doing, str) else doing()
+        raise ForeignError(
+            f"{name} failed {where} ({reason(error, named=True)})."
+        ) from error

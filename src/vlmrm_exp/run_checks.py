@@ -1,0 +1,44 @@
+"""Whether a run can start, told before anything heavy is loaded and a folder made."""
+
+import os
+
+from vlmrm_exp.app import Composed
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.run_folder import check_folder
+from vlmrm_exp.settings import resolved
+from vlmrm_exp.signals import interrupts_at_the_end
+
+
+def check(composed: Composed) -> Config:
+    """Typed values that fit each other, the task's world and the reward model.
+
+    Raises:
+        ConfigError: one sentence says what does not.
+    """
+    config = to_config(composed.cfg)
+    from vlmrm_exp.envs import check_world, world_of
+
+    check_world(config)
+    frames = world_of(config.task).state_size is None
+    if config.reward.query_share < 1 and frames:
+        raise ConfigError(
+            f"reward.query_share is {config.reward.query_share}, but "
+            f"task={config.task.name} renders itself, and gives frames for states: "
+            "give reward.query_share=1."
+        )
+    with interrupts_at_the_end():  # for a judge it imports torch
+        judge_configs(composed, config)
+    if config.compute.device == "gpu":
+        from vlmrm_exp.reward import choose_device
+
+        choose_device("gpu")
+    if composed.folder is not None:
+        check_folder(composed.folder, resolved(composed.cfg))
+    elif config.log.mode != "none" and "WANDB_RUN_ID" in os.environ:
+        raise ConfigError(
+            "WANDB_RUN_ID is set, by which all jobs of a sweep would be one W&B run: "
+            "unset it."
+        )
+    return config

@@ -1,0 +1,58 @@
+"""A composed configuration in other forms: as YAML, by dotted names, as six digits."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vlmrm_exp import words
+from vlmrm_exp.config import Config
+
+
+def resolved(cfg: DictConfig) -> str:
+    """A configuration as YAML, without interpolations; OmegaConf reads it back."""
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: escaped(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [escaped(each) for each in value]
+        return words.literal(value) if isinstance(value, str) else value
+
+    return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True)))
+
+
+def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        found |= flat(value, f"{before}{key}.") if nested else {before + key: value}
+    return found
+
+
+def defaults() -> dict[str, Any]:
+    """The schema's own values by their dotted names: what no file sets."""
+    own: Any = OmegaConf.to_container(OmegaConf.structured(Config))
+    return flat(own)
+
+
+def settings_hash(*, _root_: DictConfig) -> str:
+    """Six digits of a job's settings, by which a sweep finds its folder again.
+
+    Values that are the schema's own are left out: a later version, with settings that
+    there were not when a sweep began, goes on with it.
+    """
+    own = defaults()
+    parts = {key: _root_[key] for key in _root_ if key != "hydra"}
+    settings: Any = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
+    kept = {
+        key: value
+        for key, value in flat(settings).items()
+        if not key.startswith(("log.", "compute.")) and key != "name"
+        if key not in own or own[key] != value
+    }
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:6]

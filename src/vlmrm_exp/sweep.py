@@ -1,0 +1,65 @@
+"""The jobs of a sweep, checked before the first one starts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from vlmrm_exp import words
+from vlmrm_exp.config import ConfigError, FolderTakenError
+from vlmrm_exp.settings import settings_hash
+
+SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+def check_jobs(
+    config: DictConfig, check: Callable[..., DictConfig], goes_on: bool
+) -> None:
+    """Check all jobs of a sweep, if they are known before it starts.
+
+    Args:
+        config: the sweep's, Hydra's part included; what a sweep file says of sentences
+            is put into Hydra's words.
+        check: composes and checks a job, given its overrides.
+        goes_on: whether a sweep may be started again in its folder.
+
+    Raises:
+        ConfigError: the first job that cannot start, or two of the same settings.
+    """
+    if config.hydra.sweeper._target_ != SWEEPER:
+        return
+    if Path(config.hydra.sweep.dir, "multirun.yaml").exists() and not goes_on:
+        raise FolderTakenError(
+            f"{config.hydra.sweep.dir} holds a sweep already: choose another "
+            "hydra.sweep.dir=..., or remove it."
+        )
+    params = config.hydra.sweeper.get("params") or {}
+    with read_write(config):
+        for key, value in params.items():
+            params[key] = words.swept(key, value)
+    keys = [f"{key}={value}" for key, value in params.items()]
+    keys += config.hydra.overrides.task
+    if any(key.startswith("name=") for key in keys):
+        print("name is not read in a sweep; sweep=NAME names its folder.")
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(loader).parse_overrides(keys)
+    [jobs] = BasicSweeper.split_arguments(overrides, None)
+    named = "settings_hash" in OmegaConf.to_yaml(config.hydra.sweep)
+    folders: dict[str, int] = {}
+    for number, job in enumerate(jobs):
+        try:
+            cfg = check(*job)
+            key = settings_hash(_root_=cfg) if named else str(number)
+            if folders.setdefault(key, number) != number:
+                raise ConfigError(
+                    f"job {folders[key]} has the same settings, compute and log aside, "
+                    "so the same folder: sweep these one by one."
+                )
+        except ConfigError as error:
+            raise ConfigError(
+                f"Job {number} of {len(jobs)} ({' '.join(job)}) cannot start, so none "
+                f"was started: {error}"
+            ) from error

@@ -1,0 +1,102 @@
+"""Weights into a model: whole, fitting, and ready for the device it will run on."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from vlmrm_exp.config import ClipConfig, ConfigError
+from vlmrm_exp.files import reason, sha256
+from vlmrm_exp.vlm.hub import way_out
+from vlmrm_exp.vlm.source import CONFIG_FILE, Source, open_clip, quiet, read_sizes
+
+logger = logging.getLogger(__name__)
+
+
+def build(
+    clip: ClipConfig, source: Source, precision: str, device: torch.device
+) -> Any:
+    """The model on its device, frozen, with its weights."""
+    file = source.folder / CONFIG_FILE if source.folder else None  # read now
+    try:
+        # Random weights are the same everywhere, and no one else's numbers change.
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            options: Any = {"load_weights": False, "pretrained_text": False}
+            model: Any = open_clip.create_model(
+                source.model, precision=precision, device=device, **options
+            )
+        if source.file is None:
+            logger.warning("clip=%s: random weights make random rewards", clip.name)
+        else:
+            file = source.file
+            _load_weights(model, file, is_tag=source.repo is not None)
+    except ConfigError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"The memory of {device} does not hold clip={clip.name} in {precision}: "
+            "choose a smaller clip, clip.precision=bf16, or compute=cpu."
+        ) from error
+    except Exception as error:  # a damaged file can raise nearly anything
+        if file is None:
+            raise
+        instead = "give weights and a description that belong together"
+        raise ConfigError(
+            f"The file {file} cannot be read as that of clip={clip.name} "
+            f"({clip.model}; {reason(error, named=True)}): {way_out(file, instead)}."
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def _load_weights(model: Any, file: Path, is_tag: bool) -> None:
+    """Put a file's tensors into the model; nothing of the file is run.
+
+    Raises:
+        ConfigError: they cannot be read, or open_clip would interpolate some; it may
+            for its own tags.
+        Exception: they do not fit the model.
+    """
+    own = model.state_dict()
+    for name, size in read_sizes(file).items():
+        if is_tag or not name.endswith("positional_embedding"):
+            continue
+        wanted = own.get(name, own.get(f"text.{name}"))
+        if wanted is not None and wanted.shape != size:
+            raise ConfigError(
+                f"{name} has the size {list(size)} in {file}, but "
+                f"{list(wanted.shape)} in the model: give the weights' own "
+                f"image_size and context_length in {CONFIG_FILE}, or their own "
+                "clip.model."
+            )
+    open_clip.load_checkpoint(model, str(file), weights_only=True)
+
+
+def fold_batch_norms(visual: torch.nn.Module) -> None:
+    """Merge each batch normalisation of a ResNet into its convolution, in place.
+
+    Embeddings are the same but for rounding, and take half of the time on a CPU.
+    """
+    if not isinstance(visual, open_clip.model.ModifiedResNet):
+        return
+    for module in visual.modules():
+        layers = module._modules
+        pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
+        if isinstance(module, torch.nn.Sequential) and "-1" in layers:
+            pairs = [("0", "1")]  # a shortcut: pooling, convolution, normalisation
+        for conv, norm in pairs:
+            match layers.get(conv), layers.get(norm):
+                case torch.nn.Conv2d() as first, torch.nn.BatchNorm2d() as second:
+                    layers[conv] = fuse_conv_bn_eval(first, second)
+                    layers[norm] = torch.nn.Identity()
+    visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def digest(file: Path) -> str | None:
+    """SHA-256 of a weights file; of a large one, what the hub names it by."""
+    if file.stat().st_size <= 1e9:
+        return sha256(file)
+    name = file.resolve().name
+    return name if len(name) == 64 else None  # hashing 10 GB would take a minute
