@@ -1,5 +1,6 @@
 """RunLog's files, read back by means other than its own."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -437,6 +438,19 @@ def test_close_twice_is_harmless(tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().out.count("wandb sync") == 1
     exits = [r.exit for r in wandb_records(tmp_path) if r.HasField("exit")]
     assert [e.exit_code for e in exits] == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(None, 0), (OSError("full"), 1), (SystemExit(75), 75), (KeyboardInterrupt(), 130)],
+)
+def test_what_ends_a_block_is_the_exit_code(tmp_path: Path, error, code) -> None:
+    with contextlib.suppress(BaseException):
+        with log.RunLog(tmp_path, make_config("offline")):
+            if error is not None:
+                raise error
+    exits = [r.exit for r in wandb_records(tmp_path) if r.HasField("exit")]
+    assert [e.exit_code for e in exits] == [code]
 
 
 @pytest.mark.slow

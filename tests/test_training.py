@@ -23,8 +23,8 @@ EITHER_WAY = pytest.mark.parametrize("overlap", [True, False])
 
 
 def finished(parts, state) -> dict:
-    config, _, eval_envs, pool, log = parts
-    return finish(config, state, eval_envs, pool, log, torch.device("cpu"))
+    config, _, eval_envs, _, log = parts
+    return finish(config, state, eval_envs, log, torch.device("cpu"))
 
 
 @EITHER_WAY

@@ -92,7 +92,7 @@ def run(
             states.save(state)
         if state.interrupted in REQUEUE_SIGNALS:
             requeue(state.interrupted, folder.name)
-        summary = finish(config, state, eval_envs, pool, log, device)
+        summary = finish(config, state, eval_envs, log, device)
         if state.interrupted:
             sys.exit(INTERRUPTED)
         states.remove()

@@ -12,7 +12,6 @@ import torch
 from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.log import RunLog
-from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import make_seeds
 from vlmrm_exp.rl.checkpoint import save_policy
 from vlmrm_exp.rl.evaluation import (
@@ -34,7 +33,6 @@ def finish(
     config: Config,
     state: State,
     eval_envs: VectorEnv,
-    pool: Pool,
     log: RunLog,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -46,7 +44,6 @@ def finish(
         config: the run's.
         state: that training left.
         eval_envs: not those of training.
-        pool: gives the rewards.
         log: takes summary and video.
         device: of the policy's network.
 
@@ -73,7 +70,7 @@ def finish(
             Policy(best, device).act,
             episodes,
             make_seeds(config.seed).final,
-            pool,
+            state.pool,
             evaluation.reward_episodes,
             min(evaluation.video_episodes, episodes),
         )
@@ -83,7 +80,7 @@ def finish(
             write_video(video, config, played)
             log.video(state.learned_steps, "eval/video", video, caption(config, judged))
         log.table(state.learned_steps, "eval/table", episodes_table(played))
-        _show_alarms(config, state, eval_envs, pool, log, device)
+        _show_alarms(config, state, eval_envs, log, device)
     except KeyboardInterrupt:
         print(
             "Stopped at once, without a summary and a video: the policies kept so far, "
@@ -91,6 +88,7 @@ def finish(
             flush=True,
         )
         raise
+    estimator = state.pool.estimator
     summary = {
         "task": config.task.name,
         "clip": config.clip.name,
@@ -105,8 +103,8 @@ def finish(
         "gradient_steps": state.gradient_steps,
         "perf/env_steps_per_s": log.env_steps_per_s(),
         **judged,
-        **(pool.estimator.metrics() if pool.estimator else {}),
-        **({"alarms": state.alarms.raised} if pool.judges else {}),
+        **(estimator.metrics() if estimator else {}),
+        **({"alarms": state.alarms.raised} if state.pool.judges else {}),
         "best_env_steps": best["env_steps"],
         "train_wall_s": train_wall_s,
         "wall_s": log.wall_s(),
@@ -122,7 +120,6 @@ def _show_alarms(
     config: Config,
     state: State,
     eval_envs: VectorEnv,
-    pool: Pool,
     log: RunLog,
     device: torch.device,
 ) -> None:
@@ -134,7 +131,7 @@ def _show_alarms(
             save_policy(checkpoints / f"{kind}-{name}.pt", policy)
             act = Policy(policy, device).act
             seed = make_seeds(config.seed).final
-            one = play(eval_envs, act, 1, seed, pool, 1, keep_states=1)
+            one = play(eval_envs, act, 1, seed, state.pool, 1, keep_states=1)
             metrics = judge(one)
             shown.append(one)
             texts.append(

@@ -25,6 +25,7 @@ from vlmrm_exp.studies.settings import Study
 from vlmrm_exp.studies.state_sets import StateSet
 from vlmrm_exp.vlm import encoder, loading, preprocess, source, tokenizer
 from vlmrm_exp.vlm.encoder import fetch_weights, load_encoder
+from vlmrm_exp.vlm.model_files import read_description
 from vlmrm_exp.vlm.tokenizer import check_prompts
 
 PART = 256
@@ -234,7 +235,7 @@ def _identity(model: ClipConfig, facts: dict[str, Any]) -> dict[str, Any]:
     """What makes the model what it is, wherever it lies and whatever it is called."""
     identity = {k: v for k, v in facts.items() if k not in ("name", "weights")}
     if folder := source.find(model).folder:
-        description = source.read_description(folder)
+        description = read_description(folder)
         identity["model"] = description["model_cfg"]
     file = Path(str(facts["weights"]))
     if facts["weights_sha256"] is None and file.is_file():

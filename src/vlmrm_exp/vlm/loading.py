@@ -10,7 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, sha256
 from vlmrm_exp.vlm.hub import way_out
-from vlmrm_exp.vlm.source import CONFIG_FILE, Source, open_clip, quiet, read_sizes
+from vlmrm_exp.vlm.model_files import CONFIG_FILE, read_sizes
+from vlmrm_exp.vlm.source import Source, open_clip, quiet
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,7 @@ below.
 
 import contextlib
 import dataclasses
-import json
 import logging
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,17 @@ import numpy as np
 import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError, safe_open
 
 from vlmrm_exp.checks import check_colour, did_you_mean
 from vlmrm_exp.config import VIDEO_MODEL, ClipConfig, ConfigError
-from vlmrm_exp.files import reason
-from vlmrm_exp.vlm.hub import hub_file, way_out
+from vlmrm_exp.vlm.hub import hub_file
+from vlmrm_exp.vlm.model_files import (
+    CONFIG_FILE,
+    TORCHSCRIPT,
+    is_torchscript,
+    read_description,
+    read_sizes,
+)
 
 try:
     import torchvision  # noqa: F401
@@ -40,23 +43,7 @@ except RuntimeError:
 import open_clip
 
 EMBEDDED = Path(__file__).parent / "weights"  # the project's own models, a folder each
-CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-TORCHSCRIPT = (
-    "is TorchScript, as OpenAI's own files are, and holds code, which is not run here: "
-    "give clip.pretrained=openai, which has the same tensors, or, where you trust the "
-    "file, save those: python -c \"import torch; t = torch.jit.load(IN, 'cpu')"
-    ".state_dict(); torch.save({k: v for k, v in t.items() if v.ndim or k == "
-    "'logit_scale'}, OUT)\"."
-)
-LFS = b"version https://git-lfs"
-"""Begins what Git keeps in place of a large file."""
-TRANSFORMERS = (
-    "is in the layout of Hugging Face's Transformers, which open_clip does not read: "
-    "give the same weights in open_clip's; for openai/clip-vit-base-patch32 that is "
-    "clip.model=ViT-B-32-quickgelu clip.pretrained=openai, for a laion/CLIP-... "
-    "repository clip.model=hf-hub:laion/CLIP-... clip.pretrained=null."
-)
 FOLDER_OR_REPO = "give a local folder by clip.model=local-dir:/path/to/folder"
 
 
@@ -163,31 +150,6 @@ def fetch_description(clip: ClipConfig) -> Path:
     return hub_file(repo, (CONFIG_FILE,), what, FOLDER_OR_REPO).parent
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """open_clip's description of the model in a folder, or a ConfigError.
-
-    It has `model_cfg` and `preprocess_cfg`; what is used of them is of the right kind.
-    """
-    file = folder / CONFIG_FILE
-    if not file.exists() and "model_type" in _json(folder / "config.json"):
-        raise ConfigError(f"The folder {folder} {TRANSFORMERS}")
-    try:
-        description = {"preprocess_cfg": {}, **json.loads(file.read_text("utf-8"))}
-        _check_kind(description, dict, "model_cfg", "preprocess_cfg")
-        model = description["model_cfg"]
-        _check_kind(model, dict, "text_cfg", "vision_cfg")
-        _check_kind(model, int, "embed_dim")
-        if not model["text_cfg"].get("hf_tokenizer_name"):
-            _check_kind(model["text_cfg"], int, "vocab_size")
-    except (OSError, ValueError, TypeError) as error:
-        instead = "give a folder that open_clip saved"
-        raise ConfigError(
-            f"{file} cannot be read as open_clip's description of a model "
-            f"({reason(error)}): {way_out(file, instead)}."
-        ) from error
-    return description
-
-
 def described(clip: ClipConfig) -> Source:
     """Where the description is: of a repository downloaded, without the weights."""
     source = find(clip)
@@ -201,68 +163,6 @@ def model_config(source: Source) -> dict[str, Any]:
     if source.folder:
         return read_description(source.folder)["model_cfg"]
     return open_clip.get_model_config(source.model) or {}
-
-
-def _check_kind(settings: dict[str, Any], kind: type, *names: str) -> None:
-    """Raise a ValueError where a part is missing or of another kind."""
-    for name in names:
-        if not isinstance(settings.get(name), kind):
-            wanted = "a whole number" if kind is int else "an object"
-            raise ValueError(f"{name} is {settings.get(name)!r}, not {wanted}")
-
-
-def _json(file: Path) -> Any:
-    """What a JSON file holds; {} where it is none."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def is_torchscript(file: Path) -> bool:
-    """Whether a file is TorchScript, as OpenAI's own are."""
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
-def read_sizes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and sizes of a file's tensors; those themselves stay on the disk.
-
-    Raises:
-        ConfigError: it holds none, or more, or is in Transformers' layout.
-    """
-    sizes, why, instead = {}, "it is empty", "give a whole file, of tensors alone"
-    with file.open("rb") as opened:
-        start = opened.read(len(LFS))
-    if start == LFS:
-        why, instead = "it is a Git LFS pointer", "run git lfs pull in its folder"
-    elif start:
-        try:
-            sizes, why = _sizes(file), "it holds no tensors"
-        except SafetensorError as error:
-            why = reason(error)
-        except Exception:  # a damaged file can raise nearly anything
-            why = "it is damaged, or holds more than tensors"
-    if not sizes:
-        raise ConfigError(
-            f"The weights {file} cannot be read ({why}): {way_out(file, instead)}."
-        )
-    if any(name.startswith("vision_model.") for name in sizes):
-        raise ConfigError(f"The file {file} {TRANSFORMERS}")
-    return {name.removeprefix("module."): tuple(size) for name, size in sizes.items()}
-
-
-def _sizes(file: Path) -> dict[str, Sequence[int]]:
-    if file.suffix == ".safetensors":
-        with safe_open(file, "pt") as opened:
-            names = opened.keys()
-            return {name: opened.get_slice(name).get_shape() for name in names}
-    mapped = zipfile.is_zipfile(file)
-    tensors = torch.load(file, "cpu", weights_only=True, mmap=mapped)
-    tensors = tensors.get("state_dict", tensors)
-    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _weights_file(clip: ClipConfig) -> Path | None:
