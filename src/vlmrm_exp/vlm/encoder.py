@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, sha256, shorten
 from vlmrm_exp.vlm.hub import hub_file, way_out
+from vlmrm_exp.vlm.imported import open_clip
 from vlmrm_exp.vlm.int8 import not_for, to_int8
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import (
@@ -27,7 +28,6 @@ from vlmrm_exp.vlm.source import (
     fetch,
     fetch_description,
     find,
-    open_clip,
     read_description,
     read_sizes,
 )

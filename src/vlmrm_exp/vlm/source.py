@@ -2,8 +2,7 @@
 
 What open_clip only warns of, or takes silently, is an error here: weights trained with
 another activation (QuickGELU) or another normalisation than they would be run with, and
-weights that were not found. Only this module imports open_clip, which needs the lines
-below.
+weights that were not found.
 """
 
 import dataclasses
@@ -28,19 +27,7 @@ from vlmrm_exp.config import (
 )
 from vlmrm_exp.files import reason
 from vlmrm_exp.vlm.hub import hub_file, way_out
-
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # The package index's torchvision is built for CUDA; beside a CPU-only torch its
-    # compiled part does not load and its import fails on two operators that it then
-    # never uses. Their schemas are enough.
-    _torchvision_ops = torch.library.Library("torchvision", "DEF")
-    for _op in ("nms", "qnms"):
-        _torchvision_ops.define(
-            f"{_op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-import open_clip
+from vlmrm_exp.vlm.imported import open_clip
 
 EMBEDDED = Path(__file__).parent / "weights"  # the project's own models, a folder each
 CONFIG_FILE = "open_clip_config.json"
