@@ -20,7 +20,7 @@ from vlmrm_exp.accept import at_share, judge, plain_pictures, told_apart
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.goals import GOALS
 from vlmrm_exp.measures import pearson
-from vlmrm_exp.vlm.source import open_clip
+from vlmrm_exp.vlm.imported import open_clip
 
 SMALL = {
     "embed_dim": 16,
@@ -37,7 +37,7 @@ SMALL = {
 """RN50's architecture, with fewer and narrower layers."""
 CHILD = """
 import runpy, sys
-from vlmrm_exp.vlm.source import open_clip
+from vlmrm_exp.vlm.imported import open_clip
 open_clip.add_model_config(sys.argv.pop(1))
 runpy.run_module("vlmrm_exp.accept", run_name="__main__", alter_sys=True)
 """

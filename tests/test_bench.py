@@ -18,8 +18,8 @@ from vlmrm_exp.bench import MatrixProducts, Stage, count_flop, time_stage
 from vlmrm_exp.config import Config, ConfigError, cores
 from vlmrm_exp.rl import Batch
 from vlmrm_exp.rl.sac import SAC
+from vlmrm_exp.vlm.imported import open_clip
 from vlmrm_exp.vlm.int8 import to_int8
-from vlmrm_exp.vlm.source import open_clip
 from vlmrm_exp.words import to_keys
 from worlds import compose as quickly
 

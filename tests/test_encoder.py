@@ -23,9 +23,10 @@ from vlmrm_exp.checks import check_clip
 from vlmrm_exp.config import VIDEO_MODEL, ClipConfig, ConfigError
 from vlmrm_exp.vlm import preprocess as preprocess_module
 from vlmrm_exp.vlm.encoder import Encoder, load_encoder
+from vlmrm_exp.vlm.imported import open_clip
 from vlmrm_exp.vlm.int8 import Int8Attention, Int8Linear, to_int8
 from vlmrm_exp.vlm.preprocess import preprocess
-from vlmrm_exp.vlm.source import EMBEDDED, find, open_clip
+from vlmrm_exp.vlm.source import EMBEDDED, find
 from vlmrm_exp.vlm.tokenizer import check_prompts
 from worlds import composed
 
@@ -257,7 +258,7 @@ def test_int8_sums_are_exact_on_older_processors(instructions):
 
 
 def test_int8_leaves_layers_whose_weights_are_read_by_others():
-    from timm.models.eva import EvaBlock  # after vlm.source, which mends its import
+    from timm.models.eva import EvaBlock  # after vlm.imported, which mends its import
 
     visual = nn.Module()
     visual.trunk = nn.Module()

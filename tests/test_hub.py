@@ -22,7 +22,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save
 
-from vlmrm_exp.vlm.source import open_clip
+from vlmrm_exp.vlm.imported import open_clip
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ import json, os, sys, time
 import torch
 from omegaconf import OmegaConf
 from vlmrm_exp.config import ClipConfig, ConfigError
-from vlmrm_exp.vlm.source import open_clip
+from vlmrm_exp.vlm.imported import open_clip
 
 for line in sys.stdin:
     architecture, clip, environment = json.loads(line)

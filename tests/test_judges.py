@@ -13,6 +13,7 @@ from point_mass import point_mass, point_mass_config, read_metrics
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app, evaluate
 from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import humanoid_spec
 from vlmrm_exp.envs.poses import PoseLibrary
@@ -238,7 +239,7 @@ def test_a_judge_that_cannot_be_told_so_is_refused(program, tmp_path, word, told
 def test_a_judge_that_cannot_be_made_is_refused_before_the_run_opens(word, told):
     asked = "task=gym", "task.env_id=Pendulum-v1", "name=x", "prompt=a", "baseline=b"
     keys = to_keys([*asked, word], {}, judges=True)
-    with pytest.raises(training.ConfigError, match=re.escape(told)):
+    with pytest.raises(ConfigError, match=re.escape(told)):
         training.check(app.compose("config", *keys))
 
 
@@ -299,7 +300,7 @@ def test_a_reward_by_hand_is_a_distance_in_metres(compose):
     for task, expected in (("standing_up", 1.59), ("splits", 0.18)):
         reward = make_model(compose(f"task={task}", "reward=by_hand"))
         assert reward.rewards(Episodes(states=states)) == pytest.approx(expected, 1e-3)
-    with pytest.raises(training.ConfigError, match="no reward that was written by"):
+    with pytest.raises(ConfigError, match="no reward that was written by"):
         make_model(compose("task=cartpole", "reward=by_hand"))
 
 

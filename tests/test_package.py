@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }  # fmt: skip
 ONLY_IN = {
-    "open_clip": {"vlm/source.py"},
+    "open_clip": {"vlm/imported.py"},
     "nicegui": {"labelling/page.py"},
     "nltk": {"labelling/agreement.py"},
     "ray": {"reward/ray_worker.py"},
@@ -102,6 +102,20 @@ def test_help_waits_for_no_heavy_package():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not {"torch", "open_clip", "scipy.stats", "wandb"} & {*done.stdout.split()}
+
+
+def test_open_clip_comes_without_a_compiler_and_both_can_be_had_later():
+    code = (
+        "import sys, vlmrm_exp.vlm.source, vlmrm_exp.vlm.encoder; print(*sys.modules);"
+        "import torch, wandb; print(wandb.Settings.__name__);"
+        "print(torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    at_first, *later = done.stdout.splitlines()
+    assert "open_clip" in at_first.split()
+    assert not {"torch._dynamo", "wandb", "sympy"} & {*at_first.split()}
+    assert later == ["Settings", "2.0"]
 
 
 def part_of(name: str) -> str:

@@ -40,7 +40,8 @@ from vlmrm_exp.pretraining.training import (
 )
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward
-from vlmrm_exp.vlm.source import EMBEDDED, open_clip
+from vlmrm_exp.vlm.imported import open_clip
+from vlmrm_exp.vlm.source import EMBEDDED
 from worlds import compose
 
 pytestmark = pytest.mark.slow

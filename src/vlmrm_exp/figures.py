@@ -1,6 +1,7 @@
 """One style for all figures, how they are written, and what several of them need."""
 
 import contextlib
+import logging
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 from vlmrm_exp.files import short_count, written_whole
 
+# It tells on first use that it has looked for fonts: nobody's result.
+logging.getLogger("matplotlib").setLevel(logging.WARNING)
 DPI = 150
 # Okabe and Ito's palette, without yellow, which is faint on white: told apart by people
 # who see few colours.

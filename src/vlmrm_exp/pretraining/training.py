@@ -38,7 +38,7 @@ from vlmrm_exp.pretraining.settings import (
     vocabulary_of,
 )
 from vlmrm_exp.reward import choose_device
-from vlmrm_exp.vlm.source import open_clip
+from vlmrm_exp.vlm.imported import open_clip
 
 REPORT_EVERY = 100  # steps; a GPU has to finish before it can tell a number
 

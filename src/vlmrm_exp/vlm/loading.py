@@ -10,8 +10,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, sha256
 from vlmrm_exp.vlm.hub import way_out
+from vlmrm_exp.vlm.imported import open_clip
 from vlmrm_exp.vlm.model_files import CONFIG_FILE, read_sizes
-from vlmrm_exp.vlm.source import Source, open_clip, quiet
+from vlmrm_exp.vlm.source import Source, quiet
 
 logger = logging.getLogger(__name__)
 

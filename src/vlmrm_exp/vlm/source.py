@@ -2,8 +2,7 @@
 
 What open_clip only warns of, or takes silently, is an error here: weights trained with
 another activation (QuickGELU) or another normalisation than they would be run with, and
-weights that were not found. Only this module imports open_clip, which needs the lines
-below.
+weights that were not found.
 """
 
 import contextlib
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from vlmrm_exp.checks import check_colour, did_you_mean
 from vlmrm_exp.config import VIDEO_MODEL, ClipConfig, ConfigError
 from vlmrm_exp.vlm.hub import hub_file
+from vlmrm_exp.vlm.imported import open_clip
 from vlmrm_exp.vlm.model_files import (
     CONFIG_FILE,
     TORCHSCRIPT,
@@ -28,19 +27,6 @@ from vlmrm_exp.vlm.model_files import (
     read_description,
     read_sizes,
 )
-
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # The package index's torchvision is built for CUDA; beside a CPU-only torch its
-    # compiled part does not load and its import fails on two operators that it then
-    # never uses. Their schemas are enough.
-    _torchvision_ops = torch.library.Library("torchvision", "DEF")
-    for _op in ("nms", "qnms"):
-        _torchvision_ops.define(
-            f"{_op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-import open_clip
 
 EMBEDDED = Path(__file__).parent / "weights"  # the project's own models, a folder each
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

@@ -8,14 +8,8 @@ from typing import Any
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, shorten
 from vlmrm_exp.vlm.hub import hub_file
-from vlmrm_exp.vlm.source import (
-    Source,
-    described,
-    find,
-    model_config,
-    open_clip,
-    quiet,
-)
+from vlmrm_exp.vlm.imported import open_clip
+from vlmrm_exp.vlm.source import Source, described, find, model_config, quiet
 
 
 def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
