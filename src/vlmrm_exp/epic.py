@@ -5,18 +5,17 @@ AUROC, for each task, model and alpha. Nothing is trained.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.files import short_count, table, write_json
 from vlmrm_exp.measures import MEAN, mean_over_tasks
 from vlmrm_exp.studies import examine
-from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study, resolve
+from vlmrm_exp.studies.examine import check
+from vlmrm_exp.studies.settings import PLURAL, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,51 +30,26 @@ MEASURES = {
 }
 
 
-@dataclass
-class EpicConfig(StatesConfig):
-    """See conf/epic.yaml."""
-
-
-ConfigStore.instance().store(name="epic_schema", node=EpicConfig)
-
-
-def check(composed: app.Composed) -> Study:
-    """What is to be measured.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
-    study = resolve(composed)
-    examine.check_states(study, composed.keys)
-    return study
-
-
-def measure(study: Study, folder: Path) -> dict[str, Any]:
-    """Measure, print, plot, write into `folder` and return what epic.json holds.
+def measure(study: Study) -> dict[str, Any]:
+    """Measure, print, plot, write and return what epic.json holds.
 
     Raises:
         ConfigError: a model, states or labels cannot be had, or mean nothing.
     """
-    result, examined = examine.measure(study, lambda task: [({}, task)])
+    result = examine.measure(study, lambda task: [({}, task)])
     result["sizes"] = over_models(result["rows"])
     print(report(result))
-    examine.save_state_sets(folder, examined)
-    write_json(folder / "epic.json", result)
-    plot(result, folder / "epic")
-    print(f"\nsaved {folder}/epic.json, epic.png, epic.svg")
+    write_json(study.folder / "epic.json", result)
+    plot(result, study.folder / "epic")
+    print(f"\nsaved {study.folder}/epic.json, epic.png, epic.svg")
     return result
 
 
 def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean EPIC of models of one size, such as pretraining seeds, if there are three.
 
-    Its 95 % interval (Student's t) is for the mean over all models of the kind.
-
-    Args:
-        rows: of all tasks, models and alphas; sizes are equal to three digits.
-
-    Returns:
-        A row for each task (and for their mean), alpha and size.
+    Its 95 % interval (Student's t) is for the mean over all models of the kind. A row
+    for each task (and for their mean), alpha and size, equal to three digits.
     """
     from scipy import stats  # here, as --help is immediate
 
@@ -264,9 +238,4 @@ def _whiskers(rows: Sequence[dict[str, Any]]) -> np.ndarray | None:
 
 
 if __name__ == "__main__":
-    app.start(
-        lambda composed: measure(check(composed), composed.folder or Path()),
-        "epic",
-        check,
-        PLURAL,
-    )
+    app.start(lambda composed: measure(check(composed)), "epic", check, PLURAL)

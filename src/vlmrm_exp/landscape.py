@@ -4,6 +4,7 @@ The reward against the pole's angle (CartPole) and the car's position (MountainC
 each alpha and appearance, as in the paper's Figure 2. Nothing is trained.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,11 +81,7 @@ class Panel:
 
 
 def check(composed: app.Composed) -> Study:
-    """What is to be measured.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """What is to be measured, or a ConfigError."""
     study = resolve(composed)
     for task in study.tasks:
         if task.task.env not in RANGES:
@@ -122,8 +119,8 @@ def panels(study: Study) -> list[Panel]:
     return made
 
 
-def measure(study: Study, folder: Path) -> dict[str, Any]:
-    """Measure, print, plot, write into `folder` and return what landscape.json holds.
+def measure(study: Study) -> dict[str, Any]:
+    """Measure, print, plot, write and return what landscape.json holds.
 
     Raises:
         ConfigError: a model cannot be had, or its reward is the same everywhere.
@@ -144,9 +141,9 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
     }
     lines = result["rows"]
     print(report(lines))
-    write_json(folder / "landscape.json", result)
-    plot(lines, shown, folder / "landscape")
-    print(f"\nsaved {folder}/landscape.json, landscape.png, landscape.svg")
+    write_json(study.folder / "landscape.json", result)
+    plot(lines, shown, study.folder / "landscape")
+    print(f"\nsaved {study.folder}/landscape.json, landscape.png, landscape.svg")
     return result
 
 
@@ -251,10 +248,8 @@ def _strip(panel: Panel) -> np.ndarray:
     middles = (np.arange(PICTURES) + 0.5) / PICTURES * (len(panel.x) - 1)
     states = panel.states(panel.x[np.round(middles).astype(int)])
     renderer = world_of(task).make_renderer(task, PICTURE_HEIGHT, False)
-    try:
+    with contextlib.closing(renderer):
         pictures = renderer.render(states)
-    finally:
-        renderer.close()
     if task.env == "cartpole":
         # The pole is short: what it never reaches is cut off, above and beside.
         height, width = pictures.shape[1:3]
@@ -264,9 +259,4 @@ def _strip(panel: Panel) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    app.start(
-        lambda composed: measure(check(composed), composed.folder or Path()),
-        "landscape",
-        check,
-        PLURAL,
-    )
+    app.start(lambda composed: measure(check(composed)), "landscape", check, PLURAL)
