@@ -147,11 +147,7 @@ def _pixels(picture: Picture) -> np.ndarray:
 def _job(
     prompt: Any, baseline: Any, alpha: float, clip: str, overrides: str | Sequence[str]
 ) -> Config:
-    """What a training run would be told.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """What a training run would be told."""
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     own = ("prompt", "prompts", "baseline", "baselines", "alpha", "clip")
     for word in overrides:
