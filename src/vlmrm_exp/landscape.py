@@ -197,12 +197,8 @@ def plot(lines: Sequence[dict[str, Any]], shown: Sequence[Panel], path: Path) ->
         blocks = made.subfigures(len(names), 1, squeeze=False)[:, 0]
         for name, block in zip(names, blocks, strict=True):
             block.suptitle(f"clip={name}", x=0.01, ha="left", weight="bold")
-            axes = block.subplots(
-                2 * per_model,
-                min(2, len(shown)),
-                squeeze=False,
-                height_ratios=[1, 0.19] * per_model,
-            )
+            shape, ratios = (2 * per_model, min(2, len(shown))), [1, 0.19] * per_model
+            axes = block.subplots(*shape, squeeze=False, height_ratios=ratios)
             above, below = axes[::2].ravel(), axes[1::2].ravel()
             for ax in (*above[len(shown) :], *below[len(shown) :]):
                 ax.set_axis_off()
@@ -214,8 +210,7 @@ def plot(lines: Sequence[dict[str, Any]], shown: Sequence[Panel], path: Path) ->
                 extent = (panel.x[0], panel.x[-1], 0, 1)
                 below[i].imshow(strips[i], extent=extent, aspect="auto")
                 below[i].grid(False)
-                below[i].set_yticks([])
-                below[i].set_xlabel(panel.x_label)
+                below[i].set(yticks=[], xlabel=panel.x_label)
             above[0].legend(title="alpha", fontsize=8, loc="lower center")
         figures.save(made, path)
 
@@ -235,9 +230,7 @@ def _plot_lines(
         reward, alpha = rescaled(np.array(line["reward"])), line["alpha"]
         ax.plot(panel.x, reward, color=colors[alpha], label=f"{alpha:g}")
     ax.set_title(panel.title, loc="left")
-    ax.set_xlim(panel.x[0], panel.x[-1])
-    ax.set_ylim(-0.03, 1.15)
-    ax.set_yticks([0, 0.5, 1])
+    ax.set(xlim=(panel.x[0], panel.x[-1]), ylim=(-0.03, 1.15), yticks=[0, 0.5, 1])
     ax.set_ylabel("reward, rescaled")
     ax.tick_params(labelbottom=False)
 

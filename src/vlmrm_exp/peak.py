@@ -244,8 +244,7 @@ def plot(
         axes = made.subplots(len(rows), 2 * SHOWN, squeeze=False)
         for line, row, shown in zip(axes, rows, pictures, strict=True):
             for ax in line:
-                ax.set_xticks([])
-                ax.set_yticks([])
+                ax.set(xticks=[], yticks=[])
             for ax, picture in zip(line, shown, strict=False):
                 # Sky above and floor beside the body say nothing.
                 edge = len(picture) // 6
