@@ -14,7 +14,7 @@ import numpy as np
 from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
-from vlmrm_exp.config import Config, ConfigError, one_of
+from vlmrm_exp.config import Config, ConfigError, at_least, one_of
 from vlmrm_exp.envs import mountain_car, world_of
 from vlmrm_exp.envs.toy_renderers import LEFT, RIGHT
 from vlmrm_exp.files import table, write_json
@@ -92,8 +92,7 @@ def check(composed: app.Composed) -> Study:
     check_list("textures", study.asked.textures)
     for textures in study.asked.textures:
         one_of("task.textures", textures, mountain_car.WORLD.textures)
-    if study.asked.states < PICTURES:
-        raise ConfigError(f"states is {study.asked.states}: give at least {PICTURES}.")
+    at_least("states", study.asked.states, PICTURES)
     return study
 
 

@@ -19,10 +19,10 @@ from vlmrm_exp.studies.state_files import (
 )
 from vlmrm_exp.studies.state_sets import Examined, StateSet, Truth, truth_of
 
-LOOK = "task.camera task.textures task.frame_height clip.frame_height"
 UNREAD = {
-    "state_set": ("states",),
-    "frames": ("states", *LOOK.split(), "clip.render_effects"),
+    "state_set": "states",
+    "frames": "states task.camera task.textures task.frame_height clip.frame_height "
+    "clip.render_effects",
 }
 """Settings of states that are sampled or rendered, which these are not."""
 
@@ -65,7 +65,7 @@ def check(composed: app.Composed) -> Study:
         )
     for key, _, value in (key.partition("=") for key in composed.keys):
         for given, unread in UNREAD.items():
-            if getattr(asked, given) and key in unread:
+            if getattr(asked, given) and key in unread.split():
                 raise no_effect(key, value, given)
     for task in study.tasks:
         if asked.frames or asked.state_set:
