@@ -1,5 +1,6 @@
 """Studies as they are typed on a command line, in this process."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import NoReturn
 from unittest import mock
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
 from vlmrm_exp.config import Config
 from vlmrm_exp.studies.settings import Study
+from vlmrm_exp.vlm.source import EMBEDDED
 from vlmrm_exp.words import to_keys
 from worlds import compose
 
@@ -45,6 +48,18 @@ class Folders:
     def out(self) -> Path:
         """The latest folder of results."""
         return self.path / ("out" if self.uses == 1 else f"out-{self.uses}")
+
+
+def damaged_model(folder: Path) -> str:
+    """A clip: a copy of nano whose picture tower is no numbers any more."""
+    shutil.copytree(EMBEDDED / "nano", folder)
+    file = folder / "open_clip_model.safetensors"
+    weights = load_file(file)
+    for name, value in weights.items():
+        if name.startswith("visual.") and value.is_floating_point():
+            value.fill_(float("nan"))
+    save_file(weights, file)
+    return f"local-dir:{folder}"
 
 
 def forbidden(*arguments: object) -> NoReturn:

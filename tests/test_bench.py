@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from vlmrm_exp import bench
-from vlmrm_exp.bench import MatrixProducts, Stage, count_flop, time_stage
+from vlmrm_exp import bench, timing
 from vlmrm_exp.config import Config, ConfigError, cores
 from vlmrm_exp.rl import Batch
 from vlmrm_exp.rl.sac import SAC
+from vlmrm_exp.timing import MatrixProducts, Stage, count_flop, summed_up, time_stage
 from vlmrm_exp.vlm.imported import open_clip
 from vlmrm_exp.vlm.int8 import to_int8
 from vlmrm_exp.words import to_keys
@@ -27,7 +27,9 @@ SMALL = ("experiment=smoke", "turns=2", "turn_s=0.01", "compute.workers=0")
 
 
 def asked(*words: str) -> tuple[bench.BenchConfig, Config | None]:
-    return bench.check(quickly("bench", *to_keys(list(words), {}), "out=nowhere"))
+    keys = to_keys(list(words), {})
+    config, reference, _ = bench.check(quickly("bench", *keys, "out=nowhere"))
+    return config, reference
 
 
 def test_operations_of_an_image_tower_are_those_of_its_layers():
@@ -118,7 +120,7 @@ def test_ratios_are_taken_within_each_turn():
 
     cpu = torch.device("cpu")
     turns = [turn(1, 3, 1), turn(2, 1.2, 0.6), turn(4, 0.5, 0.2)]
-    result = bench.summed_up(stages, turns, cpu)
+    result = summed_up(stages, turns, cpu)
     # CPU seconds of an env step: .2 + .5 + .3, over the cores.
     ratios = [cores() / 3, cores() / 1.2 / 2, cores() / 0.5 / 4]
     assert result["loop_over_stages"]["median"] == pytest.approx(np.median(ratios))
@@ -134,7 +136,7 @@ def test_ratios_are_taken_within_each_turn():
     assert update["bytes_per_env_step"] == pytest.approx(10)
     assert update["of_ceiling"] is None
     # On a GPU the slowest stage is the least: .5 s of embedding, alone.
-    alone = bench.summed_up(stages, turns[:1], torch.device("cuda"))
+    alone = summed_up(stages, turns[:1], torch.device("cuda"))
     assert alone["loop_over_stages"]["median"] == pytest.approx(
         1 / 3 / max(0.5, 1 / cores())
     )
@@ -144,8 +146,8 @@ def test_ratios_are_taken_within_each_turn():
 def test_bench_of_a_humanoid(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(bench, "MATRIX", 1024)
-    monkeypatch.setattr(bench, "REFERENCE_STEPS", 4)  # 480 px each
+    monkeypatch.setattr(timing, "MATRIX", 1024)
+    monkeypatch.setattr(timing, "REFERENCE_STEPS", 4)  # 480 px each
     config, reference = asked("task=kneeling", "clip=nano", *SMALL)
     result = bench.measure(config, reference, tmp_path)
     assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(
@@ -178,7 +180,7 @@ def test_bench_of_a_humanoid(
 def test_bench_of_another_reward_and_algorithm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(bench, "MATRIX", 64)
+    monkeypatch.setattr(timing, "MATRIX", 64)
     config, reference = asked("task=cartpole", "reward=predicate", *SMALL)
     assert reference is None
     result = bench.measure(config, reference, tmp_path)
@@ -190,7 +192,7 @@ def test_bench_of_another_reward_and_algorithm(
 @pytest.mark.slow
 def test_bench_of_learned_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What is not looked at costs no picture, but its estimate."""
-    monkeypatch.setattr(bench, "MATRIX", 64)
+    monkeypatch.setattr(timing, "MATRIX", 64)
     words = "task=kneeling", "clip=nano", "reward.query_share=0.2", *SMALL
     result = bench.measure(asked(*words)[0], None, tmp_path)
     rows = {row["stage"]: row["items_per_env_step"] for row in result["stages"]}

@@ -20,13 +20,10 @@ from vlmrm_exp.envs import humanoid, humanoid_renderer, mountain_car, world_of
 from vlmrm_exp.epic import measure, over_models
 from vlmrm_exp.files import short_count
 from vlmrm_exp.measures import auroc, interval
-from vlmrm_exp.reward import Episodes
-from vlmrm_exp.reward.clip import ClipReward
 from vlmrm_exp.studies import cache, rewards
-from vlmrm_exp.studies.pictures import read_one
 from vlmrm_exp.studies.rewards import Clip
 from vlmrm_exp.studies.settings import PLURAL, Study
-from vlmrm_exp.studies.state_files import picture_states, save_states, stored_states
+from vlmrm_exp.studies.state_files import save_states, stored_states
 from vlmrm_exp.studies.state_sets import StateSet, sample, truth_of
 from vlmrm_exp.vlm.source import EMBEDDED
 
@@ -55,8 +52,7 @@ def asked(*words: str) -> Study:
 
 
 def epic_of(folders: Folders, *words: str) -> dict:
-    study = asked(*words, *folders)
-    return measure(study, folders.out)
+    return measure(asked(*words, *folders))
 
 
 def test_epic_measures_every_alpha_and_writes_tables_and_a_figure(folders, capsys):
@@ -87,17 +83,6 @@ def test_epic_measures_every_alpha_and_writes_tables_and_a_figure(folders, capsy
     assert f"{written['rows'][1]['auroc']:.3f}" in shown
     with Image.open(out / "epic.png") as picture:
         assert picture.size[0] == 1200
-
-
-def test_rewards_are_those_that_a_run_would_give(compose, tmp_path):
-    sentences = ["prompt=[a car, a flag]", "baseline=[a hill, a car]", "alpha=0.4"]
-    config = compose("task=mountaincar", "clip=nano", "compute=cpu", *sentences)
-    states = sample(config.task, 300)  # more than one kept part
-    (found,) = Clip(config.clip, CPU, tmp_path).rewards(states, [config])
-    model = ClipReward(config)
-    of_run = model.rewards(Episodes(states=states.states[:, None]))[:, 0]
-    model.close()
-    np.testing.assert_allclose(found, of_run, atol=1e-6)
 
 
 def test_a_second_look_renders_nothing_whatever_the_sentence(folders, monkeypatch):
@@ -240,22 +225,6 @@ def test_pictures_with_labels_measure_as_their_states_do(compose, tmp_path, fold
         ) as caught:
             epic_of(folders, *GIVEN, *given)
         assert "\n" not in str(caught.value)
-
-
-def test_pictures_are_read_as_score_reads_them(tmp_path):
-    upright = np.zeros((4, 6, 3), np.uint8)
-    upright[:, :3] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    turned = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
-    turned.save(tmp_path / "a.png", exif=exif)
-    Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(tmp_path / "b.webp", lossless=True)
-    Image.new("RGB", (6, 4)).save(tmp_path / ".hidden.png")
-    states = picture_states(tmp_path)
-    assert [file.name for file in states.files] == ["a.png", "b.webp"]
-    first, second = (read_one(file) for file in states.files)
-    np.testing.assert_array_equal(first, upright)
-    assert (second == 255).all()
 
 
 def test_a_world_that_cannot_be_rendered_is_told_before_its_states(
@@ -419,7 +388,7 @@ def test_older_results_stay(tmp_path):
     (tmp_path / "other.txt").touch()
     asked(*words)
     # Another verb's too: both would write states under the same name.
-    for name in ("epic.json", "prompts.json", "metrics.jsonl"):
+    for name in ("epic.json", "scores.csv", "metrics.jsonl"):
         (tmp_path / name).touch()
         with pytest.raises(ConfigError, match=f"holds {name} already"):
             asked(*words)
@@ -563,7 +532,7 @@ def test_a_command_writes_into_its_folder_and_a_refused_one_makes_none(folders, 
     def program(*words: str):
         return start(
             words,
-            lambda composed: measure(epic.check(composed), composed.folder),
+            lambda composed: measure(epic.check(composed)),
             "epic",
             epic.check,
             PLURAL,

@@ -54,7 +54,7 @@ def test_rescaled_goes_from_0_to_1_in_the_same_order():
 def test_landscape_is_highest_near_the_goal_and_written_whole(tmp_path, capsys):
     folders = Folders(tmp_path)
     words = ["states=21", "clip=tiny", "alpha=0,0.5", *folders]
-    result = landscape.measure(studies.asked(landscape, *words), folders.out)
+    result = landscape.measure(studies.asked(landscape, *words))
     written = json.loads((folders.out / "landscape.json").read_text())
     assert written == result
     lines = written["rows"]

@@ -130,7 +130,7 @@ def test_of_prompts(tmp_path, states, rewards, monkeypatch):
     monkeypatch.setattr(study.asked, "resamples", 0)
     seen = captured(monkeypatch, state_sets, "agreement")
     monkeypatch.setattr(examine, "examine", lambda study: [one])
-    result, _ = examine.measure(study, prompts.variants)
+    result = examine.measure(study, prompts.variants)
     rows = result["rows"]
     assert rows[0]["sentence"] == "a robot kneeling / a car on its knees"
     assert len(seen) == len(rows) == 16
@@ -191,6 +191,7 @@ def scored(pictures: Path, out: Path) -> np.ndarray:
     words = [str(pictures), *TASK[:1], *OF_RUN, f"out={out}"]
     keys = to_keys(words, score.PLURAL, files=True)
     asked = score.check(app.compose("score", *keys))
+    assert asked.columns[0].name == "a robot kneeling / a car on its knees"
     encoder = load_encoder(asked.jobs[0].clip, torch.device("cpu"))
     scores = score.score_pictures(asked, score.rewards_of(encoder, asked.jobs))
     assert scores.reward.shape == (12, 1)

@@ -1,13 +1,11 @@
 """`python -m vlmrm_exp.peak`: the search, against a peak that is known."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 import studies
 from studies import Folders
@@ -20,7 +18,6 @@ from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
 from vlmrm_exp.peak import report, search
 from vlmrm_exp.studies.rewards import Clip
 from vlmrm_exp.studies.state_sets import StateSet
-from vlmrm_exp.vlm.source import EMBEDDED
 
 pytestmark = pytest.mark.slow
 
@@ -76,16 +73,10 @@ def folders(tmp_path, monkeypatch) -> Folders:
 
 def test_rewards_that_are_no_numbers_are_refused(tmp_path, folders):
     """Else a model of damaged weights has a table of nan."""
-    model = tmp_path / "model"
-    shutil.copytree(EMBEDDED / "nano", model)
-    weights = load_file(model / "open_clip_model.safetensors")
-    for name, value in weights.items():
-        if name.startswith("visual.") and value.is_floating_point():
-            value.fill_(float("nan"))
-    save_file(weights, model / "open_clip_model.safetensors")
-    words = [f"clip=local-dir:{model}", "rounds=1", "searches=1", *folders]
+    clip = studies.damaged_model(tmp_path / "model")
+    words = [f"clip={clip}", "rounds=1", "searches=1", *folders]
     with pytest.raises(ConfigError, match="not a finite number"):
-        peak.measure(asked(*words), folders.out)
+        peak.measure(asked(*words))
 
 
 def test_search_that_fell_short_is_said():
@@ -100,7 +91,7 @@ def test_peak_is_the_reward_that_a_run_would_give(folders, tmp_path, capsys):
     words = ["task=kneeling", "clip=nano", "alpha=0.5", "task.camera=track+side"]
     words += ["baseline=a robot that is small", "rounds=2", "searches=2"]
     study = asked(*words, *folders)
-    peak.measure(study, folders.out)
+    peak.measure(study)
     written = json.loads((folders.out / "peak.json").read_text())
     assert written["models"]["nano"]["model"] == "embedded"
     (row,) = written["rows"]
@@ -130,7 +121,7 @@ def test_peak_is_the_reward_that_a_run_would_give(folders, tmp_path, capsys):
 
 def test_a_reward_without_a_model_is_searched_once(folders):
     words = ["task=arms_raised", "reward=predicate", "clip=nano,tiny", "rounds=1"]
-    result = peak.measure(asked(*words, "searches=1", *folders), folders.out)
+    result = peak.measure(asked(*words, "searches=1", *folders))
     (row,) = result["rows"]
     assert (row["clip"], row["reward_goal_states"]) == ("predicate", 1)
     assert row["meets"] == np.mean(row["rewards"])

@@ -167,15 +167,6 @@ def test_a_video_has_each_frame_in_order(tmp_path: Path, suffix) -> None:
     assert [p.pixels.mean() for p in pictures] == pytest.approx(greys, abs=6)
 
 
-def test_every_third_frame_of_a_video(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mp4", [20, 60, 100, 140, 180, 220, 240], 10)
-    (file,) = find_files([str(path)])
-    pictures = list(read_pictures(file, every=3))
-    assert [p.frame for p in pictures] == [0, 3, 6]
-    assert [p.time_s for p in pictures] == pytest.approx([0, 0.3, 0.6])
-    assert [p.pixels.mean() for p in pictures] == pytest.approx([20, 140, 240], abs=6)
-
-
 def test_a_video_of_uneven_times_gives_each_frame_at_its_own(tmp_path: Path) -> None:
     late = ("-vf", "setpts='if(gt(N,2),23,N)'", "-fps_mode", "passthrough")
     path = write_video(tmp_path / "a.mkv", [20, 60, 100, 140], 10, *late)

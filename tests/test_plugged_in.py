@@ -54,7 +54,7 @@ def test_a_world_of_ones_own_is_measured(start, conf, tmp_path):
              f"out={tmp_path}/out")  # fmt: skip
 
     def measure(composed: app.Composed) -> None:
-        epic.measure(epic.check(composed), composed.folder)
+        epic.measure(epic.check(composed))
 
     ended = start(words, measure, "epic", epic.check, epic.PLURAL)
     assert ended.code == 0, ended.err

@@ -119,7 +119,7 @@ def test_spread_comes_with_the_interval_of_a_sentence():
 def test_paraphrases_mean_more_to_the_model_than_misleading_ones(tmp_path, capsys):
     folders = Folders(tmp_path)
     words = ["task=mountaincar", "clip=tiny", "states=100", "alpha=0,0.5", *folders]
-    result = prompts.measure(studies.asked(prompts, *words), folders.out)
+    result = prompts.measure(studies.asked(prompts, *words))
     written = json.loads((folders.out / "prompts.json").read_text())
     assert written == result
     for alpha, summed in zip((0, 0.5), written["spread"], strict=True):

@@ -212,15 +212,9 @@ def test_stored_states_come_back(tmp_path, compose):
     grouped, truth = stored_states(tmp_path / "g.npz", task)
     assert truth is None
     np.testing.assert_array_equal(grouped.group, np.arange(100) // 4)
-    (tmp_path / "g.npz").unlink()
-    assert [f.name for f in tmp_path.iterdir()] == ["s.npz"]
-    with pytest.raises(ConfigError, match="of mountain_car, but task=cartpole"):
-        stored_states(tmp_path / "s.npz", compose("task=cartpole").task)
     (tmp_path / "s.npz").write_bytes((tmp_path / "s.npz").read_bytes()[:300])
     with pytest.raises(ConfigError, match="damaged"):
         stored_states(tmp_path / "s.npz", task)
-    with pytest.raises(ConfigError, match="no stored state set"):
-        stored_states(tmp_path / "other.npz", task)
 
 
 @pytest.mark.parametrize("arrays", [{"foo": 1}, {"source": "x", "states": 1.0}])

@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from PIL import Image
 from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -176,7 +177,7 @@ def test_the_reward_is_that_of_score_and_of_training(tmp_path):
     out.mkdir()
     words = [str(tmp_path), *WORDS, "compute=cpu", f"out={out}"]
     keys = to_keys(words, score.PLURAL, files=True)
-    score.score(score.check(app.compose("score", *keys)), out)
+    score.score(score.check(app.compose("score", *keys)))
     of_score = pd.read_csv(out / "scores.csv").iloc[:, 3]
     np.testing.assert_allclose(rewards, of_score, **CLOSE)
 
@@ -219,13 +220,18 @@ def test_sac_of_stable_baselines3_learns_from_the_rewards():
     buffer = agent.replay_buffer
     assert buffer.pos == 100
     assert buffer.dones[:100].sum() == 4
-    env, frames = mountain(), []
+    expected = of_positions("MountainCarContinuous-v0", buffer)
+    np.testing.assert_allclose(buffer.rewards[:100].ravel(), expected, **CLOSE)
+
+
+def of_positions(env_id: str, buffer: ReplayBuffer) -> np.ndarray:
+    """Rewards of the cars that a replay buffer holds, drawn anew."""
+    env, frames = gym.make(env_id, render_mode="rgb_array"), []
     env.reset()
-    for position in buffer.next_observations[:100, :, 0].ravel():
+    for position in buffer.next_observations[: buffer.pos, :, 0].ravel():
         put(env, position)
         frames.append(env.render())
-    expected = Scorer(**SENTENCE)(frames)
-    np.testing.assert_allclose(buffer.rewards[:100].ravel(), expected, **CLOSE)
+    return Scorer(**SENTENCE)(frames)
 
 
 def test_sac_of_stable_baselines3_learns_in_one_environment():
@@ -316,12 +322,7 @@ def test_off_policy_algorithms_learn_from_rewards_that_come_later(algorithm, env
     buffer = agent.replay_buffer
     assert buffer.waited == 5 * [30, 0, 0, 0, 0]  # scored together, once
     assert np.isfinite(buffer.sampled).all()
-    env, frames = gym.make(env_id, render_mode="rgb_array"), []
-    env.reset()
-    for position in buffer.next_observations[: buffer.pos, :, 0].ravel():
-        put(env, position)
-        frames.append(env.render())
-    expected = Scorer(**SENTENCE)(frames)
+    expected = of_positions(env_id, buffer)
     assert len(expected) == 300
     np.testing.assert_allclose(buffer.rewards[:150].ravel(), expected, **CLOSE)
 

@@ -7,13 +7,11 @@ of others (studies/published.yaml) whether that is what one should expect.
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import yaml
-from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, epic
 from vlmrm_exp.config import ClipConfig, ConfigError
@@ -21,7 +19,7 @@ from vlmrm_exp.files import short_count, table, write_json
 from vlmrm_exp.measures import epic as epic_of
 from vlmrm_exp.reward import choose_device
 from vlmrm_exp.studies import examine
-from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study, resolve
+from vlmrm_exp.studies.settings import PLURAL, Study
 
 PUBLISHED = Path(__file__).parent / "studies" / "published.yaml"
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
@@ -40,20 +38,8 @@ one share of goals, differs by up to .08, under other textures or resolutions by
 Row: TypeAlias = Mapping[str, Any]
 
 
-@dataclass
-class AcceptConfig(StatesConfig):
-    """See conf/accept.yaml."""
-
-
-ConfigStore.instance().store(name="accept_schema", node=AcceptConfig)
-
-
 def check(composed: app.Composed) -> Study:
-    """What is to be measured.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """What is to be measured, or a ConfigError."""
     for key in composed.keys:
         name = key.partition("=")[0]
         if name in ("tasks", "prompt", "baseline", "alphas", "reward"):
@@ -61,13 +47,11 @@ def check(composed: app.Composed) -> Study:
                 f"{name.removesuffix('s')} is what the published figures are of: leave "
                 "it out, or use python -m vlmrm_exp.epic."
             )
-    study = resolve(composed)
-    examine.check_states(study, composed.keys)
-    return study
+    return examine.check(composed)
 
 
-def accept(study: Study, folder: Path) -> bool:
-    """Measure, print, write into `folder`, and say whether all is as expected.
+def accept(study: Study) -> bool:
+    """Measure, print, write, and say whether all is as expected.
 
     Raises:
         ConfigError: a model or states cannot be had.
@@ -78,9 +62,9 @@ def accept(study: Study, folder: Path) -> bool:
         fetch_weights(model)
     app.tell_embedded(study.models)
     right = {model.name: told_apart(study, model) for model in study.models}
-    result, examined = examine.measure(study, lambda task: [({}, task)])
+    result = examine.measure(study, lambda task: [({}, task)])
     result["sizes"] = epic.over_models(result["rows"])
-    examine.save_state_sets(folder, examined)
+    folder = study.folder
     epic.plot(result, folder / "epic")
     published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     answers = judge(result, right, published)
@@ -104,8 +88,7 @@ def accept(study: Study, folder: Path) -> bool:
 def plain_pictures() -> tuple[np.ndarray, list[str]]:
     """Eight colours and eight written words, which none of our worlds shows.
 
-    Returns:
-        (16, 224, 224, 3) uint8, and for each the sentence that is true of it alone.
+    (16, 224, 224, 3) uint8, and for each the sentence that is true of it alone.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -136,14 +119,10 @@ def told_apart(study: Study, model: ClipConfig) -> int:
 def at_share(correlation: float, share: float, other: float) -> float:
     """A reward's correlation with the goal if another share of the states were goals.
 
-    As Var(reward) = v + p (1 - p) d^2, where d is how far the means of goals and others
-    are apart and v the variance within both (here taken to be the same in both), the
-    correlation is d sqrt(p (1 - p) / Var(reward)), and d^2 / v follows from it.
-
-    Args:
-        correlation: Pearson's, with goals being 1 and others 0.
-        share: p, of goals among the states.
-        other: p that is asked for.
+    As Var(reward) = v + p (1 - p) d^2, where p is the share of goals, d how far their
+    mean is from that of others and v the variance within both (here taken to be the
+    same in both), the correlation is d sqrt(p (1 - p) / Var(reward)), and d^2 / v
+    follows from it.
     """
     odds = correlation**2 / (1 - correlation**2)
     odds *= other * (1 - other) / (share * (1 - share))
@@ -155,10 +134,8 @@ def judge(
 ) -> list[dict[str, Any]]:
     """What should be so of each model, and whether it is.
 
-    Args:
-        result: as `examine.measure` gives it.
-        right: plain pictures that each model told apart.
-        published: studies/published.yaml.
+    By what `examine.measure` gives, how many of the plain pictures each model told
+    apart, and studies/published.yaml.
     """
     other = published["replication"]
     answers = []
@@ -187,7 +164,8 @@ def judge(
         )
         if name not in other["epic"]:
             continue
-        low, high = _ends(result, row)
+        values = _at_shares(result, row)
+        low, high = min(values) - SLACK, max(values) + SLACK
         theirs = other["epic"][name][0]
         ask(
             name,
@@ -212,12 +190,6 @@ def _at_shares(result: Mapping[str, Any], row: Row) -> list[float]:
     """EPIC at each of SHARES."""
     share = result["tasks"][row["task"]]["goal_share"]
     return [float(epic_of(at_share(row["pearson"], share, p))) for p in SHARES]
-
-
-def _ends(result: Mapping[str, Any], row: Row) -> tuple[float, float]:
-    """Within which the EPIC of others should be."""
-    values = _at_shares(result, row)
-    return min(values) - SLACK, max(values) + SLACK
 
 
 def report(result: Mapping[str, Any], published: Mapping[str, Any]) -> str:
@@ -288,10 +260,9 @@ def _prompts(result: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
         values = (_rows(result, task, name)[0]["auroc"] for name in names)
         share = f"{result['tasks'][task]['goal_share']:.0%}"
         lines.append([task, share, *(f"{v:.2f}" for v in values), f"{success:.0%}"])
-    sizes = [result["models"][name] for name in names]
     said = [
-        f"{name} ({short_count(m['parameters_image'] + m['parameters_text'])})"
-        for name, m in zip(names, sizes, strict=True)
+        f"{name} ({short_count(facts['parameters_image'] + facts['parameters_text'])})"
+        for name, facts in result["models"].items()
     ]
     head = ["AUROC of the prompt, alpha 0", "goals", *said, "success in [2]"]
     return (
@@ -304,7 +275,7 @@ def _prompts(result: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
 
 def main(composed: app.Composed) -> None:
     """Run the verb; end with 1 if something is not as expected."""
-    if not accept(check(composed), composed.folder or Path()):
+    if not accept(check(composed)):
         sys.exit(1)
 
 

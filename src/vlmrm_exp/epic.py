@@ -5,18 +5,17 @@ AUROC, for each task, model and alpha. Nothing is trained.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.files import short_count, table, write_json
-from vlmrm_exp.measures import MEAN, mean_over_tasks
+from vlmrm_exp.measures import mean_over_tasks
 from vlmrm_exp.studies import examine
-from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study, resolve
+from vlmrm_exp.studies.examine import check
+from vlmrm_exp.studies.settings import PLURAL, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,51 +30,26 @@ MEASURES = {
 }
 
 
-@dataclass
-class EpicConfig(StatesConfig):
-    """See conf/epic.yaml."""
-
-
-ConfigStore.instance().store(name="epic_schema", node=EpicConfig)
-
-
-def check(composed: app.Composed) -> Study:
-    """What is to be measured.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
-    study = resolve(composed)
-    examine.check_states(study, composed.keys)
-    return study
-
-
-def measure(study: Study, folder: Path) -> dict[str, Any]:
-    """Measure, print, plot, write into `folder` and return what epic.json holds.
+def measure(study: Study) -> dict[str, Any]:
+    """Measure, print, plot, write and return what epic.json holds.
 
     Raises:
         ConfigError: a model, states or labels cannot be had, or mean nothing.
     """
-    result, examined = examine.measure(study, lambda task: [({}, task)])
+    result = examine.measure(study, lambda task: [({}, task)])
     result["sizes"] = over_models(result["rows"])
     print(report(result))
-    examine.save_state_sets(folder, examined)
-    write_json(folder / "epic.json", result)
-    plot(result, folder / "epic")
-    print(f"\nsaved {folder}/epic.json, epic.png, epic.svg")
+    write_json(study.folder / "epic.json", result)
+    plot(result, study.folder / "epic")
+    print(f"\nsaved {study.folder}/epic.json, epic.png, epic.svg")
     return result
 
 
 def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean EPIC of models of one size, such as pretraining seeds, if there are three.
 
-    Its 95 % interval (Student's t) is for the mean over all models of the kind.
-
-    Args:
-        rows: of all tasks, models and alphas; sizes are equal to three digits.
-
-    Returns:
-        A row for each task (and for their mean), alpha and size.
+    Its 95 % interval (Student's t) is for the mean over all models of the kind. A row
+    for each task (and for their mean), alpha and size, equal to three digits.
     """
     from scipy import stats  # here, as --help is immediate
 
@@ -163,26 +137,24 @@ def plot(result: dict[str, Any], path: Path) -> None:
     Panels for each task, and for their mean if there are several; against what has
     but one value nothing is plotted.
     """
-    tasks = list(result["tasks"])
-    titles = [*tasks, MEAN] if len(tasks) > 1 else tasks
+    import pandas as pd  # here, as --help is immediate
+
+    rows: Any = pd.DataFrame([*result["rows"], *mean_over_tasks(result["rows"])])
     plots = {"alpha": _against_size, "clip": _against_alpha}  # by what colours mean
-    if any(row["parameters"] is None for row in result["rows"]):
+    if rows["parameters"].isna().any():
         del plots["alpha"]  # no model that embeds
     elif len(result["settings"]["alphas"]) == 1:
         del plots["clip"]
     elif len(result["models"]) == 1:
         del plots["alpha"]
-    panels = [(title, kind) for title in titles for kind in plots]
+    panels = [(title, kind) for title in rows["task"].unique() for kind in plots]
     lines = -(-len(panels) // 2)
     with figures.figure(8, 0.6 + 3.2 * lines) as made:
         axes = made.subplots(lines, 2, squeeze=False)
         for ax in axes.flat[len(panels) :]:
             ax.set_visible(False)
         for ax, (title, kind) in zip(axes.flat, panels, strict=False):
-            rows = [r for r in result["rows"] if r["task"] == title]
-            if title not in tasks:
-                rows = mean_over_tasks(result["rows"])
-            plots[kind](ax, rows)
+            plots[kind](ax, rows[rows["task"] == title])
             ax.set_title(title, loc="left")
             ax.set_ylabel("EPIC distance to the goal")
         # Once for all rows, above them: anywhere inside they would hide intervals.
@@ -190,7 +162,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         for ax, kind in zip(axes.flat, plots, strict=False):
             ax.legend(title=kind, ncols=5, columnspacing=1, **place)
         note = ""
-        if any("epic_low" in row for row in result["rows"]):
+        if "epic_low" in rows:
             note = "bars: 95 % intervals over states, those of one episode together"
         if result["sizes"]:
             note += "\n" * bool(note) + "broad: over models of one size"
@@ -199,74 +171,51 @@ def plot(result: dict[str, Any], path: Path) -> None:
         figures.save(made, path)
 
 
-def _against_size(ax: "Axes", rows: Sequence[dict[str, Any]]) -> None:
+def _against_size(ax: "Axes", rows: Any) -> None:
     """Models of one size to three digits, such as seeds, are joined at their mean."""
-    colors = figures.ladder([row["alpha"] for row in rows])
-    for i, (alpha, color) in enumerate(colors.items()):
-        mine = sorted(
-            (row for row in rows if row["alpha"] == alpha),
-            key=lambda row: row["parameters"],
-        )
+    colors = figures.ladder(rows["alpha"])
+    rows = rows.assign(size=rows["parameters"].map(short_count))
+    ticks = dict(zip(rows["size"], rows["parameters"], strict=True))
+    of_alphas = rows.sort_values("parameters", kind="stable").groupby("alpha")
+    for i, (alpha, mine) in enumerate(of_alphas):
         # Beside each other, as intervals would hide one another.
         shift = 1.04 ** (i - (len(colors) - 1) / 2)
-        sizes = np.array([row["parameters"] for row in mine])
-        values = np.array([row["epic"] for row in mine])
-        ax.errorbar(
-            sizes * shift, values, _whiskers(mine), fmt="o", ms=4, color=color, lw=1
-        )
-        named = np.array([short_count(size) for size in sizes])
-        groups = [named == name for name in dict.fromkeys(named)]
-        means = [(sizes[g].mean() * shift, values[g].mean()) for g in groups]
-        ax.plot(*np.transpose(means), color=color, label=f"{alpha:g}")
-        for one in over_models(mine):
-            place = sizes[named == one["size"]].mean() * shift
+        style: Any = {"fmt": "o", "ms": 4, "color": colors[alpha], "lw": 1}
+        ax.errorbar(mine["parameters"] * shift, mine["epic"], _whiskers(mine), **style)
+        means = mine.groupby("size", sort=False)[["parameters", "epic"]].mean()
+        style = {"color": colors[alpha], "label": f"{alpha:g}"}
+        ax.plot(means["parameters"] * shift, means["epic"], **style)
+        for one in over_models(mine.to_dict("records")):
+            place = means.loc[one["size"], "parameters"] * shift
             ends = one["epic_low"], one["epic_high"]
-            ax.plot([place, place], ends, color=color, lw=6, alpha=0.3)
-    ax.set_xscale("log")
-    ax.set_xlabel("parameters")
-    ticks = {short_count(row["parameters"]): row["parameters"] for row in rows}
+            ax.plot([place, place], ends, color=colors[alpha], lw=6, alpha=0.3)
+    ax.set(xscale="log", xlabel="parameters")
     ax.set_xlim(min(ticks.values()) / 1.6, max(ticks.values()) * 1.6)
     ax.minorticks_off()
     ax.set_xticks(list(ticks.values()), list(ticks), rotation=30)
 
 
-def _against_alpha(ax: "Axes", rows: Sequence[dict[str, Any]]) -> None:
-    names = list(dict.fromkeys(row["clip"] for row in rows))
-    for i, name in enumerate(names):
-        mine = sorted(
-            (row for row in rows if row["clip"] == name), key=lambda row: row["alpha"]
-        )
-        shift = 0.012 * (i - (len(names) - 1) / 2)
-        ax.errorbar(
-            [row["alpha"] + shift for row in mine],
-            [row["epic"] for row in mine],
-            _whiskers(mine),
-            color=figures.COLORS[i % len(figures.COLORS)],
-            marker=figures.MARKERS[
-                (i + i // len(figures.COLORS)) % len(figures.MARKERS)
-            ],
-            ms=4,
-            elinewidth=1,
-            label=name,
-        )
-    ax.set_xlabel("alpha")
-    ax.set_xticks(sorted({row["alpha"] for row in rows}))
+def _against_alpha(ax: "Axes", rows: Any) -> None:
+    """A line for each model."""
+    count, several = rows["clip"].nunique(), len(figures.COLORS)
+    of_models = rows.sort_values("alpha", kind="stable").groupby("clip", sort=False)
+    for i, (name, mine) in enumerate(of_models):
+        marker = figures.MARKERS[(i + i // several) % len(figures.MARKERS)]
+        style: Any = {"color": figures.COLORS[i % several], "marker": marker, "ms": 4}
+        x = mine["alpha"] + 0.012 * (i - (count - 1) / 2)
+        bars = _whiskers(mine)
+        ax.errorbar(x, mine["epic"], bars, elinewidth=1, label=name, **style)
+    ax.set(xlabel="alpha", xticks=sorted(set(rows["alpha"])))
 
 
-def _whiskers(rows: Sequence[dict[str, Any]]) -> np.ndarray | None:
+def _whiskers(rows: Any) -> np.ndarray | None:
     """Lengths (2, R) down and up to the interval's ends, if there are intervals."""
-    if any("epic_low" not in row for row in rows):
+    if "epic_low" not in rows or rows["epic_low"].isna().any():
         return None
-    ends = np.array([(row["epic_low"], row["epic_high"]) for row in rows]).T
-    values = np.array([row["epic"] for row in rows])
+    values, low, high = rows[["epic", "epic_low", "epic_high"]].to_numpy().T
     # Never negative: with few goals an interval of percentiles can miss the value.
-    return np.maximum([values - ends[0], ends[1] - values], 0)
+    return np.maximum([values - low, high - values], 0)
 
 
 if __name__ == "__main__":
-    app.start(
-        lambda composed: measure(check(composed), composed.folder or Path()),
-        "epic",
-        check,
-        PLURAL,
-    )
+    app.start(lambda composed: measure(check(composed)), "epic", check, PLURAL)

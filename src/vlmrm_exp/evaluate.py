@@ -7,6 +7,7 @@ same episodes (labels=, a label.csv of `python -m vlmrm_exp.label`) stands besid
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -46,17 +47,12 @@ ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
 
 def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
-    """What is asked, and the configuration of the run.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
-    if not OmegaConf.is_missing(composed.cfg, "run") and composed.cfg.run:
-        asked: Any = OmegaConf.to_object(composed.cfg)
-    else:
+    """What is asked, and the configuration of the run; or a ConfigError."""
+    if OmegaConf.is_missing(composed.cfg, "run") or not composed.cfg.run:
         raise ConfigError(
             "Which run? Give its folder, as run=outputs/mountaincar/NAME."
         )
+    asked: Any = OmegaConf.to_object(composed.cfg)
     folder = Path(asked.run).expanduser()
     of_alarms = [
         path.stem
@@ -84,12 +80,7 @@ def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
 
 
 def _check_labels(asked: EvaluateConfig, seed: int) -> None:
-    """Refuse labels that are not of the episodes that will be played.
-
-    Args:
-        asked: has labels.
-        seed: of the start states of labelled episodes.
-    """
+    """Refuse labels that are not of the episodes of this seed that will be played."""
     check_extra("labels", "nltk", "label", "evaluate without it")
     if asked.checkpoint == "random":
         raise no_effect("labels", asked.labels, "checkpoint=random")
@@ -213,17 +204,15 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
         "wall_s": wall_s,
         "versions": versions(about),
     }
-    told = None
+    print(report(result))
     if labels is not None:
         from vlmrm_exp.labelling import agreement
 
         people = agreement.tables(*labels)
-        told = agreement.report(people)
         result["people"] = {"labels": asked.labels, **people}
-    name = _free_name(folder, asked.checkpoint)
-    print(report(result))
-    if told:
+        told = agreement.report(people)
         print(f"\nWhat people say of these episodes ({asked.labels}):\n\n{told}\n")
+    name = _free_name(folder, asked.checkpoint)
     write_json(folder / f"{name}.json", result)
     print(f"  saved    {folder / name}.json")
     if asked.video:
@@ -243,20 +232,12 @@ def standard_error(values: np.ndarray) -> float | None:
 def _free_name(folder: Path, checkpoint: str) -> str:
     """A name that no earlier evaluation has: with a number if it is taken."""
     name = "evaluation" if checkpoint == "best" else f"evaluation-{checkpoint}"
-    number, free = 1, name
-    while (folder / f"{free}.json").exists():
-        number += 1
-        free = f"{name}-{number}"
-    return free
+    names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+    return next(free for free in names if not (folder / f"{free}.json").exists())
 
 
 def _tell_of_other_weights(recorded: Path, about: dict[str, Any]) -> None:
-    """Say so if rewards are not comparable with the run's own.
-
-    Args:
-        recorded: the run's versions.json.
-        about: what the rewards depended on now.
-    """
+    """Say so if rewards are not comparable with the run's own, by its versions.json."""
     if not recorded.is_file():
         return
     try:

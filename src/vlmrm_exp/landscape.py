@@ -4,6 +4,7 @@ The reward against the pole's angle (CartPole) and the car's position (MountainC
 each alpha and appearance, as in the paper's Figure 2. Nothing is trained.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
-from vlmrm_exp.checks import one_of
+from vlmrm_exp.checks import at_least, one_of
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import mountain_car, world_of
 from vlmrm_exp.envs.toy_renderers import LEFT, RIGHT
@@ -81,11 +82,7 @@ class Panel:
 
 
 def check(composed: app.Composed) -> Study:
-    """What is to be measured.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """What is to be measured, or a ConfigError."""
     study = resolve(composed)
     for task in study.tasks:
         if task.task.env not in RANGES:
@@ -96,8 +93,7 @@ def check(composed: app.Composed) -> Study:
     check_list("textures", study.asked.textures)
     for textures in study.asked.textures:
         one_of("task.textures", textures, mountain_car.WORLD.textures)
-    if study.asked.states < PICTURES:
-        raise ConfigError(f"states is {study.asked.states}: give at least {PICTURES}.")
+    at_least("states", study.asked.states, PICTURES)
     return study
 
 
@@ -123,8 +119,8 @@ def panels(study: Study) -> list[Panel]:
     return made
 
 
-def measure(study: Study, folder: Path) -> dict[str, Any]:
-    """Measure, print, plot, write into `folder` and return what landscape.json holds.
+def measure(study: Study) -> dict[str, Any]:
+    """Measure, print, plot, write and return what landscape.json holds.
 
     Raises:
         ConfigError: a model cannot be had, or its reward is the same everywhere.
@@ -145,9 +141,9 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
     }
     lines = result["rows"]
     print(report(lines))
-    write_json(folder / "landscape.json", result)
-    plot(lines, shown, folder / "landscape")
-    print(f"\nsaved {folder}/landscape.json, landscape.png, landscape.svg")
+    write_json(study.folder / "landscape.json", result)
+    plot(lines, shown, study.folder / "landscape")
+    print(f"\nsaved {study.folder}/landscape.json, landscape.png, landscape.svg")
     return result
 
 
@@ -201,12 +197,8 @@ def plot(lines: Sequence[dict[str, Any]], shown: Sequence[Panel], path: Path) ->
         blocks = made.subfigures(len(names), 1, squeeze=False)[:, 0]
         for name, block in zip(names, blocks, strict=True):
             block.suptitle(f"clip={name}", x=0.01, ha="left", weight="bold")
-            axes = block.subplots(
-                2 * per_model,
-                min(2, len(shown)),
-                squeeze=False,
-                height_ratios=[1, 0.19] * per_model,
-            )
+            shape, ratios = (2 * per_model, min(2, len(shown))), [1, 0.19] * per_model
+            axes = block.subplots(*shape, squeeze=False, height_ratios=ratios)
             above, below = axes[::2].ravel(), axes[1::2].ravel()
             for ax in (*above[len(shown) :], *below[len(shown) :]):
                 ax.set_axis_off()
@@ -218,8 +210,7 @@ def plot(lines: Sequence[dict[str, Any]], shown: Sequence[Panel], path: Path) ->
                 extent = (panel.x[0], panel.x[-1], 0, 1)
                 below[i].imshow(strips[i], extent=extent, aspect="auto")
                 below[i].grid(False)
-                below[i].set_yticks([])
-                below[i].set_xlabel(panel.x_label)
+                below[i].set(yticks=[], xlabel=panel.x_label)
             above[0].legend(title="alpha", fontsize=8, loc="lower center")
         figures.save(made, path)
 
@@ -239,9 +230,7 @@ def _plot_lines(
         reward, alpha = rescaled(np.array(line["reward"])), line["alpha"]
         ax.plot(panel.x, reward, color=colors[alpha], label=f"{alpha:g}")
     ax.set_title(panel.title, loc="left")
-    ax.set_xlim(panel.x[0], panel.x[-1])
-    ax.set_ylim(-0.03, 1.15)
-    ax.set_yticks([0, 0.5, 1])
+    ax.set(xlim=(panel.x[0], panel.x[-1]), ylim=(-0.03, 1.15), yticks=[0, 0.5, 1])
     ax.set_ylabel("reward, rescaled")
     ax.tick_params(labelbottom=False)
 
@@ -252,10 +241,8 @@ def _strip(panel: Panel) -> np.ndarray:
     middles = (np.arange(PICTURES) + 0.5) / PICTURES * (len(panel.x) - 1)
     states = panel.states(panel.x[np.round(middles).astype(int)])
     renderer = world_of(task).make_renderer(task, PICTURE_HEIGHT, False)
-    try:
+    with contextlib.closing(renderer):
         pictures = renderer.render(states)
-    finally:
-        renderer.close()
     if task.env == "cartpole":
         # The pole is short: what it never reaches is cut off, above and beside.
         height, width = pictures.shape[1:3]
@@ -265,9 +252,4 @@ def _strip(panel: Panel) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    app.start(
-        lambda composed: measure(check(composed), composed.folder or Path()),
-        "landscape",
-        check,
-        PLURAL,
-    )
+    app.start(lambda composed: measure(check(composed)), "landscape", check, PLURAL)

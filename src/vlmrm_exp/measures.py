@@ -5,7 +5,6 @@ by a positive number or shifted, as the policy that is best under it does. Lette
 states.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,47 +69,24 @@ def interval(
     seed: int,
     group: np.ndarray | None = None,
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of a statistic over states (percentiles).
+    """95 % bootstrap interval (percentiles) of `pearson` or `auroc` over states (B,).
 
     States are drawn again with their truth, and all states of a group together (the
     cluster bootstrap): those of one episode resemble each other, so they tell less
     than as many independent ones. Resamples on which the statistic is not defined,
-    because they hold no goal state, are left out.
-
-    Args:
-        statistic: `pearson` or `auroc`, of reward (B,) and truth (B,).
-        reward: (B,).
-        truth: (B,).
-        resamples: how many.
-        seed: of the draws.
-        group: (B,) int; None: each state is a group.
+    because they hold no goal state, are left out. Groups are (B,) int; None: each state
+    is one.
     """
-    from scipy.stats import DegenerateDataWarning, bootstrap
-
     group = np.arange(len(reward)) if group is None else group
     names, group = np.unique(group, return_inverse=True)
-
-    def of_drawn(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
-        """The statistic with each state as often as its group is drawn, (..., G)."""
-        assert axis in (-1, drawn.ndim - 1)
-        flat = drawn.reshape(-1, len(names))
-        place = np.arange(len(flat))[:, None] * len(names) + flat
-        counts = np.bincount(place.ravel(), minlength=flat.size).reshape(flat.shape)
-        values = statistic(reward, truth, weights=counts[:, group].astype(float))
-        return values.reshape(drawn.shape[:-1])
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # of NaN
-        drawn = bootstrap(
-            (np.arange(len(names)),),
-            of_drawn,
-            n_resamples=resamples,
-            batch=max(1, 2_000_000 // len(reward)),  # 16 MB an array
-            vectorized=True,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).bootstrap_distribution
-    low, high = np.nanpercentile(drawn, (2.5, 97.5))
+    count, rng = len(names), np.random.default_rng(seed)
+    most = max(1, 2_000_000 // len(reward))  # 16 MB an array
+    values: list[float] = []
+    while missing := resamples - len(values):
+        drawn = rng.integers(count, size=(min(missing, most), count))
+        times = np.array([np.bincount(row, minlength=count) for row in drawn])
+        values += statistic(reward, truth, times[:, group].astype(float)).tolist()
+    low, high = np.nanpercentile(values, (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -122,23 +98,22 @@ def agreement(
     seed: int = 0,
     group: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """All measures of one reward.
+    """All measures of one reward (B,).
 
     Args:
         reward: (B,).
         goal: (B,) bool, which are goal states: the binary truth of the paper's Lemma 1.
         graded: (B,) float, what the reward should order states by, if that is known.
-        resamples: of the bootstrap; 0: no intervals.
-        seed: of the bootstrap.
-        group: (B,) int, of states that are resampled together; None: each alone.
+        resamples: of `interval`; 0: no intervals.
+        seed: of `interval`.
+        group: of `interval`.
 
     Returns:
         pearson, epic and auroc against the goal, and pearson_graded and epic_graded,
         each with _low and _high if asked.
 
     Raises:
-        ConfigError: a reward is not finite or always the same, or all states are of
-            one class.
+        ConfigError: as `check_reward` and `check_classes`.
     """
     check_reward(reward)
     check_classes(goal)
@@ -166,11 +141,7 @@ def agreement(
 
 
 def check_reward(reward: np.ndarray) -> None:
-    """Refuse rewards that nothing can be compared with.
-
-    Raises:
-        ConfigError: one is not finite, or all are the same but for rounding.
-    """
+    """Refuse rewards that are not finite, or the same but for rounding."""
     check_finite(reward)
     rounding = 4 * np.finfo(np.float32).eps * np.abs(reward).max()
     if np.ptp(reward) <= rounding:
@@ -181,11 +152,7 @@ def check_reward(reward: np.ndarray) -> None:
 
 
 def check_finite(reward: np.ndarray) -> None:
-    """Refuse rewards that are no numbers.
-
-    Raises:
-        ConfigError: one is not finite.
-    """
+    """Refuse rewards that are not finite, with a ConfigError."""
     bad = ~np.isfinite(reward)
     if bad.any():
         raise ConfigError(
@@ -195,15 +162,7 @@ def check_finite(reward: np.ndarray) -> None:
 
 
 def check_classes(goal: np.ndarray, whose: str = "the state set") -> None:
-    """Refuse a set of states of one class.
-
-    Args:
-        goal: (B,) bool.
-        whose: for the message.
-
-    Raises:
-        ConfigError: all or none are goal states.
-    """
+    """Refuse, with a ConfigError, a set of states of which all or none are goals."""
     if goal.all() or not goal.any():
         raise ConfigError(
             f"{'All' if goal.any() else 'None'} of the {goal.size} states of {whose} "

@@ -6,6 +6,7 @@ cross-entropy method (Rubinstein 1999), and judged by the task's predicate. Noth
 trained.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,11 +49,7 @@ ConfigStore.instance().store(name="peak_schema", node=PeakConfig)
 
 
 def check(composed: app.Composed) -> Study:
-    """What is to be searched for.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """What is to be searched for, or a ConfigError."""
     study = resolve(composed)
     for task in study.tasks:
         world = world_of(task.task)
@@ -67,8 +64,8 @@ def check(composed: app.Composed) -> Study:
     return study
 
 
-def measure(study: Study, folder: Path) -> dict[str, Any]:
-    """Search, print, plot, write into `folder` and return what peak.json holds.
+def measure(study: Study) -> dict[str, Any]:
+    """Search, print, plot, write and return what peak.json holds.
 
     Raises:
         ConfigError: a model cannot be had, a reward is not finite, or nothing can be
@@ -79,7 +76,13 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
 
     renders_with = world_of(study.tasks[0].task).renders_with()
     rewarders(study, study.tasks)  # refuses models and sentences before any search
-    goals = {task.task.name: _goal_states(study, task) for task in study.tasks}
+    goals = {}  # states of the studies' own sample that meet the task, (G, 47)
+    for task in study.tasks:
+        kept = study.cache / "states"
+        sampled = state_sets.sample(task.task, GOAL_STATES, task.seed, (), kept)
+        assert sampled.states is not None
+        meets = state_sets.truth_of(task, sampled).goal
+        goals[task.task.name] = sampled.states[meets]
     by_model = study.tasks[0].reward.model == "clip"
     models = study.models if by_model else [study.tasks[0].clip]
     pairs = [(task, model) for model in models for task in study.tasks]
@@ -89,15 +92,14 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
     with progress_bar(total, "search", "searching poses") as progress:
         for job in jobs:
             name = job.clip.name if by_model else job.reward.name
-            model = make_model(job)
-            try:
+            with contextlib.closing(make_model(job)) as model:
                 facts[name] = facts_of(model).get("encoder", {})
                 of_goals = goals[job.task.name]
                 row, shown = _search(study, job, model, of_goals, progress.update)
-            finally:
-                model.close()
             rows.append({"task": job.task.name, "clip": name, **row})
-            pictures.append(_render(job, shown))
+            renderer = world_of(job.task).make_renderer(job.task, PICTURE_HEIGHT, False)
+            with contextlib.closing(renderer):
+                pictures.append(renderer.render(shown))
     result = {
         "settings": study.settings(),
         "models": facts,
@@ -105,26 +107,14 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
         "versions": versions({"drawn_by": renders_with}),
     }
     print(report(rows))
-    write_json(folder / "peak.json", result)
-    plot(rows, pictures, folder / "peak")
-    print(f"\nsaved {folder}/peak.json, peak.png, peak.svg")
+    write_json(study.folder / "peak.json", result)
+    plot(rows, pictures, study.folder / "peak")
+    print(f"\nsaved {study.folder}/peak.json, peak.png, peak.svg")
     return result
 
 
-def _goal_states(study: Study, task: Config) -> np.ndarray:
-    """States of the studies' own sample that meet the task: (G, 47)."""
-    kept = study.cache / "states"
-    sampled = state_sets.sample(task.task, GOAL_STATES, task.seed, (), kept)
-    assert sampled.states is not None
-    return sampled.states[state_sets.truth_of(task, sampled).goal]
-
-
 def reward_of(model: RewardModel, states: np.ndarray) -> np.ndarray:
-    """Rewards (B,) of states (B, 47).
-
-    Raises:
-        ConfigError: a reward is not finite.
-    """
+    """Rewards (B,) of states (B, 47); a ConfigError if one is not finite."""
     rewards = rewards_of(model, Episodes(states=states[:, None]))[:, 0]
     check_finite(rewards)
     return rewards
@@ -166,10 +156,8 @@ def search(
             [library.place(p[:-3], quaternion(p[-1], p[-3], p[-2])) for p in sampled]
         )
         # The best so far stay among the candidates.
-        poses, states = (
-            np.concatenate((poses, sampled)),
-            np.concatenate((states, placed)),
-        )
+        poses = np.concatenate((poses, sampled))
+        states = np.concatenate((states, placed))
         rewards = np.concatenate((rewards, reward(placed)))
         best = np.argsort(-rewards)[:ELITE]
         poses, states, rewards = poses[best], states[best], rewards[best]
@@ -185,17 +173,10 @@ def _search(
     goal_states: np.ndarray,
     done: Callable[[], object],
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Search several times, and compare the best search with goal states.
+    """Search several times, and compare the best search with goal states (G, 47).
 
-    Args:
-        study: how to search.
-        job: what a run would be.
-        model: its reward model.
-        goal_states: states that meet the task, (G, 47).
-        done: called after each search.
-
-    Returns:
-        A row of the table, and states to show: SHOWN found ones, then goal states.
+    A row of the table, and states to show: SHOWN found ones, then goal states. Calls
+    `done` after each search.
     """
     reward, found = partial(reward_of, model), []
     for number in range(study.asked.searches):
@@ -224,16 +205,6 @@ def _search(
         "states": states.tolist(),
     }
     return row, np.concatenate((states[:SHOWN], best_goals))
-
-
-def _render(job: Config, states: np.ndarray) -> np.ndarray:
-    """Pictures of states: (B, H, W, 3) uint8."""
-    make_renderer = world_of(job.task).make_renderer
-    renderer = make_renderer(job.task, PICTURE_HEIGHT, False)
-    try:
-        return renderer.render(states)
-    finally:
-        renderer.close()
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
@@ -274,8 +245,7 @@ def plot(
         axes = made.subplots(len(rows), 2 * SHOWN, squeeze=False)
         for line, row, shown in zip(axes, rows, pictures, strict=True):
             for ax in line:
-                ax.set_xticks([])
-                ax.set_yticks([])
+                ax.set(xticks=[], yticks=[])
             for ax, picture in zip(line, shown, strict=False):
                 # Sky above and floor beside the body say nothing.
                 edge = len(picture) // 6
@@ -297,9 +267,4 @@ def plot(
 
 
 if __name__ == "__main__":
-    app.start(
-        lambda composed: measure(check(composed), composed.folder or Path()),
-        "peak",
-        check,
-        PLURAL,
-    )
+    app.start(lambda composed: measure(check(composed)), "peak", check, PLURAL)

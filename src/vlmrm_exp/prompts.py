@@ -5,19 +5,18 @@ Measures the reward of each task's prompt, of paraphrases and of misleading sent
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.studies import examine
-from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study, resolve
+from vlmrm_exp.studies.settings import PLURAL, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,22 +27,9 @@ QUANTILES = ("min", "lower_quartile", "median", "upper_quartile", "max")
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 
-@dataclass
-class PromptsConfig(StatesConfig):
-    """See conf/prompts.yaml."""
-
-
-ConfigStore.instance().store(name="prompts_schema", node=PromptsConfig)
-
-
 def check(composed: app.Composed) -> Study:
-    """What is to be measured.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
-    study = resolve(composed)
-    examine.check_states(study, composed.keys)
+    """What is to be measured, or a ConfigError."""
+    study = examine.check(composed)
     for task in study.tasks:
         sentences(task.task.name)
     return study
@@ -88,13 +74,13 @@ def variants(task: Config) -> list[tuple[dict[str, Any], Config]]:
     ]
 
 
-def measure(study: Study, folder: Path) -> dict[str, Any]:
-    """Measure, print, plot, write into `folder` and return what prompts.json holds.
+def measure(study: Study) -> dict[str, Any]:
+    """Measure, print, plot, write and return what prompts.json holds.
 
     Raises:
         ConfigError: a model, states, labels or sentences cannot be had.
     """
-    result, examined = examine.measure(study, variants)
+    result = examine.measure(study, variants)
     rows = result["rows"]
     wanted = [(task, *model) for task in result["tasks"] for model in names_of(rows)]
     result["spread"] = [
@@ -102,10 +88,9 @@ def measure(study: Study, folder: Path) -> dict[str, Any]:
         for one in wanted
     ]
     print(report(result))
-    examine.save_state_sets(folder, examined)
-    write_json(folder / "prompts.json", result)
-    plot(rows, folder / "prompts")
-    print(f"\nsaved {folder}/prompts.json, prompts.png, prompts.svg")
+    write_json(study.folder / "prompts.json", result)
+    plot(rows, study.folder / "prompts")
+    print(f"\nsaved {study.folder}/prompts.json, prompts.png, prompts.svg")
     return result
 
 
@@ -248,9 +233,4 @@ def _plot_marks(
 
 
 if __name__ == "__main__":
-    app.start(
-        lambda composed: measure(check(composed), composed.folder or Path()),
-        "prompts",
-        check,
-        PLURAL,
-    )
+    app.start(lambda composed: measure(check(composed)), "prompts", check, PLURAL)

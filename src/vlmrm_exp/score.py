@@ -4,7 +4,9 @@ Rewards images, videos and folders of them as a training run would, and writes a
 (scores.csv) and figures (strip.png, curve.png).
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ from vlmrm_exp.studies.strip import (
 )
 
 BATCH = 64  # pictures that wait to be embedded, at most,
-BATCH_BYTES = 256e6  # and their bytes: photographs are large
+BATCH_BYTES = 256_000_000  # and their bytes: photographs are large
 LISTED = 5
 """Pictures at either end of each column's printed list."""
 
@@ -52,16 +54,14 @@ class Asked:
     """What a training run would be told, for each column."""
     every: int
     pictures: int
+    folder: Path
+    """Of the results."""
     left_out: str = ""
     """What folders hold besides, for people."""
 
 
 def check(composed: app.Composed) -> Asked:
-    """Resolve the settings and open the files.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """Resolve the settings and open the files; a ConfigError if they are impossible."""
     cfg = composed.cfg
     if not cfg.files:
         raise ConfigError(
@@ -69,7 +69,7 @@ def check(composed: app.Composed) -> Asked:
         )
     for name in ("every", "pictures"):
         at_least(name, cfg[name], 1)
-    check_out(composed)
+    folder = check_out(composed)
     jobs = jobs_of(composed)
     columns = columns_of(jobs)
     if Path(cfg.out).resolve() in {Path(f).expanduser().resolve() for f in cfg.files}:
@@ -77,17 +77,12 @@ def check(composed: app.Composed) -> Asked:
             f"out={cfg.out} is a folder whose pictures are scored, and strip.png would "
             "be one of them the next time: give another one."
         )
-    files = find_files(cfg.files)
-    also = left_out(cfg.files)
-    return Asked(files, columns, jobs, cfg.every, cfg.pictures, also)
+    asked = cfg.every, cfg.pictures, folder, left_out(cfg.files)
+    return Asked(find_files(cfg.files), columns, jobs, *asked)
 
 
 def columns_of(jobs: Sequence[Config]) -> list[Column]:
-    """A column of the table for each job.
-
-    Raises:
-        ConfigError: two would have the same name.
-    """
+    """A column of the table for each job; a ConfigError if two have the same name."""
     several = len({job.alpha for job in jobs}) > 1
     columns = []
     for job in jobs:
@@ -105,8 +100,8 @@ def columns_of(jobs: Sequence[Config]) -> list[Column]:
     return columns
 
 
-def score(asked: Asked, folder: Path) -> dict[str, Any]:
-    """Score, print, plot, write into `folder` and return what score.json holds.
+def score(asked: Asked) -> dict[str, Any]:
+    """Score, print, plot, write and return what score.json holds.
 
     Raises:
         ConfigError: a picture is damaged, or the model cannot be had.
@@ -140,6 +135,7 @@ def score(asked: Asked, folder: Path) -> dict[str, Any]:
         ],
         "versions": versions({"device": str(device), "encoder": encoder.facts}),
     }
+    folder = asked.folder
     write_csv(folder / "scores.csv", scores)
     write_json(folder / "score.json", result)
     print(report(scores))
@@ -159,37 +155,26 @@ def score(asked: Asked, folder: Path) -> dict[str, Any]:
 def score_pictures(asked: Asked, rewards: Callable[[np.ndarray], np.ndarray]) -> Scores:
     """Reward all pictures of all files, holding one batch of them at a time.
 
-    A batch has pictures of one size, and fewer than the model takes if they are large.
-
-    Args:
-        asked: the files, and which of their frames.
-        rewards: (B, H, W, 3) uint8 -> (B, C) float32.
-
-    Raises:
-        ConfigError: a damaged file.
+    A batch has pictures of one size, and fewer if they are large. `rewards` takes
+    (B, H, W, 3) uint8, and gives (B, C) float32.
     """
     places: list[tuple[int, int, float]] = []
     found: list[np.ndarray] = []
-    waiting: list[np.ndarray] = []
 
-    def flush() -> None:
-        if waiting:
-            found.append(rewards(np.stack(waiting)))
-            bar.update(len(waiting))
-            waiting.clear()
+    def pictures() -> Iterator[np.ndarray]:
+        for number, file in enumerate(asked.files):
+            for frame, time_s, pixels in read_pictures(file, asked.every):
+                places.append((number, frame, np.nan if time_s is None else time_s))
+                yield pixels
 
     still = all(file.kind == "image" for file in asked.files)
     total = len(asked.files) if still else None
     with progress_bar(total, "picture", "scoring") as bar:
-        for number, file in enumerate(asked.files):
-            for frame, time_s, pixels in read_pictures(file, asked.every):
-                most = BATCH_BYTES // pixels.nbytes
-                full = len(waiting) >= min(BATCH, most)
-                if waiting and (full or waiting[0].shape != pixels.shape):
-                    flush()
-                waiting.append(pixels)
-                places.append((number, frame, np.nan if time_s is None else time_s))
-        flush()
+        for shape, alike in itertools.groupby(pictures(), np.shape):
+            most = min(BATCH, max(1, BATCH_BYTES // math.prod(shape)))
+            while batch := list(itertools.islice(alike, most)):
+                found.append(rewards(np.stack(batch)))
+                bar.update(len(batch))
     columns = (np.array(column) for column in zip(*places, strict=True))
     return Scores(asked.files, asked.columns, *columns, reward=np.concatenate(found))
 
@@ -252,9 +237,5 @@ def _place(scores: Scores, row: int) -> str:
 
 if __name__ == "__main__":
     app.start(
-        lambda composed: score(check(composed), composed.folder or Path()),
-        "score",
-        check,
-        PLURAL,
-        files=True,
+        lambda composed: score(check(composed)), "score", check, PLURAL, files=True
     )

@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from vlmrm_exp import app, words
-from vlmrm_exp.checks import to_config
+from vlmrm_exp.checks import check, to_config
 from vlmrm_exp.config import Config, ConfigError, conf_dir
 from vlmrm_exp.reward import choose_device
 from vlmrm_exp.studies import settings
@@ -148,11 +148,7 @@ def _pixels(picture: Picture) -> np.ndarray:
 def _job(
     prompt: Any, baseline: Any, alpha: float, clip: str, overrides: str | Sequence[str]
 ) -> Config:
-    """What a training run would be told.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """What a training run would be told."""
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     own = ("prompt", "prompts", "baseline", "baselines", "alpha", "clip")
     for word in overrides:
@@ -236,12 +232,16 @@ def jobs_of(composed: app.Composed) -> list[Config]:
         clip = settings.model_of(composed, cfg.clips[0])
     # A plain Config, whose `prompts` (those that are averaged) a ScoreConfig hides.
     run = OmegaConf.masked_copy(cfg, [one.name for one in fields(Config)])
-    jobs = []
-    for prompt, baseline in zip(prompts, baselines, strict=True):
-        for alpha in alphas:
-            said = {"prompt": prompt, "baseline": baseline, "alpha": alpha}
-            job: Any = OmegaConf.merge(OmegaConf.structured(Config), run, said)
-            jobs.append(replace(to_config(job), clip=clip))
+    said = {"prompt": "a", "baseline": "b", "alpha": 0}  # another in each job
+    any_job: Any = OmegaConf.merge(OmegaConf.structured(Config), run, said)
+    common = replace(to_config(any_job), clip=clip)
+    jobs = [
+        replace(common, prompt=prompt, baseline=baseline, alpha=alpha)
+        for prompt, baseline in zip(prompts, baselines, strict=True)
+        for alpha in alphas
+    ]
+    for job in jobs:
+        check(job)
     from vlmrm_exp.vlm.tokenizer import check_prompts  # here, as --help is immediate
 
     for job in jobs:
@@ -253,19 +253,12 @@ def _sentences(composed: app.Composed, key: str) -> list[Any]:
     """What prompt or prompts (baseline or baselines) holds; empty: nothing is given."""
     cfg, several = composed.cfg, f"{key}s"
     if cfg[several] is None:
-        return [] if OmegaConf.is_missing(cfg, key) else [_literal(cfg[key])]
+        return [] if OmegaConf.is_missing(cfg, key) else [cfg[key]]
     if any(word.startswith(f"{key}=") for word in composed.keys):
         raise ConfigError(f"{key} and {several} are both given: leave one out.")
     if not cfg[several]:
         raise ConfigError(f"{several} is an empty list: give at least one sentence.")
-    return [_literal(said) for said in cfg[several]]
-
-
-def _literal(said: Any) -> Any:
-    """A sentence, or a list of them, that is read by OmegaConf once more."""
-    if isinstance(said, str):
-        return words.literal(said)
-    return [_literal(one) for one in said] if isinstance(said, Sequence) else said
+    return list(cfg[several])
 
 
 def rewards_of(

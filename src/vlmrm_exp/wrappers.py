@@ -134,11 +134,7 @@ class FrameInInfo(gym.Wrapper, RecordConstructorArgs):
     """Hands over the frame of each step in `info`, before anyone resets."""
 
     def __init__(self, env: gym.Env) -> None:
-        """Wrap one environment.
-
-        Raises:
-            ConfigError: it does not draw itself as rgb_array.
-        """
+        """Wrap one environment that draws itself as rgb_array; else a ConfigError."""
         check_draws(env)
         RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, env)
@@ -151,11 +147,7 @@ class FrameInInfo(gym.Wrapper, RecordConstructorArgs):
 
 
 def check_draws(env: Any) -> None:
-    """Refuse an environment that does not draw itself.
-
-    Raises:
-        ConfigError: its render mode is another one than rgb_array.
-    """
+    """Refuse, with a ConfigError, an environment that does not draw itself."""
     if env.render_mode != "rgb_array":
         raise ConfigError(
             f"{env} has render_mode={env.render_mode!r}, but its pictures are needed: "

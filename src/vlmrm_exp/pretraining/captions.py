@@ -213,11 +213,8 @@ def _weights(captions: Sequence[Caption], kind: int, facts: int) -> np.ndarray:
     """(K, C): how probable each caption's words are where a fact is told."""
     weights = np.zeros((facts, len(captions)))
     for column, caption in enumerate(captions):
-        stands_for = caption.stands_for[kind]
         # None: it is told whatever the fact.
-        of_facts = (
-            dict.fromkeys(range(facts), 1.0) if stands_for is None else stands_for
-        )
+        of_facts = caption.stands_for[kind] or dict.fromkeys(range(facts), 1.0)
         weights[list(of_facts), column] = list(of_facts.values())
     return weights
 

@@ -54,14 +54,11 @@ def train(
     captioners = [Captioner(name, w["states"]) for name, w in worlds.items()]
     if config.init is None:
         rng = np.random.default_rng([config.seed, 1])
-        corpus = [
-            caption
-            for captioner in captioners
-            for _ in range(80)
-            for caption in captioner.draw(rng.integers(len(captioner), size=256), rng)[
-                0
-            ]
-        ]
+        corpus: list[str] = []
+        for captioner in captioners:
+            for _ in range(80):
+                some = rng.integers(len(captioner), size=256)
+                corpus += captioner.draw(some, rng)[0]
         vocabulary = write_tokenizer(folder / TOKENIZER, corpus, recipe.merges)
     else:
         shutil.copyfile(Path(config.init) / TOKENIZER, folder / TOKENIZER)

@@ -1,6 +1,6 @@
 """The states of a study with the truth about them, for each of its tasks."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from vlmrm_exp.checks import no_effect
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.studies import state_sets
-from vlmrm_exp.studies.settings import StatesConfig, Study
+from vlmrm_exp.studies.settings import StatesConfig, Study, resolve
 from vlmrm_exp.studies.state_files import (
     labels_of,
     picture_states,
@@ -20,24 +20,21 @@ from vlmrm_exp.studies.state_files import (
 )
 from vlmrm_exp.studies.state_sets import Examined, StateSet, Truth, truth_of
 
-LOOK = "task.camera task.textures task.frame_height clip.frame_height"
 UNREAD = {
-    "state_set": ("states",),
-    "frames": ("states", *LOOK.split(), "clip.render_effects"),
+    "state_set": "states",
+    "frames": "states task.camera task.textures task.frame_height clip.frame_height "
+    "clip.render_effects",
 }
 """Settings of states that are sampled or rendered, which these are not."""
 
 
-def check_states(study: Study, keys: Sequence[str]) -> None:
-    """Refuse what `examine` could not do, as far as that is known without rendering.
-
-    Args:
-        study: is resolved.
-        keys: key=value, as typed.
+def check(composed: app.Composed) -> Study:
+    """What is to be measured, as far as that can be known without rendering.
 
     Raises:
         ConfigError: settings that exclude each other, or lack or hold the impossible.
     """
+    study = resolve(composed)
     asked: StatesConfig = study.asked
     for name in ("state_set", "frames", "labels"):
         if getattr(asked, name) == "":
@@ -67,22 +64,20 @@ def check_states(study: Study, keys: Sequence[str]) -> None:
             "runs adds to sampled states, but frames or state_set gives others: leave "
             "one of them out."
         )
-    for key, _, value in (key.partition("=") for key in keys):
+    for key, _, value in (key.partition("=") for key in composed.keys):
         for given, unread in UNREAD.items():
-            if getattr(asked, given) and key in unread:
+            if getattr(asked, given) and key in unread.split():
                 raise no_effect(key, value, given)
     for task in study.tasks:
         if asked.frames or asked.state_set:
-            _given(task, asked)
+            _states_of(study, task)
         else:
             state_sets.check_sampling(task.task, asked.states, _runs(asked))
+    return study
 
 
 def examine(study: Study) -> list[Examined]:
-    """Sample or read states for each task, and label them.
-
-    Args:
-        study: has passed `check_states`.
+    """The states of each task, sampled or read, and labelled.
 
     Raises:
         ConfigError: they cannot be had, do not fit the labels, or are of one class.
@@ -94,14 +89,7 @@ def examine(study: Study) -> list[Examined]:
             world_of(task.task).renders_with()
     examined = []
     for task in study.tasks:
-        truth = None
-        if asked.frames or asked.state_set:
-            states, truth = _given(task, asked)
-        else:
-            kept = study.cache / "states"
-            states = state_sets.sample(
-                task.task, asked.states, asked.seed, _runs(asked), kept
-            )
+        states, truth = _states_of(study, task)
         alone = states.group is not None and len(np.unique(states.group)) == 1
         if alone and asked.resamples:
             raise ConfigError(
@@ -114,15 +102,14 @@ def examine(study: Study) -> list[Examined]:
 
 def measure(
     study: Study, variants: Callable[[Config], list[tuple[dict[str, Any], Config]]]
-) -> tuple[dict[str, Any], list[Examined]]:
-    """How each model's rewards agree with the truth, for each task and alpha.
+) -> dict[str, Any]:
+    """How each model's rewards agree with the truth: what a study's JSON holds.
+
+    Also writes the states of each world with the labels of its tasks: states-WORLD.npz.
 
     Args:
-        study: has passed `check_states`.
+        study: as `check` gives it.
         variants: of a task: what a row tells of each, and its configuration.
-
-    Returns:
-        What a study's JSON holds, and the states it is of.
     """
     # Here, so that --help and refusals are immediate.
     from vlmrm_exp.studies.rewards import Rewarder, of_each_model, rewarders
@@ -154,35 +141,28 @@ def measure(
 
     tasks = {one.config.task.name: one.about() for one in examined}
     found = of_each_model(loading, rows_of)
-    return {"settings": study.settings(), "tasks": tasks, **found}, examined
+    for world in {one.states.world for one in examined}:
+        ones = [one for one in examined if one.states.world == world]
+        if ones[0].states.states is not None:
+            truths = {one.config.task.name: one.truth for one in ones}
+            save_states(study.folder / f"states-{world}.npz", ones[0].states, truths)
+    return {"settings": study.settings(), "tasks": tasks, **found}
 
 
-def save_state_sets(folder: Path, examined: Iterable[Examined]) -> None:
-    """Write the states of each world with the labels of its tasks: states-WORLD.npz."""
-    worlds: dict[str, list[Examined]] = {}
-    for one in examined:
-        if one.states.states is not None:
-            worlds.setdefault(one.states.world, []).append(one)
-    for world, ones in worlds.items():
-        truths = {one.config.task.name: one.truth for one in ones}
-        save_states(folder / f"states-{world}.npz", ones[0].states, truths)
-
-
-def _given(task: Config, asked: StatesConfig) -> tuple[StateSet, Truth | None]:
-    """States of `frames` or `state_set`, and the labels if people gave some.
-
-    Raises:
-        ConfigError: they cannot be read, or do not match.
-    """
+def _states_of(study: Study, task: Config) -> tuple[StateSet, Truth | None]:
+    """A task's states, and the labels if people gave some."""
+    asked: StatesConfig = study.asked
+    truth = None
     if asked.frames:
-        states, truth = picture_states(Path(asked.frames).expanduser()), None
+        states = picture_states(Path(asked.frames).expanduser())
+    elif asked.state_set:
+        states, truth = stored_states(Path(asked.state_set).expanduser(), task.task)
     else:
-        assert asked.state_set is not None
-        path = Path(asked.state_set).expanduser()
-        states, truth = stored_states(path, task.task)
-    if not asked.labels:
-        return states, truth
-    return states, labels_of(Path(asked.labels).expanduser(), states)
+        kept, runs = study.cache / "states", _runs(asked)
+        states = state_sets.sample(task.task, asked.states, asked.seed, runs, kept)
+    if asked.labels:
+        truth = labels_of(Path(asked.labels).expanduser(), states)
+    return states, truth
 
 
 def _runs(asked: StatesConfig) -> list[Path]:

@@ -111,11 +111,9 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files of these kinds, in natural order (2 before 10); hidden ones are left out.
+    """Files of a folder with these suffixes (".png"), in natural order (2 before 10).
 
-    Args:
-        folder: is there; its subfolders are not read.
-        suffixes: in lower case, with the dot.
+    Hidden files and subfolders are left out.
     """
     return [
         path
@@ -146,9 +144,7 @@ def left_out(paths: Sequence[str]) -> str:
 def read_pictures(file: PictureFile, every: int = 1) -> Generator[Picture, None, None]:
     """Read a file's pictures in their order, one at a time.
 
-    Args:
-        file: as `find_files` gives it.
-        every: of an animation or a video, each picture whose place divides by this.
+    Of an animation or a video, each picture whose place divides by `every`.
 
     Raises:
         ConfigError: the file is damaged.
@@ -159,11 +155,7 @@ def read_pictures(file: PictureFile, every: int = 1) -> Generator[Picture, None,
 
 
 def read_one(path: Path) -> np.ndarray:
-    """The picture of a file that holds but one: (H, W, 3) uint8.
-
-    Raises:
-        ConfigError: it holds several, or is damaged.
-    """
+    """The picture of a file, (H, W, 3) uint8; a ConfigError if it may hold several."""
     file = PictureFile(path, _kind(path))
     if file.kind != "image":
         raise ConfigError(f"{path} may hold several pictures: give one in each file.")
@@ -319,7 +311,7 @@ def _read_video(path: Path, every: int) -> Generator[Picture, None, None]:
 
 
 def _next_shown(path: Path, frame: int, log: TextIO) -> re.Match[str] | None:
-    """Read on to the next frame's line in ffmpeg's log; None: there is none.
+    """The next frame's line in ffmpeg's log, or None.
 
     Raises:
         ConfigError: an error comes before it.

@@ -6,10 +6,10 @@ fed, the states, how they look, and what renders and computes them. Asking again
 other sentences or another alpha renders nothing.
 """
 
-import json
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,46 +32,14 @@ PART = 256
 """States in one kept file: what an interruption loses at most."""
 _RENDERING = ("gymnasium", "mujoco", "numpy", "pillow", "pygame-ce")
 _EMBEDDING = ("open_clip_torch", "torch", "torchvision", "timm")
-
-
-class Rewarder:
-    """One reward model on any states."""
-
-    name: str
-    model: ClipConfig | None = None
-    """None: it has none."""
-    facts: dict[str, Any]
-    """What embeds, for the record; empty if nothing does."""
-    drawn_by: set[str]
-    """What rendered the pictures so far, now or at an earlier time."""
-
-    def rewards(self, states: StateSet, jobs: Sequence[Config]) -> list[np.ndarray]:
-        """Rewards (B,) float32 of the same states for each of some configurations.
-
-        Args:
-            states: B of them.
-            jobs: of one task and model; sentences and alpha may differ.
-
-        Raises:
-            ConfigError: a file is not a picture, or prompt and baseline of a job mean
-                the same to the model.
-        """
-        raise NotImplementedError
-
-    @property
-    def parameters(self) -> int | None:
-        """Of both towers of the model; None: it has none."""
-        if not self.facts:
-            return None
-        return self.facts["parameters_image"] + self.facts["parameters_text"]
+Rewarder: TypeAlias = "Clip | Plain"
+"""One reward model on any states."""
 
 
 def rewarders(study: Study, jobs: Sequence[Config]) -> Iterator[Rewarder]:
     """Load one model after another; what can be refused is refused before the first.
 
-    Args:
-        study: its models, and where embeddings are kept.
-        jobs: with all sentences that will be asked of them.
+    `jobs` have all sentences that will be asked of them.
 
     Raises:
         ConfigError: no such weights, no GPU, or a sentence that is too long.
@@ -104,84 +72,79 @@ def of_each_model(
     return {"models": models, "rows": rows, "versions": record}
 
 
-class Plain(Rewarder):
+class Plain:
     """A reward model that makes no embeddings."""
+
+    model = None
+    parameters = None
 
     def __init__(self, config: Config) -> None:
         self.name, self.facts, self.drawn_by = config.reward.name, {}, set()
 
     def rewards(self, states: StateSet, jobs: Sequence[Config]) -> list[np.ndarray]:
-        """Rewards (B,) float32 for each job."""
+        """As `Clip.rewards`."""
         if states.states is None:
             raise ConfigError(
                 f"reward={self.name} looks at states, but frames gives pictures: leave "
                 "frames out."
             )
+        episodes = Episodes(states=states.states[:, None])
         found = []
         for job in jobs:
-            model = make_model(job)
-            episodes = Episodes(states=states.states[:, None])
-            try:
+            with contextlib.closing(make_model(job)) as model:
                 found.append(rewards_of(model, episodes)[:, 0])
-            finally:
-                model.close()
         return found
 
 
-class Clip(Rewarder):
+class Clip:
     """CLIP's reward; embeddings are kept on disk."""
 
     def __init__(self, model: ClipConfig, device: torch.device, kept: Path) -> None:
-        """Load the model.
-
-        Args:
-            model: which.
-            device: where it computes.
-            kept: folder of embeddings.
-
-        Raises:
-            ConfigError: as `load_encoder`.
-        """
+        """Load the model; `kept` is the folder of embeddings."""
         self.name, self.model = model.name, model
         self._device = device
         self._kept = kept
         self._encoder = load_encoder(model, device)
-        self.facts = self._encoder.facts
+        self.facts: dict[str, Any] = self._encoder.facts
+        self.parameters = self.facts["parameters_image"] + self.facts["parameters_text"]
         self._identity = _identity(model, self.facts)
         self.drawn_by = set()
+        """What rendered the pictures so far, now or at an earlier time."""
 
     def rewards(self, states: StateSet, jobs: Sequence[Config]) -> list[np.ndarray]:
-        """Rewards (B,) float32 for each job."""
+        """Rewards (B,) float32 of the same B states for each of some configurations.
+
+        These are of one task and model; sentences and alpha may differ.
+
+        Raises:
+            ConfigError: a file is not a picture, or prompt and baseline of a job mean
+                the same to the model.
+        """
         embeddings = torch.from_numpy(self._embed(states, jobs[0])).to(self._device)
         return [Sentence(self._encoder, job)(embeddings).cpu().numpy() for job in jobs]
 
     def _embed(self, states: StateSet, job: Config) -> np.ndarray:
         """(B, V, D) float32, from disk as far as they are there."""
         look = self._look(states, job)
+        views = 1 if states.states is None else len(job.task.views)
         appearance: Appearance | None = None
         parts = []
         said = f"{self.name} sees {states.world}"
-        try:
-            with progress_bar(len(states), "state", said) as progress:
-                for start in range(0, len(states), PART):
-                    part = states.part(slice(start, start + PART))
-                    file = self._kept / f"{self._key(look, part)}.npz"
-                    views = 1 if part.states is None else len(job.task.views)
-                    shape = (len(part), views, self.facts["embed_dim"])
-                    held = cache.load(file) or {}
-                    kept = held.get("embeddings", np.empty(0))
-                    if kept.shape != shape or not np.isfinite(kept).all():
-                        if appearance is None and part.states is not None:
-                            appearance = Appearance(job, self._encoder)
-                        about = json.dumps(look | {"model": self.facts})
-                        embeddings = self._see(part, appearance)
-                        held = {"embeddings": embeddings, "about": np.array(about)}
-                        cache.store(file, **held)
-                    parts.append(held["embeddings"])
-                    progress.update(len(part))
-        finally:
-            if appearance is not None:
-                appearance.close()
+        with contextlib.ExitStack() as opened:
+            progress = opened.enter_context(progress_bar(len(states), "state", said))
+            for start in range(0, len(states), PART):
+                part = states.part(slice(start, start + PART))
+                file = self._kept / f"{self._key(look, part)}.npz"
+                shape = (len(part), views, self.facts["embed_dim"])
+                embeddings = (cache.load(file) or {}).get("embeddings", np.empty(0))
+                if embeddings.shape != shape or not np.isfinite(embeddings).all():
+                    if appearance is None and part.states is not None:
+                        appearance = Appearance(job, self._encoder)
+                        opened.callback(appearance.close)
+                    embeddings = self._see(part, appearance)
+                    cache.store(file, embeddings=embeddings)
+                parts.append(embeddings)
+                progress.update(len(part))
         if look["drawn_by"]:
             self.drawn_by.add(look["drawn_by"])
         return np.concatenate(parts)
@@ -189,15 +152,14 @@ class Clip(Rewarder):
     def _see(self, part: StateSet, appearance: Appearance | None) -> np.ndarray:
         """Embed some states: (B, V, D) float32."""
         if part.states is None:  # one by one, as pictures may differ in size
-            seen = [
-                self._encoder.embed_frames(pictures.read_one(f)[None])
-                for f in part.files
-            ]
-            return torch.stack(seen).cpu().numpy()
-        assert appearance is not None
-        size = appearance.batch_size
-        batches = [part.states[i : i + size] for i in range(0, len(part), size)]
-        return torch.cat([appearance.embed(batch) for batch in batches]).cpu().numpy()
+            see = self._encoder.embed_frames
+            seen = torch.stack([see(pictures.read_one(f)[None]) for f in part.files])
+        else:
+            assert appearance is not None
+            size = appearance.batch_size
+            batches = [part.states[i : i + size] for i in range(0, len(part), size)]
+            seen = torch.cat([appearance.embed(batch) for batch in batches])
+        return seen.cpu().numpy()
 
     def _look(self, states: StateSet, job: Config) -> dict[str, Any]:
         """What decides the picture of a state."""

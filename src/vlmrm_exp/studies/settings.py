@@ -7,8 +7,9 @@ run can be told, a study can be told by the same words.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from vlmrm_exp.app import Composed
@@ -22,19 +23,11 @@ DESCRIPTION = "open_clip_config.json"
 """As in vlm.source, whose import takes seconds: without it a folder holds no model."""
 PLURAL = {"task": "tasks", "clip": "clips", "alpha": "alphas"}
 """Keys that may hold several values in a study."""
-RESULTS = ("epic.json", "peak.json", "prompts.json", "landscape.json", "scores.csv")
-"""One of these is in a folder of results; files of two would be taken for one study."""
-HELD = (
-    *RESULTS,
-    "bench.json",
-    "items.json",
-    "label.json",
-    "config.yaml",
-    "summary.json",
-    "metrics.jsonl",
-    "report.html",
+HELD = tuple(
+    "epic.json peak.json prompts.json landscape.json scores.csv bench.json items.json "
+    "label.json config.yaml summary.json metrics.jsonl report.html".split()
 )
-"""What no other results may be added to."""
+"""What no other results may be added to: files of two would be taken for one study."""
 
 
 @dataclass
@@ -50,7 +43,7 @@ class StudyConfig(Config):
 
 @dataclass
 class StatesConfig(StudyConfig):
-    """A study of states; see conf/_states.yaml."""
+    """A study of states, as epic, prompts and accept are; see conf/_states.yaml."""
 
     states: int = 2000
     runs: list[str] = field(default_factory=list)
@@ -60,7 +53,7 @@ class StatesConfig(StudyConfig):
     resamples: int = 1000
 
 
-Asked = TypeVar("Asked", bound=StudyConfig)
+ConfigStore.instance().store(name="states_schema", node=StatesConfig)
 
 
 @dataclass(frozen=True)
@@ -72,6 +65,8 @@ class Study:
     tasks: list[Config]
     """Each as a training run would have it."""
     models: list[ClipConfig]
+    folder: Path
+    """Of the results."""
 
     @property
     def cache(self) -> Path:
@@ -95,15 +90,10 @@ def resolve(composed: Composed) -> Study:
     Raises:
         ConfigError: there is no such task, model or setting, or it cannot be studied.
     """
-    # First, as these lack values that a study needs.
-    for name in composed.cfg.tasks:
-        _check_task_name(name)
-    for name in composed.cfg.clips or []:
-        _check_clip_name(name)
-    asked: Any = OmegaConf.to_object(composed.cfg)
+    asked = composed.cfg
     if not asked.cache:
         raise ConfigError("cache is empty: give a folder, or leave it out.")
-    check_out(composed)
+    folder = check_out(composed)
     for alpha in asked.alphas:
         if not 0 <= alpha <= 1:
             raise ConfigError(f"alpha is {alpha}, but must lie between 0 and 1.")
@@ -114,28 +104,26 @@ def resolve(composed: Composed) -> Study:
         raise ConfigError(
             f"prompt is of one task, but {len(asked.tasks)} are asked: give one task."
         )
-    most = max(asked.alphas)
-    tasks = [_task(composed, name, most) for name in asked.tasks]
-    if asked.clips is None:
-        models = list({task.clip.name: task.clip for task in tasks}.values())
-    else:
+    models = None
+    if asked.clips is not None:
         check_list("clip", asked.clips)
         models = [model_of(composed, entry) for entry in asked.clips]
-    for model in models:
-        if sum(model.name == other.name for other in models) > 1:
+    most = max(asked.alphas)
+    tasks = [_task(composed, name, most) for name in asked.tasks]
+    if models is None:
+        models = list({task.clip.name: task.clip for task in tasks}.values())
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
             raise ConfigError(
-                f"Two models would be called {model.name}: rename a folder, as results "
+                f"Two models would be called {name}: rename a folder, as results "
                 "are told apart by its last part."
             )
-    return Study(asked, tasks, models)
+    return Study(OmegaConf.to_object(asked), tasks, models, folder)
 
 
-def check_out(composed: Composed) -> None:
-    """Refuse a folder for results that holds some, or a run, already.
-
-    Raises:
-        ConfigError: that, or it is empty.
-    """
+def check_out(composed: Composed) -> Path:
+    """The folder for results; a ConfigError if it holds some or a run already."""
     if not composed.cfg.out:
         raise ConfigError("out is empty: give a folder, or leave it out.")
     folder = composed.folder or Path(composed.cfg.out)
@@ -144,14 +132,11 @@ def check_out(composed: Composed) -> None:
             raise FolderTakenError(
                 f"{folder} holds {name} already: choose another out=..., or remove it."
             )
+    return folder
 
 
 def check_list(name: str, values: Sequence[Any]) -> None:
-    """Refuse an empty list and repetitions.
-
-    Raises:
-        ConfigError: one of these.
-    """
+    """Refuse an empty list and repetitions, with a ConfigError."""
     if not values:
         raise ConfigError(f"{name} is an empty list: give at least one.")
     for value in values:
@@ -159,7 +144,8 @@ def check_list(name: str, values: Sequence[Any]) -> None:
             raise ConfigError(f"{name} names {value} twice: give each once.")
 
 
-def _check_task_name(name: str) -> None:
+def _task(composed: Composed, name: str, alpha: float) -> Config:
+    """A task as a training run would have it."""
     if name == "gym":
         raise ConfigError(
             "task=gym has no states to render: for pictures of another environment use "
@@ -167,15 +153,6 @@ def _check_task_name(name: str) -> None:
         )
     if name.startswith("_"):
         raise ConfigError(f"task={name} is no task, but what some share.")
-
-
-def _check_clip_name(name: str) -> None:
-    if name.startswith("_"):
-        raise ConfigError(f"clip={name} is no model, but what some share.")
-
-
-def _task(composed: Composed, name: str, alpha: float) -> Config:
-    """A task as a training run would have it."""
     # With the greatest alpha, so that two sentences that are the same are refused.
     task = to_config(composed.again(f"task={name}", f"alpha={alpha}").cfg)
     check_world(task)
@@ -197,12 +174,9 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
 
 
 def model_of(composed: Composed, entry: str) -> ClipConfig:
-    """A model as a training run would have it; a local folder as `base` is fed.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
-    _check_clip_name(entry)
+    """A model as a training run would have it; a local folder as `base` is fed."""
+    if entry.startswith("_"):
+        raise ConfigError(f"clip={entry} is no model, but what some share.")
     if not entry.startswith(LOCAL):
         clip = composed.again(f"clip={entry}").cfg.clip
         return OmegaConf.to_object(clip)  # pyright: ignore[reportReturnType]

@@ -22,11 +22,8 @@ def labels_of(path: Path, states: StateSet) -> Truth:
     """Labels that people gave, from a CSV file with a header.
 
     Columns: `label`, 0 or 1, and what it is of: `file`, a name in the folder of
-    pictures, or `index`, a row of a stored set, counted from 0.
-
-    Raises:
-        ConfigError: not such a file, labels that do not match the states one to one,
-            or all of one class.
+    pictures, or `index`, a row of a stored set, counted from 0. A ConfigError if they
+    do not match the states one to one, or are all of one class.
     """
     column = "file" if states.files else "index"
     named = read_labels(path, column)
@@ -57,12 +54,7 @@ def labels_of(path: Path, states: StateSet) -> Truth:
 
 
 def read_labels(path: Path, column: str) -> dict[str, bool]:
-    """Labels by what stands in a column of a CSV file.
-
-    Raises:
-        ConfigError: there is no such file, it lacks a column or has one twice, a line
-            has too many cells, or a label is not 0 or 1.
-    """
+    """Labels by the name in a column of a CSV file; a ConfigError if it has faults."""
     if not path.is_file():
         raise ConfigError(f"There is no file of labels {path}: give labels=FILE.csv.")
     try:
@@ -109,13 +101,10 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
 
 
 def picture_states(folder: Path) -> StateSet:
-    """The pictures in a folder, in natural order; hidden files are left out.
+    """The pictures in a folder, in natural order; a ConfigError if it has none.
 
     Each counts as drawn on its own: where pictures follow each other in a film,
     intervals are too narrow.
-
-    Raises:
-        ConfigError: there is no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {folder}: give one, as frames=FOLDER.")
@@ -134,13 +123,7 @@ def picture_states(folder: Path) -> StateSet:
 
 
 def save_states(path: Path, states: StateSet, truths: dict[str, Truth]) -> None:
-    """Write states, sources, groups and, for each task, labels into an .npz file.
-
-    Args:
-        path: of the file.
-        states: with states.
-        truths: by task.
-    """
+    """Write states, sources, groups and the labels by task into an .npz file."""
     assert states.states is not None
     more: dict[str, Any] = {}
     for task, truth in truths.items():

@@ -83,11 +83,7 @@ class Examined:
     truth: Truth
 
     def agreement(self, reward: np.ndarray, resamples: int) -> dict[str, float]:
-        """All measures of a reward (B,), with intervals where the states are a sample.
-
-        Raises:
-            ConfigError: a reward is not finite or always the same.
-        """
+        """All measures of a reward (B,); with intervals if the states are a sample."""
         goal, graded, group = self.truth.goal, self.truth.graded, self.states.group
         resamples = 0 if group is None else resamples
         return agreement(reward, goal, graded, resamples, self.config.seed, group)
@@ -147,7 +143,7 @@ def sample(
             "task": asdict(task) | {"name": None, "goal": None},
             "count": count,
             "seed": seed,
-            "runs": [asdict(_run_task(run)) for run in runs],
+            "runs": [asdict(load_run_config(run).task) for run in runs],
             "libraries": cache.libraries(("gymnasium", "mujoco", "numpy")),
             "sources": cache.sources([*world.sources, *(m.__file__ for m in modules)]),
         },
@@ -159,7 +155,9 @@ def sample(
     if "states" in held and held["states"].shape == shape:
         return StateSet(task.env, held["source"], held["states"], (), held.get("group"))
     # First of all, as a damaged checkpoint is to be refused before anything is played.
-    policies = [(_run_task(run), policy) for run in runs for policy in _policies(run)]
+    policies = [
+        (load_run_config(run).task, policy) for run in runs for policy in _policies(run)
+    ]
     mixed = round(count / 2) if runs else count
     states, source, group = world.sample_states(task, mixed, seed)
     if runs:
@@ -175,12 +173,7 @@ def sample(
 
 
 def check_sampling(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> None:
-    """Refuse what `sample` could not do; reads no checkpoint.
-
-    Raises:
-        ConfigError: too few states, or a run that is of another world, is not there, or
-            has no checkpoint.
-    """
+    """Refuse, with a ConfigError, what `sample` could not do; reads no checkpoint."""
     world = world_of(task)
     if world.sample_states is None:
         raise ConfigError(
@@ -195,7 +188,7 @@ def check_sampling(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> N
             "are a uniform grid: leave runs out."
         )
     for run in runs:
-        if (other := _run_task(run)).env != task.env:
+        if (other := load_run_config(run).task).env != task.env:
             raise ConfigError(
                 f"The run {run} is of {other.name}, which is of another world than "
                 f"{task.name}: give runs of {task.env} tasks."
@@ -248,10 +241,6 @@ def _policy_states(
         episodes.append(first + episode)
         first += int(episode.max(initial=-1)) + 1
     return np.concatenate(states), np.concatenate(episodes)
-
-
-def _run_task(run: Path) -> TaskConfig:
-    return load_run_config(run).task
 
 
 def _checkpoints(run: Path) -> list[Path]:

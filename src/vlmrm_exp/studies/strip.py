@@ -58,18 +58,12 @@ class Scores:
 
 
 def choose_shown(counts: Sequence[int] | np.ndarray, most: int) -> np.ndarray:
-    """Choose evenly which of the pictures to show.
+    """Choose evenly which of the pictures to show: their numbers, rising.
 
     With fewer files than `most`, each has one place, and the places left go one by one
     to the file with the most pictures to a place. With more files, one of each in so
-    many, evenly chosen.
-
-    Args:
-        counts: pictures of each file, which stand one file after another.
-        most: pictures to choose at most.
-
-    Returns:
-        Numbers of pictures, rising.
+    many, evenly chosen. `counts` are the pictures of each file, which stand one file
+    after another.
     """
     counts = np.asarray(counts)
     places = np.zeros(len(counts), int)
@@ -112,13 +106,10 @@ def plot_strip(
     shown: Sequence[int] | np.ndarray,
     pictures: Sequence[np.ndarray],
 ) -> None:
-    """Plot pictures with their rewards beneath, as bars.
+    """Plot K pictures (H, W, 3) uint8 with their rewards beneath, as bars.
 
-    Args:
-        path: of the png and the svg, without a suffix.
-        scores: of all pictures; columns are numbered from 1.
-        shown: (K,) int, rows of the scores.
-        pictures: of these rows, K of (H, W, 3) uint8.
+    `shown` (K,) int are their rows of the scores. The path has no suffix; columns are
+    numbered from 1.
     """
     columns = scores.columns
     lines = -(-len(shown) // 6)
@@ -172,15 +163,10 @@ def plot_strip(
 
 
 def plot_curves(path: Path, scores: Scores, chosen: Sequence[int], most: int) -> None:
-    """Plot rewards over time, a panel for each chosen file and alpha.
+    """Plot rewards over time, a panel for each chosen file and alpha, `most` at most.
 
     Panels of one alpha have one axis; rewards of two alphas differ too much in scale.
-
-    Args:
-        path: of the png and the svg, without a suffix.
-        scores: of all pictures; columns are numbered from 1.
-        chosen: numbers of the files.
-        most: panels at most.
+    The path has no suffix; columns are numbered from 1.
     """
     columns = scores.columns
     heading = "Reward over time, for each frame that was scored."
@@ -215,13 +201,10 @@ def plot_curves(path: Path, scores: Scores, chosen: Sequence[int], most: int) ->
 def _page(
     path: Path, size: tuple[float, float], heading: str, columns: Sequence[Column]
 ) -> "Iterator[Figure]":
-    """A figure that says what its colours mean, written at the end.
+    """A figure that says what its colours mean, and is written at the end.
 
-    Args:
-        path: without a suffix.
-        size: width and height of what the caller plots, in inches.
-        heading: the first sentence.
-        columns: numbered beneath it.
+    `size` is what the caller plots on, in inches; columns are numbered beneath the
+    heading.
     """
     import matplotlib
     from matplotlib.lines import Line2D
