@@ -44,6 +44,8 @@ CURVES = {
     "eval/goal_mean": ("goals", "goals met in order, greedy episodes"),
 }
 """Metrics that are plotted over env steps: file name, and axis."""
+BUCKETS = "episodes in %, by % of their steps in the goal: 0 / 25 / 50 / 75 / 100"
+"""Heads their column."""
 BASE64 = 4 / 3  # how much longer a file is inside the page
 
 
@@ -61,11 +63,14 @@ def write_page(
     read; `max_mb` are for videos, None: no videos.
     """
     groups = group_runs(runs)
-    kinds = (
-        *(_results_section, _stages_section, _curves_section),
-        *(_judges_section, _comparisons_section),
-    )
-    sections = [section_of(groups, out) for section_of in kinds]
+    numbers = [_group_numbers(group) for group in groups]
+    sections = [
+        _results_section(groups, numbers, out),
+        _stages_section(groups),
+        _curves_section(groups, out),
+        _judges_section(groups, out),
+        _comparisons_section(groups, out),
+    ]
     embedded = {
         str(group.settings.get("clip.name", "?"))
         for group in groups
@@ -75,12 +80,10 @@ def write_page(
         section, models = result_section(path, f"{path.stem}-{index}", out)
         sections.append(section)
         embedded |= models
-    numbers = [_group_numbers(group) for group in groups]
     # Names may be no valid text.
     written: Any = {"index": False, "errors": "backslashreplace"}
     if groups:
         pd.DataFrame(numbers).to_csv(out / "groups.csv", **written)
-    columns, same = _columns(groups)
     videos, left_out = ([], []) if max_mb is None else _videos(groups, max_mb)
     if runs:
         _run_numbers(runs, groups).to_csv(out / "runs.csv", **written)
@@ -100,32 +103,108 @@ def write_page(
         left_out=left_out,
         max_mb=max_mb,
         embedded=sorted(embedded),
-        groups=list(zip(groups, numbers, strict=True)),
-        columns=columns,
-        same=same,
-        names=COLUMNS,
-        setting_text=setting_text,
+        list_of_runs=_list_of_runs(runs),
+        statuses=STATUSES,
         success_of=success_of,
         text=value_text,
     )
     (out / "report.html").write_text(page, encoding="utf-8", errors="replace")
 
 
-def _results_section(groups: Sequence[Group], out: Path) -> Section:
+def _results_section(
+    groups: Sequence[Group], numbers: Sequence[dict[str, Any]], out: Path
+) -> Section:
+    section = Section("Results", "results")
+    if not groups:
+        return section
+    section.items.append(_table_of_groups(groups, numbers))
     measured = [group for group in groups if group.success]
     if not measured:
-        note = "No finished run has measured success." if groups else ""
-        return Section("Results", "results", [], note)
+        section.note = "No finished run has measured success."
+        return section
     path, runs = out / "success", _measured_runs(groups)
     plots.success(measured, path)
     alt = "Share of successful episodes of each group with its interval"
     note = "Dot: all seeds pooled. Strokes: each seed. "
-    figure = parts.figure(("Success", path, alt), note, runs, groups)
+    section.items.append(parts.figure(("Success", path, alt), note, runs, groups))
     table, left_out = _over_tasks(measured)
-    return Section("Results", "results", [figure, *table], " ".join(left_out))
+    section.items += table
+    section.note = " ".join(left_out)
+    return section
 
 
-def _stages_section(groups: Sequence[Group], out: Path) -> Section:
+def _table_of_groups(
+    groups: Sequence[Group], numbers: Sequence[dict[str, Any]]
+) -> Item:
+    """A row for each group; a column that is empty in all of them is left out."""
+    columns, same = _columns(groups)
+    rows = []
+    for group, row in zip(groups, numbers, strict=True):
+        other = [setting_text(key, value) for key, value in group.other.items()]
+        once = len(group.runs) - row["repeats"]
+        counted = f"{row['finished']}"
+        if row["finished"] != once:
+            counted += f" of {once} finished"
+        if row["repeats"]:
+            counted += f", and {row['repeats']} not counted"
+        best = row["success_of_highest_reward"]
+        reward = value_text(row["reward_mean"])
+        if row["reward_deviation"] >= 0:  # NaN of one run
+            reward += f" ± {row['reward_deviation']:.2g}"
+        rows.append(
+            {
+                **{COLUMNS[k]: value_text(group.settings.get(k)) for k in columns},
+                "task": group.task,
+                "other settings": "\n".join(other),
+                "runs": counted,
+                "success (95 %)": str(group.success or "-"),
+                "of each seed": row["success_of_each"],
+                "random actions": str(row["success_of_random_actions"] or ""),
+                "of the highest reward": "-" if best is None else f"{best:.2f}",
+                BUCKETS: row["buckets"],
+                "reward a step": reward,
+                "seeds": row["seeds"],
+                "env steps": row["env_steps_of_each"] or "-",
+                "minutes a run": row["minutes_of_each"] or "-",
+                "warning": row["warning"],
+            }
+        )
+    table = pd.DataFrame(rows)
+    table = table.loc[:, (table != "").any()]
+    note = f"The same in all: {', '.join(same)}." if same else ""
+    runs = [run for group in groups for run in group.runs]
+    return Item("Groups of runs, seeds pooled", note, runs, table)
+
+
+def _list_of_runs(runs: Sequence[Run]) -> Item:
+    """A row for each run. What went wrong comes first, or nobody would see it."""
+    rows = []
+    for run in sorted(runs, key=lambda run: run.status == FINISHED):
+        again = [
+            f"{success.rate:.2f} over {success.episodes} ({values.get('checkpoint')})"
+            for values in run.evaluations.values()
+            if (success := success_of(values))
+        ]
+        rows.append(
+            {
+                "run": run.name,
+                "status": run.status,
+                "reason and notes": "\n".join(filter(None, [run.reason, *run.notes])),
+                "task": str(run.config.get("task.name", "?")),
+                "seed": run.seed,
+                "env steps": value_text(run.env_steps),
+                "success": f"{run.success.rate:.2f}" if run.success else "-",
+                "reward a step": value_text(run.reward),
+                "evaluated again": "\n".join(again),
+            }
+        )
+    table = pd.DataFrame(rows)
+    if not any(row["evaluated again"] for row in rows):
+        table = table.drop(columns="evaluated again", errors="ignore")
+    return Item("Every run", "", runs, table)
+
+
+def _stages_section(groups: Sequence[Group]) -> Section:
     """How far kept policies get in tasks of several parts: said, and in truth."""
     section, rows, runs = Section("Stages", "stages"), [], []
     names = labels(groups, known=("task.name",))
@@ -147,7 +226,7 @@ def _stages_section(groups: Sequence[Group], out: Path) -> Section:
         heads = ["group", "stages by the reward", "goals by predicates", "runs"]
         note = "Share of episodes that passed the first, the first two, and so on."
         table = pd.DataFrame(rows, columns=heads)
-        section.items.append(Item("How far it gets", note, runs, table, wide=True))
+        section.items.append(Item("How far it gets", note, runs, table))
     return section
 
 
@@ -310,32 +389,25 @@ def _judges_section(groups: Sequence[Group], out: Path) -> Section:
         found = [run for run in group.finished if run.judges]
         path = out / f"judges-{number_}"
         plots.judges(found, group.judges, path)
-        about = f"{group.task}: {label}", path, "Reward and judges over env steps"
+        name = f"{group.task}: {label}"
+        about = name, path, "Reward and judges over env steps"
         section.items.append(parts.figure(about, "", found, [group]))
         runs += found
         for judge in group.judges:
-            raised = [run for run in found if judge in run.alarms]
+            alarms = [(run, run.alarms[judge]) for run in found if judge in run.alarms]
             when = [
                 f"{alarm['judge']} at {alarm['env_steps']:,} (seed {run.seed})"
-                for run in raised
-                for alarm in [run.alarms[judge]]
+                for run, alarm in alarms
             ]
-            curves = [run.curve(f"judge/{judge}") for run in found]
-            ends = [np.mean([c.iloc[i] for c in curves if len(c)]) for i in (0, -1)]
-            best = np.mean([c.max() for c in curves if len(c)])
-            rows.append(
-                [
-                    f"{group.task}: {label}",
-                    judge,
-                    *(f"{value:.3g}" for value in (ends[0], best, ends[1])),
-                    f"{len(raised)} of {len(found)}",
-                    "; ".join(when),
-                ]
-            )
+            curves = [curve for _, curve in plots.curves_of(found, f"judge/{judge}")]
+            told = [(curve.iloc[0], curve.max(), curve.iloc[-1]) for curve in curves]
+            means = (f"{value:.3g}" for value in np.mean(told, 0))
+            raised = f"{len(alarms)} of {len(found)}"
+            rows.append([name, judge, *means, raised, "; ".join(when)])
     heads = ["group", "judge", "first", "best", "last", "alarms", "when"]
     table = pd.DataFrame(rows, columns=heads)
     if rows:
-        section.items.insert(0, Item("Alarms", "", runs, table, wide=True))
+        section.items.insert(0, Item("Alarms", "", runs, table))
     return section
 
 
@@ -343,12 +415,7 @@ def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
     section = Section("Comparisons", "comparisons")
     for stem, what, keys, x in (
         ("size", "model size", ("clip.",), lambda group: group.parameters),
-        (
-            "alpha",
-            "alpha",
-            ("alpha",),
-            lambda group: number(group.settings.get("alpha")),
-        ),
+        ("alpha", "alpha", ("alpha",), lambda group: group.alpha),
         (
             "looks",
             "states looked at",
