@@ -16,7 +16,7 @@ from vlmrm_exp.labelling.shown import Item
 from vlmrm_exp.measures import wilson_interval
 
 Labels = Mapping[str, Mapping[str, int]]
-"""By rater and item."""
+"""By rater and the item's key: percent of buckets, else 0 and 1."""
 BUCKETS = (0, 25, 50, 75, 100)
 """Percent: what the paper's rater put each episode into."""
 
@@ -65,15 +65,10 @@ def fleiss(labels: Labels) -> tuple[int, float | None]:
 
 
 def krippendorff(labels: Labels, numbers: bool) -> tuple[int, float | None]:
-    """Krippendorff's alpha over the items that two raters or more have labelled.
+    """Krippendorff's alpha over items of two raters or more, and how many these are.
 
-    Args:
-        labels: any may be missing.
-        numbers: labels are numbers, and nearer ones agree better (interval scale);
-            False: they are names (nominal scale).
-
-    Returns:
-        How many items, and alpha.
+    `numbers`: labels are numbers, and nearer ones agree better (interval scale); else
+    they are names (nominal scale).
     """
     from nltk.metrics.distance import binary_distance, interval_distance
 
@@ -99,12 +94,7 @@ def _task(labels: Labels, distance: Any = None) -> Any:
 def tables(
     items: Sequence[Item], labels: Labels, buckets: bool
 ) -> dict[str, list[dict[str, Any]]]:
-    """All that label.json tells, as tables.
-
-    Args:
-        items: all that was to be labelled.
-        labels: by rater and the item's key.
-        buckets: whether labels are percent.
+    """All that label.json tells of the items that were to be labelled, as tables.
 
     Returns:
         raters: each one's count, share of goals with its 95 % interval, and agreement
