@@ -209,16 +209,6 @@ def test_gym_env_that_ends_is_held_until_reset():
         assert envs.episode_success(goal).all()
 
 
-def test_gym_env_frames_are_stacked_copies():
-    envs = gym_envs("test/Counter-v0", 3)
-    frames = envs.states()
-    assert frames.shape == (3, 4, 6, 3)
-    assert frames.dtype == np.uint8
-    envs.step(np.zeros(3, np.int64))
-    assert (frames == 0).all()
-    assert (envs.states() == 1).all()
-
-
 @pytest.mark.parametrize(
     ("env_id", "sentence"),
     [
