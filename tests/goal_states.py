@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vlmrm_exp.envs.poses import Legs, PoseLibrary, quaternion
+from vlmrm_exp.envs.poses import Pose, PoseLibrary, quaternion
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Example:
 
     def state(self, library: PoseLibrary) -> np.ndarray:
         """(47,), at rest."""
-        angles = library.angles(Legs("", self.pose))
+        angles = library.angles(Pose("", self.pose))
         if self.noise:
             rng = np.random.default_rng(0)
             angles += np.deg2rad(rng.normal(0, self.noise, angles.shape))

@@ -32,16 +32,9 @@ def write_run(
 ) -> Path:
     """Write a finished run; what a test wants otherwise it changes afterwards.
 
-    Args:
-        folder: of the run.
-        task, clip, seed, alpha, textures, camera, prompt: settings.
-        success: of the kept policy; None: not measured.
-        episodes: of the final evaluation.
-        reward: of the kept policy.
-        parameters: of the model, a quarter of them for the text.
-        rewards: train/reward_mean of each report; None: twelve, rising to `reward`.
-        summary: added to summary.json.
-        settings: added to the settings, at the top.
+    A quarter of the model's `parameters` are for the text. `rewards` are
+    train/reward_mean of each report; None: twelve, rising to `reward`, that of the kept
+    policy. `summary` and `settings` are added to their files.
     """
     config = {
         "task": {"name": task, "textures": textures, "camera": camera},

@@ -209,23 +209,6 @@ def test_gym_env_that_ends_is_held_until_reset():
         assert envs.episode_success(goal).all()
 
 
-def test_gym_env_frames_are_stacked_copies():
-    envs = gym_envs("test/Counter-v0", 3)
-    frames = envs.states()
-    assert frames.shape == (3, 4, 6, 3)
-    assert frames.dtype == np.uint8
-    envs.step(np.zeros(3, np.int64))
-    assert (frames == 0).all()
-    assert (envs.states() == 1).all()
-
-
-def test_frame_renderer_refuses_what_is_no_frame():
-    renderer = make_renderer(TaskConfig(name="gym", env="gym"), 96, effects=False)
-    for wrong in (np.zeros((2, 47)), np.zeros((2, 4, 6, 3)), np.zeros((2, 4, 6), "u1")):
-        with pytest.raises(ValueError, match="expected frames"):
-            renderer.render(wrong)
-
-
 @pytest.mark.parametrize(
     ("env_id", "sentence"),
     [

@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 pytest.importorskip("nicegui")
 pytest.importorskip("nltk")
 
-from vlmrm_exp import app, epic, evaluate, report
+from vlmrm_exp import app, evaluate, report
 from vlmrm_exp import label as verb
 from vlmrm_exp.config import ConfigError, FolderTakenError
 from vlmrm_exp.envs import world_of
@@ -192,12 +192,7 @@ def test_episodes_are_those_that_evaluate_judges(run, tmp_path, capsys):
     held = json.loads((out / "items.json").read_text())["items"]
     for folder, success in ((good, True), (bad, False)):
         mine = [item for item in held if item["run"] == str(folder)]
-        judged = evaluate.evaluate(
-            *evaluate.check(
-                app.compose("evaluate", f"run={folder}", "video=false", "episodes=4",
-                            "compute.workers=0")
-            )
-        )["per_episode"]  # fmt: skip
+        judged = evaluated(folder, "episodes=4")["per_episode"]
         assert [item["goal"] for item in mine] == judged["success"] == 4 * [success]
         assert [item["share"] for item in mine] == judged["goal_share"]
     videos = sorted((out / "shown").iterdir())
@@ -388,9 +383,8 @@ def test_a_folder_goes_on_with_its_own_settings_alone(pictures, tmp_path):
     assert not (tmp_path / "out" / "shown").exists()
     with pytest.raises(FolderTakenError, match="begun with question=Both knees"):
         asked(*words, "question=Is it blue?")
-    other = app.compose(epic.__name__.split(".")[-1], f"out={tmp_path}/out")
     with pytest.raises(ConfigError, match=r"holds items.json already"):
-        check_out(other)
+        check_out(app.compose("label", f"out={tmp_path}/out"))
     (tmp_path / "out" / "items.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"items.json cannot be read"):
         asked(*words)

@@ -42,8 +42,6 @@ class WandbServer:
         """By their ids."""
         self.used: list[tuple[str, str]] = []
         """Artifacts that are inputs: names of run and artifact."""
-        self.files: dict[str, bytes] = {}
-        """Uploaded, by their places."""
         self.lets_in = True
         """Whether the key is one of somebody's."""
         self.unknown: list[str] = []
@@ -186,8 +184,6 @@ def wandb_server() -> Iterator[WandbServer]:
                 answer = {"data": held.answer(asked["query"], variables)}
             elif self.path.endswith("/file_stream"):
                 held.stream(self.path.split("/")[-2], json.loads(body))
-            elif self.command == "PUT":
-                held.files[self.path] = body
             data = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")

@@ -80,6 +80,8 @@ class Logged:
     """Settings by their dotted names, and as W&B groups by them."""
     online: Any = None
     """W&B's own run; None: of a folder."""
+    epic: float | None = None
+    """Its reward's EPIC distance; None: not measured."""
 
 
 def check(composed: app.Composed) -> DashboardConfig:
@@ -117,7 +119,7 @@ def dashboard(asked: DashboardConfig) -> None:
     if asked.dry_run:
         runs = [of_folder(run) for folders, *_ in found for run in folders]
         where = ", ".join(asked.files)
-        return _write(asked, _some(runs, where), epics)
+        return _write(asked, _some(runs, where, epics))
     import wandb
     from wandb.errors import Error as WandbError
 
@@ -129,7 +131,7 @@ def dashboard(asked: DashboardConfig) -> None:
             runs = [of_wandb(run) for run in api.runs(path, lazy=False)]
         except ValueError as error:  # W&B's own, of a project that is not there
             raise ConfigError(f"{path}: {reason(error)}: give another.") from error
-        _send(asked, api, _some(runs, path), epics)
+        _send(asked, api, _some(runs, path, epics))
     except WandbError as error:
         raise ConfigError(
             f"W&B does not let us into {asked.entity}/{asked.project} "
@@ -140,26 +142,33 @@ def dashboard(asked: DashboardConfig) -> None:
         wandb.teardown()
 
 
-def _some(runs: list[Logged], where: str) -> list[Logged]:
-    """These runs, if there are any of ours."""
+def _some(runs: list[Logged], where: str, epics: list[dict[str, Any]]) -> list[Logged]:
+    """Those of these runs that are ours, if there are any, with their distances."""
     runs = [run for run in runs if run.config.get("task_name")]
     if not runs:
         raise ConfigError(
             f"{where} holds no training run: train some first, for W&B with log=wandb, "
             "or log=offline and `wandb sync`."
         )
+    for run in runs:
+        for epic in epics:
+            settings = epic["settings"].items()
+            if all(run.config.get(key) == value for key, value in settings):
+                run.epic = epic[EPIC]
+                run.keys.add(EPIC)
+                break
     return runs
 
 
 def of_folder(run: Any) -> Logged:
     """What W&B gets of a run that lies in a folder (reporting.run_folders.Run)."""
-    sizes = [run.encoder.get(f"parameters_{part}") for part in ("image", "text")]
-    size = None if None in sizes else sum(sizes)
     names = {path.stem for path in run.videos}
     shown = {VIDEO} if "eval" in names else set()
     shown |= {f"{JUDGE}{n}{ALARM}" for n in run.alarms if f"alarm-{n}" in names}
     keys = {*map(str, run.reports.columns), *run.summary, *shown}
-    return Logged(run.name, keys, _told(run.config) | {"clip_parameters": size})
+    return Logged(
+        run.name, keys, _told(run.config) | {"clip_parameters": run.parameters}
+    )
 
 
 def of_wandb(run: Any) -> Logged:
@@ -171,7 +180,8 @@ def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     named = {
         f"{of}_name": config.get(f"{of}.name") for of in ("task", "clip", "reward")
     }
-    return {**config, **named, "prompt_text": _text(config.get("prompt"))}
+    texts = {f"{of}_text": _text(config.get(of)) for of in ("prompt", "baseline")}
+    return {**config, **named, **texts}
 
 
 def _text(sentences: Any) -> str:
@@ -195,62 +205,40 @@ def epic_distances(paths: Iterable[Path]) -> list[dict[str, Any]]:
                 "task.camera": about.get("camera"),
             }
             if row.get("alpha"):
-                settings["baseline"] = about.get("baseline")
-            found.append({"settings": settings, EPIC: row.get("epic")})
+                settings["baseline_text"] = _text(about.get("baseline"))
+            if row.get("epic") is not None:
+                found.append({"settings": settings, EPIC: row["epic"]})
     return found
 
 
-def epic_of(run: Logged, epics: Iterable[Mapping[str, Any]]) -> float | None:
-    """The distance of a run's reward, if it was measured."""
-    config = dict(run.config)
-    if isinstance(config.get("baseline"), str):
-        config["baseline"] = [config["baseline"]]
-    for epic in epics:
-        if all(config.get(key) == value for key, value in epic["settings"].items()):
-            return epic[EPIC]
-    return None
-
-
-def curves(keys: set[str]) -> dict[str, list[str]]:
-    """Titles of the panels over env steps, with their keys that were logged."""
-    judged = sorted(k for k in keys if k.startswith(JUDGE) and not k.endswith(ALARM))
-    wanted = {
-        **CURVES,
-        **{f"Judge: {key.removeprefix(JUDGE)}": [key] for key in judged},
-    }
-    chosen = {title: [k for k in group if k in keys] for title, group in wanted.items()}
-    return {title: group for title, group in chosen.items() if group}
-
-
-def line_plots(keys: set[str]) -> list[Any]:
+def line_plots(runs: Iterable[Logged]) -> list[Any]:
     """Panels over env steps: the mean over a group's seeds, and from lowest to highest.
 
-    Args:
-        keys: that were logged.
+    A panel has those of its keys that were logged.
     """
     import wandb_workspaces.reports.v2.interface as wr
 
+    keys = _keys(runs)
+    judged = sorted(k for k in keys if k.startswith(JUDGE) and not k.endswith(ALARM))
+    wanted = CURVES | {f"Judge: {key.removeprefix(JUDGE)}": (key,) for key in judged}
     return [
         wr.LinePlot(
             title=title,
             x="env_steps",
-            y=list(group),
+            y=logged,
             groupby_aggfunc="mean",
             groupby_rangefunc="minmax",
         )
-        for title, group in curves(keys).items()
+        for title, group in wanted.items()
+        if (logged := [key for key in group if key in keys])
     ]
 
 
-def scatter_plots(runs: Sequence[Logged], keys: set[str]) -> list[Any]:
-    """A dot for each run: what its policy reaches, against what tells runs apart.
-
-    Args:
-        runs: whose settings are looked at.
-        keys: that were logged.
-    """
+def scatter_plots(runs: Sequence[Logged]) -> list[Any]:
+    """A dot for each run: what its policy reaches, against what tells runs apart."""
     import wandb_workspaces.reports.v2.interface as wr
 
+    keys = _keys(runs)
     result = next((key for key in RESULTS if key in keys), None)
     if result is None:
         return []
@@ -276,10 +264,11 @@ def scatter_plots(runs: Sequence[Logged], keys: set[str]) -> list[Any]:
     ]
 
 
-def videos(keys: set[str]) -> list[Any]:
+def videos(runs: Iterable[Logged]) -> list[Any]:
     """The runs' videos side by side, if there are some."""
     import wandb_workspaces.reports.v2.interface as wr
 
+    keys = _keys(runs)
     alarms = sorted(k for k in keys if k.startswith(JUDGE) and k.endswith(ALARM))
     titles = {VIDEO: "Videos of the kept policies"}
     titles |= {
@@ -297,13 +286,12 @@ def make_workspace(asked: DashboardConfig, runs: Sequence[Logged]) -> Any:
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
-    keys = _keys(runs)
-    lines = line_plots(keys)
+    lines = line_plots(runs)
     slow = [line for line in lines if line.y[0].startswith("perf/")]
     parts = {
         "Learning": [line for line in lines if line not in slow],
-        "Comparison": scatter_plots(runs, keys),
-        "Videos": videos(keys),
+        "Comparison": scatter_plots(runs),
+        "Videos": videos(runs),
         "Speed": slow,
     }
     return ws.Workspace(
@@ -343,9 +331,8 @@ def make_report(asked: DashboardConfig, runs: Sequence[Logged]) -> Any:
     groupby = [f"config.{key}" for key in SAME]
     for task in sorted({str(run.config["task_name"]) for run in runs}, key=natural):
         mine = [run for run in runs if run.config["task_name"] == task]
-        keys = _keys(mine)
-        blocks += [wr.H1(task), grid(line_plots(keys), task, groupby)]
-        if alone := [*scatter_plots(mine, keys), *videos(keys)]:
+        blocks += [wr.H1(task), grid(line_plots(mine), task, groupby)]
+        if alone := [*scatter_plots(mine), *videos(mine)]:
             blocks.append(grid(alone, task, []))
     return wr.Report(
         entity=asked.entity,
@@ -378,20 +365,8 @@ def _keys(runs: Iterable[Logged]) -> set[str]:
     return {key for run in runs for key in run.keys}
 
 
-def _with_epic(runs: list[Logged], epics: list[dict[str, Any]]) -> dict[str, float]:
-    """The distances that are to be written, by the runs' names; and mark those runs."""
-    found = {run.name: epic_of(run, epics) for run in runs}
-    known = {name: epic for name, epic in found.items() if epic is not None}
-    for run in runs:
-        if run.name in known:
-            run.keys.add(EPIC)
-    return known
-
-
-def _write(
-    asked: DashboardConfig, runs: list[Logged], epics: list[dict[str, Any]]
-) -> None:
-    summaries = {name: {EPIC: epic} for name, epic in _with_epic(runs, epics).items()}
+def _write(asked: DashboardConfig, runs: list[Logged]) -> None:
+    summaries = {run.name: {EPIC: run.epic} for run in runs if run.epic is not None}
     parts = dict(zip(("workspace", "report"), _made(asked, runs), strict=True))
     # As the client itself makes a text of them.
     sent = {
@@ -407,17 +382,12 @@ def _write(
     print(f"  saved    {out}")
 
 
-def _send(
-    asked: DashboardConfig,
-    api: Any,
-    runs: list[Logged],
-    epics: list[dict[str, Any]],
-) -> None:
-    for name, epic in _with_epic(runs, epics).items():
-        run = next(run.online for run in runs if run.name == name)
-        if run.summary.get(EPIC) != epic:
-            run.summary[EPIC] = epic
-            run.summary.update()
+def _send(asked: DashboardConfig, api: Any, runs: list[Logged]) -> None:
+    for run in runs:
+        summary = run.online.summary
+        if run.epic is not None and summary.get(EPIC) != run.epic:
+            summary[EPIC] = run.epic
+            summary.update()
     workspace, report = _made(asked, runs)
     # The library's own way to update asks for an address; titles are what we know.
     if view := _view(asked, api, "project-view"):

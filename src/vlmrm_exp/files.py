@@ -65,12 +65,9 @@ def lock(file: IO[Any]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole.
+    """Write a JSON file whole, of mappings, sequences and primitives.
 
-    Args:
-        path: where; an older file is replaced.
-        value: mappings, sequences and primitives; numbers that are not finite become
-            null, NumPy scalars and paths their plain selves.
+    Numbers that are not finite become null, NumPy scalars and paths their plain selves.
     """
     text = json.dumps(plain(value), indent=2, allow_nan=False)
     with written_whole(path) as part:
@@ -110,9 +107,7 @@ def shorten(text: str, limit: int) -> str:
 def reason(error: BaseException, named: bool = False) -> str:
     """The first line of what an error says, without the full stop; or its type.
 
-    Args:
-        error: of any package.
-        named: begin with its type, where that helps.
+    `named`: begin with its type, where that helps.
     """
     kind = type(error).__name__
     first, *more = str(error).strip().splitlines() or [""]
@@ -127,9 +122,7 @@ def reason(error: BaseException, named: bool = False) -> str:
 def unusable(error: OSError, path: Path | None = None) -> str:
     """Which file or folder the system refused and why, without the full stop.
 
-    Args:
-        error: the system's.
-        path: named if the error does not say which it was.
+    `path` is named if the error does not say which it was.
     """
     why = error.strerror
     if isinstance(error, (FileExistsError, NotADirectoryError)):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,6 @@ from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.evaluate import SEED_OFFSET
 from vlmrm_exp.files import lock, unusable, write_json
 from vlmrm_exp.labelling import agreement, label_file
-from vlmrm_exp.labelling.page import Labelling, serve
 from vlmrm_exp.labelling.raters import Raters
 from vlmrm_exp.labelling.shown import Item, Played, Session
 from vlmrm_exp.log.versions import versions
@@ -33,6 +32,9 @@ from vlmrm_exp.run_folder import load_run_config
 from vlmrm_exp.studies import settings, state_sets
 from vlmrm_exp.studies.pictures import PictureFile, read_one, read_pictures
 from vlmrm_exp.studies.state_files import picture_states, save_states, stored_states
+
+if TYPE_CHECKING:
+    from vlmrm_exp.labelling.page import Labelling
 
 SCALES = ("goal", "buckets")
 LOOK = "task.camera task.textures task.frame_height"
@@ -97,16 +99,11 @@ class Asked:
     settings: LabelConfig
     task: Config
     """Of `videos`: the first run's."""
-    runs: list[Config]
-    """Of `videos`, each run's own."""
+    runs: list[Played]
+    """Of `videos`."""
     buckets: bool
     question: str
     out: Path
-
-    @property
-    def column(self) -> str:
-        """What label.csv calls a picture."""
-        return "file" if self.settings.frames else "index"
 
     def about(self) -> dict[str, Any]:
         """Settings that decide what is judged; a session cannot go on with others."""
@@ -135,17 +132,17 @@ def check(composed: app.Composed) -> Asked:
                 raise no_effect(key, value, given)
     for package in ("nicegui", "nltk"):
         check_extra("label", package, "label", "epic's labels= with a table of yours")
-    runs: list[Config] = []
+    runs: list[Played] = []
     if asked.videos:
         at_least("episodes", asked.episodes, 1)
         one_of("checkpoint", asked.checkpoint, ("best", "last"))
         settings.check_list("videos", asked.videos)
         runs = [_run(folder, asked.checkpoint) for folder in asked.videos]
-        task = runs[0]
-        for folder, run in zip(asked.videos, runs, strict=True):
-            if run.task.name != task.task.name:
+        task = runs[0].config
+        for run in runs:
+            if (other := run.config.task.name) != task.task.name:
                 raise ConfigError(
-                    f"{folder} is of task={run.task.name}, but {asked.videos[0]} of "
+                    f"{run.folder} is of task={other}, but {runs[0].folder} of "
                     f"{task.task.name}: one session judges one task."
                 )
     else:
@@ -185,8 +182,8 @@ def check(composed: app.Composed) -> Asked:
     return found
 
 
-def _run(folder: str, checkpoint: str) -> Config:
-    """The configuration of a run that has such a checkpoint."""
+def _run(folder: str, checkpoint: str) -> Played:
+    """A run that has such a checkpoint."""
     path = Path(folder).expanduser()
     config = load_run_config(path)
     file = path / "checkpoints" / f"{checkpoint}.pt"
@@ -200,7 +197,7 @@ def _run(folder: str, checkpoint: str) -> Config:
             f"The policy in {folder} acts by the stage that its reward tells, which "
             "label does not ask: show the run's own videos, or give other runs."
         )
-    return config
+    return Played(folder, config, file, config.seed + SEED_OFFSET)
 
 
 def _criterion(task: Config, whole_episode: bool) -> str:
@@ -252,66 +249,49 @@ def _make(asked: Asked, session: Session) -> list[Item]:
     """Render what will be shown; with sampled states their set is kept for `epic`."""
     given, task = asked.settings, asked.task
     if asked.runs:
-        played = [
-            Played(
-                folder,
-                run,
-                Path(folder).expanduser() / "checkpoints" / f"{given.checkpoint}.pt",
-                run.seed + SEED_OFFSET,
-            )
-            for folder, run in zip(given.videos, asked.runs, strict=True)
-        ]
-        session.make_videos(played, given.episodes)
+        return session.make_videos(asked.runs, given.episodes)
+    if given.frames:
+        states = picture_states(Path(given.frames).expanduser())
+    elif given.state_set:
+        states, _ = stored_states(Path(given.state_set).expanduser(), task.task)
     else:
-        if given.frames:
-            states = picture_states(Path(given.frames).expanduser())
-        elif given.state_set:
-            path = Path(given.state_set).expanduser()
-            states, _ = stored_states(path, task.task)
-        else:
-            runs = [Path(run).expanduser() for run in given.runs]
-            kept = Path(given.cache).expanduser() / "states"
-            states = state_sets.sample(task.task, given.states, given.seed, runs, kept)
-            save_states(asked.out / f"states-{states.world}.npz", states, {})
-        predicate = world_of(task.task).predicate(task.task)
-        goal = None
-        if states.states is not None and predicate is not None:
-            goal = np.asarray(predicate(states.states))
-        session.make_pictures(task, states, goal)
-    assert session.items is not None
-    return session.items
+        runs = [Path(run).expanduser() for run in given.runs]
+        kept = Path(given.cache).expanduser() / "states"
+        states = state_sets.sample(task.task, given.states, given.seed, runs, kept)
+        save_states(asked.out / f"states-{states.world}.npz", states, {})
+    predicate = world_of(task.task).predicate(task.task)
+    goal = None
+    if states.states is not None and predicate is not None:
+        goal = np.asarray(predicate(states.states))
+    return session.make_pictures(task, states, goal)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """A listening socket: who comes before the page is ready waits.
 
     Raises:
         ConfigError: the address cannot be had.
     """
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(
+        family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listening = socket.socket(family, kind, proto)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen()  # who comes before the page is ready waits
-        except OSError:
-            listening.close()
-            raise
+        both = family == socket.AF_INET6  # "::" is every address of IPv4, too
+        return socket.create_server(address, family=family, dualstack_ipv6=both)
     except OSError as error:
+        why = str(error.strerror).partition(" (")[0]  # without the address
         raise ConfigError(
-            f"The page cannot be served at {host}:{port} ({error.strerror}): give "
-            "another port=... or host=...; port=0 takes a free one."
+            f"The page cannot be served at {host}:{port} ({why}): give another "
+            "port=... or host=...; port=0 takes a free one."
         ) from error
-    return listening
 
 
 def page_of(
     asked: Asked, items: Sequence[Item], raters: Raters, address: tuple[str, int]
-) -> Labelling:
+) -> "Labelling":
     """What the page is about at an address (IP and port); others need a token."""
+    from vlmrm_exp.labelling.page import Labelling  # here, as --help is immediate
+
     host, port = ipaddress.ip_address(address[0]), address[1]
     name = socket.gethostname() if host.is_unspecified else str(host)
     name = f"[{name}]" if ":" in name else name
@@ -326,8 +306,10 @@ def page_of(
     )
 
 
-def _serve(labelling: Labelling, listening: socket.socket) -> None:
+def _serve(labelling: "Labelling", listening: socket.socket) -> None:
     """Serve until Ctrl-C."""
+    from vlmrm_exp.labelling.page import serve
+
     count = len(labelling.items)
     print(f"{count} to label: {labelling.link()}")
     for rater in labelling.raters:
@@ -349,23 +331,23 @@ def write_results(
         print(f"Nobody has labelled anything yet; {out} keeps what is shown.")
         return {}
     found = agreement.tables(items, labels, asked.buckets)
+    paces = {rater.name: rater.median_s for rater in raters}
     for row in found["raters"]:
-        paces = {rater.name: rater.median_s for rater in raters}
         row["median_s"] = paces.get(row["rater"])
     result = {"settings": asked.about(), **found, "versions": versions({})}
-    written = [out / "label.csv"]
-    label_file.write(written[0], items, labels, asked.column, asked.buckets)
+    tables = {"label.csv": labels}
     if len(labels) > 1:
         for rater in raters:
             if rater.name in labels:
-                path = out / f"label-{rater.path.stem}.csv"
                 one = {rater.name: rater.labels}
-                label_file.write(path, items, one, asked.column, asked.buckets)
-                written.append(path)
+                tables[f"label-{rater.path.stem}.csv"] = one
+    column = "file" if asked.settings.frames else "index"
+    for name, said in tables.items():
+        label_file.write(out / name, items, said, column, asked.buckets)
     write_json(out / "label.json", result)
     print(agreement.report(found))
     _sheet(asked, items, found["differences"])
-    print(f"\nsaved {out}/label.json, {', '.join(path.name for path in written)}")
+    print(f"\nsaved {out}/label.json, {', '.join(tables)}")
     for rater in raters:
         if left := len(items) - len(rater.labels):
             print(f"{rater.name} has {left} to go: the same command goes on.")

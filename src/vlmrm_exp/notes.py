@@ -39,10 +39,7 @@ def notes(
 ) -> list[str]:
     """What changes nothing in a run, and which judges say what the reward says.
 
-    Args:
-        judges: the configuration of each, by its name.
-        config: the run's.
-        typed: settings that somebody typed for it.
+    `judges` are configurations by name, `typed` what somebody typed for the run.
     """
     told = {name: _keys(config.judge[name]) for name in judges}
     read = {

@@ -151,10 +151,10 @@ def _views_hint(argument: str, before: str = " ") -> str:
     return f"{before}Views are joined with +, as fixed+side."
 
 
-def setting_names(schema: type = Config) -> list[str]:
-    """Every key of a schema, dotted."""
+def setting_names() -> list[str]:
+    """Every key of the schema, dotted."""
     names: list[str] = ["experiment"]
-    for field in fields(schema):
+    for field in fields(Config):
         inner = field.default_factory
         if isinstance(inner, type) and is_dataclass(inner):
             names += [field.name, *(f"{field.name}.{f.name}" for f in fields(inner))]

@@ -22,9 +22,7 @@ MAY_CHANGE = ("name", "log.", "compute.", "clip.batch_size", "env_steps")
 def check_folder(folder: Path, settings: str) -> None:
     """Refuse a folder that holds another run; an unfinished one is gone on with.
 
-    Args:
-        folder: of the run.
-        settings: as YAML.
+    `settings` are those of the run that is to begin, as YAML.
 
     Raises:
         FolderTakenError: it is another run's, another process writes it, or it is of

@@ -31,9 +31,9 @@ from vlmrm_exp.reward import Episodes, choose_device, make_model, rewards_of
 from vlmrm_exp.reward.clip import Appearance
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import dqn, means, sac
-from vlmrm_exp.rl.state import State
 from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.rollout import Rollout, collect
+from vlmrm_exp.rl.state import State
 from vlmrm_exp.rl.summary import peak_memory_gb
 from vlmrm_exp.vlm.encoder import DTYPES, load_encoder
 

@@ -66,13 +66,12 @@ def write_episodes(
         for attempt in range(ATTEMPTS):
             try:
                 written = _encode(target, _draw(episodes, title), fps)
+                break
             except (OSError, RuntimeError) as error:
                 if shutil.disk_usage(target.parent).free < FULL:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 if attempt == ATTEMPTS - 1:
                     raise OSError(f"ffmpeg could not write {path}") from error
-            else:
-                break
         if written != sum(len(frames) for frames, _ in episodes):
             raise OSError(f"ffmpeg wrote only {written} frames of {path}")
 

@@ -231,32 +231,26 @@ def load(path: str, setting: str) -> Any:
             found = importlib.import_module(module)
     except ConfigError:
         raise
-    except ModuleNotFoundError as error:
-        if error.name and (module + ".").startswith(error.name + "."):
-            raise ConfigError(
-                f"{setting} is {path!r}, but there is no module {error.name}: {own}."
-            ) from error
-        raise _import_failed(path, setting, error) from error
     except (Exception, SystemExit) as error:  # a module of one's own may raise anything
-        raise _import_failed(path, setting, error) from error
+        absent = isinstance(error, ModuleNotFoundError) and error.name
+        if absent and f"{module}.".startswith(f"{absent}."):
+            raise ConfigError(
+                f"{setting} is {path!r}, but there is no module {absent}: {own}."
+            ) from error
+        where = ""
+        for frame in traceback.extract_tb(error.__traceback__):
+            if "importlib" not in frame.filename:
+                where = f" at {frame.filename}:{frame.lineno}"
+        raise ForeignError(
+            f"{setting} is {path!r}, whose module failed when it was imported "
+            f"({reason(error, named=True)}){where}."
+        ) from error
     if not hasattr(found, name):
         raise ConfigError(
             f"{setting} is {path!r}, but {module} has no {name}: {own}."
             f"{did_you_mean(name, vars(found))}"
         )
     return getattr(found, name)
-
-
-def _import_failed(path: str, setting: str, error: BaseException) -> ForeignError:
-    """That a module is there, but has a mistake or lacks a package."""
-    where = ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        if "importlib" not in frame.filename:
-            where = f" at {frame.filename}:{frame.lineno}"
-    return ForeignError(
-        f"{setting} is {path!r}, whose module failed when it was imported "
-        f"({reason(error, named=True)}){where}."
-    )
 
 
 @contextlib.contextmanager
@@ -331,12 +325,7 @@ def check_world(config: Config) -> None:
 
 
 def check_algo(action_space: gym.Space, algo_name: str, env_id: str) -> None:
-    """Refuse an algorithm that cannot choose such actions.
-
-    Args:
-        action_space: of one environment.
-        algo_name: sac or dqn.
-        env_id: what to call the environment in the message.
+    """Refuse an algorithm that cannot choose an environment's actions.
 
     Raises:
         ConfigError: DQN and continuous actions, or SAC and discrete ones.

@@ -9,7 +9,7 @@ observation, same frame, reward 0) until the common reset.
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -51,21 +51,18 @@ class GymEnvs:
         self.observation_space = _observation_space(task.env_id, first)
         self._gym_action_space = first.action_space
         self.action_space = _action_space(task.env_id, first)
-        self._envs = [first]
-        self._try_out()
-        self._envs += [_make(task.env_id) for _ in range(num_envs - 1)]
-        self.reset(seed=0)
-
-    def _try_out(self) -> None:
-        """See in one environment whether it draws itself and can be stepped."""
-        self._start([0])
+        # First see in one of them whether it draws itself and can be stepped.
+        self._t, self._envs = 0, [first]
+        with self._calling("reset"):
+            first.reset(seed=0)
         self._render(0)
-        self._gym_action_space.seed(0)
-        action = self._gym_action_space.sample()
+        first.action_space.seed(0)
         with self._calling("step"):
-            _, reward, _, _, info = self._envs[0].step(action)
+            _, reward, _, _, info = first.step(first.action_space.sample())
             float(reward)
             _goal(info)
+        self._envs += [_make(task.env_id) for _ in range(num_envs - 1)]
+        self.reset(seed=0)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start new episodes; (N, O) float32. A seed restarts the random stream."""
@@ -73,20 +70,17 @@ class GymEnvs:
         if seed is not None:
             streams = np.random.SeedSequence(seed).spawn(self.num_envs)
             seeds = [int(stream.generate_state(1)[0]) for stream in streams]
-        self._start(seeds)
-        return self._observation.copy()
-
-    def _start(self, seeds: Sequence[int | None]) -> None:
         self._t = 0
-        shape = len(seeds), *self.observation_space.shape
+        shape = self.num_envs, *self.observation_space.shape
         self._observation = np.zeros(shape, np.float32)
-        self._goal = np.zeros(len(seeds), bool)
-        self._ended = np.zeros(len(seeds), bool)
+        self._goal = np.zeros(self.num_envs, bool)
+        self._ended = np.zeros(self.num_envs, bool)
         self._frames: dict[int, np.ndarray] = {}
-        for i, seed in enumerate(seeds):
+        for i, (env, own) in enumerate(zip(self._envs, seeds, strict=True)):
             with self._calling("reset"):
-                observation, _ = self._envs[i].reset(seed=seed)
+                observation, _ = env.reset(seed=own)
                 self._observe(i, observation)
+        return self._observation.copy()
 
     def step(self, action: np.ndarray) -> Step:
         """Advance those that have not ended: (N, A) float32, or (N,) int64."""
@@ -211,11 +205,7 @@ class FrameRenderer:
     drawn_by = f"gymnasium {gym.__version__}, each environment itself"
 
     def render(self, states: np.ndarray) -> np.ndarray:
-        """Frames (B, H, W, 3) uint8, checked and otherwise as they came."""
-        if states.dtype != np.uint8 or states.shape[3:] != (3,):
-            raise ValueError(
-                f"expected frames (B, H, W, 3) uint8, not {states.shape} {states.dtype}"
-            )
+        """Frames (B, H, W, 3) uint8, as they came."""
         return states
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ Physics, observation and reward are those of Gymnasium's Humanoid-v5 (or v4) wit
 by step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
@@ -18,22 +18,22 @@ from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import (
     Samples,
     Step,
+    VectorEnv,
     World,
     humanoid_model,
     humanoid_renderer,
-    humanoid_states,
     poses,
     seeded,
 )
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import NUM_QPOS, STATE_SIZE, humanoid_spec
 from vlmrm_exp.envs.humanoid_renderer import CAMERAS, HumanoidRenderer, renders_with
-from vlmrm_exp.envs.humanoid_states import around_a_goal, episodes_for, visited
 from vlmrm_exp.envs.poses import PoseLibrary
 
 RESET_NOISE = 0.01  # uniform, on every coordinate and velocity (Gymnasium)
 SHARES = {"tasks": 0.4, "poses": 0.3, "falls": 0.1, "random": 0.2}
 """The humanoid's states for studies, by where they come from."""
+STEPS_KEPT = 25  # states of an episode that is played for studies, on average
 
 
 class HumanoidEnvs:
@@ -187,7 +187,7 @@ def sample_states(task: TaskConfig, count: int, seed: int) -> Samples:
     rng = np.random.default_rng([seed, len(SHARES)])
     library = PoseLibrary()
     sample = {
-        "tasks": lambda i: around_a_goal(library, i, rng),
+        "tasks": lambda i: library.near_goal(i, rng),
         "poses": lambda i: library.sample(rng),
         "falls": lambda i: library.fall(rng),
     }
@@ -209,8 +209,38 @@ def sample_states(task: TaskConfig, count: int, seed: int) -> Samples:
     )
 
 
-def _predicate(task: TaskConfig) -> HumanoidGoal | None:
-    return HumanoidGoal(task.goal) if task.goal else None
+def episodes_for(task: TaskConfig, count: int) -> int:
+    """How many episodes `visited` needs for so many states."""
+    assert task.episode_length is not None
+    return max(1, -(-count // min(STEPS_KEPT, task.episode_length)))
+
+
+def visited(
+    envs: VectorEnv,
+    act: Callable[[np.ndarray], np.ndarray],
+    count: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some states of one episode of each environment, each at most once.
+
+    Args:
+        envs: are closed afterwards.
+        act: observations (N, O) -> actions (N, A).
+        count: how many states.
+        rng: of the starts and of the choice.
+
+    Returns:
+        States (count, S), and the number of each one's episode, (count,) int.
+    """
+    observation = envs.reset(int(rng.integers(2**31)))
+    states = []
+    for _ in range(envs.episode_length):
+        observation = envs.step(act(observation)).observation
+        states.append(envs.states())
+    envs.close()
+    flat = np.concatenate(states)  # T arrays (N, S) -> (T * N, S)
+    chosen = rng.choice(len(flat), count, replace=False)
+    return flat[chosen], chosen % envs.num_envs
 
 
 WORLD = World(
@@ -222,14 +252,13 @@ WORLD = World(
     cameras=CAMERAS,
     reads=("version", "observation", "frame_skip"),
     goals=GOALS,
-    predicate=_predicate,
+    predicate=lambda task: HumanoidGoal(task.goal) if task.goal else None,
     sample_states=sample_states,
     renders_with=renders_with,
     sources=(
         __file__,
         humanoid_model.__file__,
         humanoid_renderer.__file__,
-        humanoid_states.__file__,
         poses.__file__,
         str(poses.POSES_FILE),
     ),

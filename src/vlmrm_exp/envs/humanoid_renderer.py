@@ -19,30 +19,22 @@ SOFTWARE_SHADOWS = 1024  # px of the shadow map's side; MuJoCo's 4096 take twice
 CAMERAS = ("fixed", "track", "side")
 
 
-def fixed_camera() -> mujoco.MjvCamera:
-    """The paper's viewpoint (section 4.3): in front, slightly from above."""
-    return _camera_at(180)
+def camera_of(view: str, model: mujoco.MjModel) -> mujoco.MjvCamera:
+    """The camera of a view, one of `CAMERAS`.
 
-
-def side_camera() -> mujoco.MjvCamera:
-    """The same from the body's right, where the sunlight falls too."""
-    return _camera_at(90)
-
-
-def tracking_camera(model: mujoco.MjModel) -> mujoco.MjvCamera:
-    """Gymnasium's own, which follows the body."""
+    fixed: the paper's viewpoint (section 4.3), in front of a standing body and slightly
+    above; side: the same from the body's right, where the sunlight falls too; track:
+    Gymnasium's own, which follows the body.
+    """
     camera = mujoco.MjvCamera()
-    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-    camera.fixedcamid = model.camera("track").id
-    return camera
-
-
-def _camera_at(azimuth: float) -> mujoco.MjvCamera:
-    """Look at a standing body from 3.5 m, along a direction in degrees; 0 is +x."""
-    camera = mujoco.MjvCamera()
+    if view == "track":
+        camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        camera.fixedcamid = model.camera("track").id
+        return camera
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE
     camera.lookat[:] = (0, 0, 1)
-    camera.distance, camera.elevation, camera.azimuth = 3.5, -10, azimuth
+    camera.distance, camera.elevation = 3.5, -10  # m, degrees
+    camera.azimuth = 180 if view == "fixed" else 90  # it looks along; 0 is +x
     return camera
 
 
@@ -111,12 +103,7 @@ class HumanoidRenderer:
         if not effects:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        cameras = {
-            "fixed": fixed_camera(),
-            "side": side_camera(),
-            "track": tracking_camera(self._model),
-        }
-        self._cameras = [cameras[view] for view in task.views]
+        self._cameras = [camera_of(view, self._model) for view in task.views]
 
     def render(self, states: np.ndarray) -> np.ndarray:
         """States (B, 47) -> frames (B, H, V H, 3) uint8, V views side by side."""

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import mujoco
 import numpy as np
@@ -24,26 +23,20 @@ VISITED = Path(__file__).with_name("visited.npz")
 
 @dataclass(frozen=True)
 class Pose:
-    """Joint angles in degrees; a plain joint means both sides, mirrored."""
+    """Joint angles and, of legs, how the torso is turned: all in degrees."""
 
     name: str = ""
     angles: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Legs(Pose):
-    """Trunk and legs, and how the torso is turned, in degrees."""
-
+    """By joint; one without a side means both sides, mirrored."""
     pitch: float = 0.0  # 90 is face down
     roll: float = 0.0  # 90 is on the right side
 
 
-P = TypeVar("P", bound=Pose)
 POSES_FILE = Path(__file__).with_name("poses.yaml")
 _HELD = yaml.safe_load(POSES_FILE.read_text(encoding="utf-8"))
-LEGS = tuple(Legs(**pose) for pose in _HELD["legs"])
+LEGS = tuple(Pose(**pose) for pose in _HELD["legs"])
 ARMS = tuple(Pose(**pose) for pose in _HELD["arms"])
-GOAL_POSES = {k: tuple(Legs(**p) for p in v) for k, v in _HELD["goals"].items()}
+GOAL_POSES = {k: tuple(Pose(**p) for p in v) for k, v in _HELD["goals"].items()}
 """Poses that meet the predicates, by task; set by hand."""
 
 LEG_NAMES = tuple(dict.fromkeys(legs.name for legs in LEGS))
@@ -85,7 +78,7 @@ class PoseLibrary:
                 out[address] = sign * np.deg2rad(degrees)
         return out
 
-    def state(self, legs: Legs, arms: Pose) -> np.ndarray:
+    def state(self, legs: Pose, arms: Pose) -> np.ndarray:
         """The state (47,) of a pose at rest on the floor, facing forward."""
         angles = self.angles(legs) + self.angles(arms)
         return self.place(angles, quaternion(0, legs.pitch, legs.roll))
@@ -159,6 +152,20 @@ class PoseLibrary:
         angles += rng.normal(0, rng.choice([0.01, 0.03, 0.06]), len(angles))
         state = self._put(rng, angles, _turn(rng, legs.pitch, legs.roll, 1.5))
         return self._settled(rng, state, 10) if rng.random() < 0.3 else state
+
+    def near_goal(self, i: int, rng: np.random.Generator) -> np.ndarray:
+        """A state at or near the goal of the i-th of the eight tasks, in turns.
+
+        Those that miss it are kept: near misses are what a reward has to tell apart.
+        """
+        poses = list(GOAL_POSES.values())[i % len(GOAL_POSES)]
+        pose = poses[rng.integers(len(poses))]
+        angles = self.angles(pose)
+        angles += rng.normal(0, rng.choice([0.01, 0.03, 0.06, 0.15]), len(angles))
+        yaw, tilt = _yaw(rng), rng.normal(0, rng.choice([1, 4]), 2)
+        turned = quaternion(yaw, pose.pitch + tilt[0], pose.roll + tilt[1])
+        state = self._put(rng, angles, turned)
+        return self._settled(rng, state, 20) if rng.random() < 0.3 else state
 
     def visited(self, rng: np.random.Generator) -> np.ndarray:
         """A state that an agent passed through, or its mirror image, varied a little.
@@ -273,7 +280,7 @@ def _mirror(names: Sequence[str]) -> np.ndarray:
     return matrix
 
 
-def _of_name(poses: Sequence[P], name: str, rng: np.random.Generator) -> P:
+def _of_name(poses: Sequence[Pose], name: str, rng: np.random.Generator) -> Pose:
     """One of the poses of that name."""
     same = [pose for pose in poses if pose.name == name]
     return same[rng.integers(len(same))]

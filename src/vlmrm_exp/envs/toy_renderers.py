@@ -38,43 +38,48 @@ SOURCES = (__file__, str(_HERE / "mountain.png"), str(_HERE / "car.png"))
 """What decides the pictures."""
 
 
-class Canvas:
-    """A background that is drawn over again and again.
+class ToyRenderer:
+    """Frames of one toy world, drawn state by state over a background.
 
-    The surface and `pixels` share their memory: clearing and reading are plain array
-    copies, many times faster than going through pygame.
+    Measurements are Gymnasium's, in px of a 600 x 400 picture. The surface and its
+    pixels share their memory: clearing and reading are plain array copies, many times
+    faster than going through pygame.
     """
+
+    drawn_by = DRAWN_BY
 
     def __init__(self, frame_height: int, upside_down: bool) -> None:
         """Start white; `upside_down`: y grows upwards, as in Gymnasium's drawings."""
-        self.pixels = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
-        self.surface = pygame.image.frombuffer(self.pixels.data, (WIDTH, HEIGHT), "RGB")
-        self.frame_shape = (frame_height, round(frame_height * WIDTH / HEIGHT), 3)
-        self._background = self.pixels.copy()
+        self._pixels = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+        self._surface = _surface(self._pixels)
+        self._background = self._pixels.copy()
         self._upside_down = upside_down
-        self._scaled = np.zeros(self.frame_shape, np.uint8)
-        self._scaled_surface = pygame.image.frombuffer(
-            self._scaled.data, self.frame_shape[1::-1], "RGB"
-        )
+        shape = (frame_height, round(frame_height * WIDTH / HEIGHT), 3)
+        self._scaled = np.zeros(shape, np.uint8)
+        self._scaled_surface = _surface(self._scaled)
 
-    def keep_background(self) -> None:
-        """Make what is drawn now the picture that `clear` restores."""
-        self._background = self.pixels.copy()
+    def render(self, states: np.ndarray) -> np.ndarray:
+        """States (B, S) float64 -> frames (B, H, W, 3) uint8."""
+        shape = self._scaled.shape
+        frames = np.empty((len(states), *shape), np.uint8)
+        for frame, state in zip(frames, states, strict=True):
+            np.copyto(self._pixels, self._background)
+            self._draw(state)
+            drawn = self._pixels
+            if shape != drawn.shape:
+                size = shape[1::-1]
+                pygame.transform.smoothscale(self._surface, size, self._scaled_surface)
+                drawn = self._scaled
+            np.copyto(frame, drawn[::-1] if self._upside_down else drawn)
+        return frames
 
-    def clear(self) -> None:
-        """Restore the background."""
-        np.copyto(self.pixels, self._background)
+    def _draw(self, state: np.ndarray) -> None:
+        raise NotImplementedError
 
-    def read(self, frame: np.ndarray) -> None:
-        """Copy the drawing, scaled, into a frame (H, W, 3) uint8."""
-        drawn = self.pixels
-        if self.frame_shape != drawn.shape:
-            size = self.frame_shape[1::-1]
-            pygame.transform.smoothscale(self.surface, size, self._scaled_surface)
-            drawn = self._scaled
-        np.copyto(frame, drawn[::-1] if self._upside_down else drawn)
+    def close(self) -> None:
+        """Nothing is held."""
 
-    def polygon(
+    def _polygon(
         self,
         corners: Sequence[tuple[float, float]],
         angle: float,
@@ -84,41 +89,14 @@ class Canvas:
         """Fill a polygon whose corners are turned by `angle` rad about `origin`."""
         turned = [pygame.Vector2(corner).rotate_rad(angle) for corner in corners]
         placed = [(c[0] + origin[0], c[1] + origin[1]) for c in turned]
-        gfxdraw.aapolygon(self.surface, placed, color)
-        gfxdraw.filled_polygon(self.surface, placed, color)
+        gfxdraw.aapolygon(self._surface, placed, color)
+        gfxdraw.filled_polygon(self._surface, placed, color)
 
-    def disc(self, center: tuple[float, float], radius: int, color: Color) -> None:
+    def _disc(self, center: tuple[float, float], radius: int, color: Color) -> None:
         """Fill a circle around the pixel that holds `center`."""
         x, y = int(center[0]), int(center[1])
-        gfxdraw.aacircle(self.surface, x, y, radius, color)
-        gfxdraw.filled_circle(self.surface, x, y, radius, color)
-
-
-class ToyRenderer:
-    """Frames of one toy world, drawn state by state over a background.
-
-    Measurements are Gymnasium's, in px of a 600 x 400 picture whose y grows upwards.
-    """
-
-    drawn_by = DRAWN_BY
-
-    def __init__(self, frame_height: int, upside_down: bool) -> None:
-        self._canvas = Canvas(frame_height, upside_down)
-
-    def render(self, states: np.ndarray) -> np.ndarray:
-        """States (B, S) float64 -> frames (B, H, W, 3) uint8."""
-        frames = np.empty((len(states), *self._canvas.frame_shape), np.uint8)
-        for frame, state in zip(frames, states, strict=True):
-            self._canvas.clear()
-            self._draw(state)
-            self._canvas.read(frame)
-        return frames
-
-    def _draw(self, state: np.ndarray) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Nothing is held."""
+        gfxdraw.aacircle(self._surface, x, y, radius, color)
+        gfxdraw.filled_circle(self._surface, x, y, radius, color)
 
 
 class CartPoleRenderer(ToyRenderer):
@@ -134,10 +112,10 @@ class CartPoleRenderer(ToyRenderer):
         axle = (cart_x, cart_y + 7.5)
         cart = [(-25, -15), (-25, 15), (25, 15), (25, -15)]
         pole = [(-5, -5), (-5, scale - 5), (5, scale - 5), (5, -5)]  # 1 m long
-        self._canvas.polygon(cart, 0, (cart_x, cart_y), (0, 0, 0))
-        self._canvas.polygon(pole, -theta, axle, (202, 152, 101))
-        self._canvas.disc(axle, 5, (129, 132, 203))
-        gfxdraw.hline(self._canvas.surface, 0, WIDTH, cart_y, (0, 0, 0))
+        self._polygon(cart, 0, (cart_x, cart_y), (0, 0, 0))
+        self._polygon(pole, -theta, axle, (202, 152, 101))
+        self._disc(axle, 5, (129, 132, 203))
+        gfxdraw.hline(self._surface, 0, WIDTH, cart_y, (0, 0, 0))
 
 
 class MountainCarRenderer(ToyRenderer):
@@ -148,30 +126,30 @@ class MountainCarRenderer(ToyRenderer):
         super().__init__(frame_height, upside_down=not realistic)
         self._draw = self._draw_realistic if realistic else self._draw_plain
         if realistic:
-            self._canvas.pixels[:] = np.asarray(Image.open(_HERE / "mountain.png"))
+            self._pixels[:] = np.asarray(Image.open(_HERE / "mountain.png"))
             car = np.asarray(Image.open(_HERE / "car.png"))
-            self._car = pygame.image.frombuffer(car.data, car.shape[1::-1], "RGBA")
+            self._car = _surface(car)
             self._turned: dict[int, pygame.Surface] = {}
         else:
             xs = np.linspace(LEFT, RIGHT, 100)
             track = list(zip((xs - LEFT) * SCALE, height(xs) * SCALE, strict=True))
-            pygame.draw.aalines(self._canvas.surface, (0, 0, 0), False, track)
-        self._canvas.keep_background()
+            pygame.draw.aalines(self._surface, (0, 0, 0), False, track)
+        self._background = self._pixels.copy()
 
     def _draw_plain(self, state: np.ndarray) -> None:
-        canvas, x = self._canvas, float(state[0])
+        x = float(state[0])
         angle = _tilt(x)
         origin = ((x - LEFT) * SCALE, 10 + height(x) * SCALE)
         body = [(-20, 0), (-20, 20), (20, 20), (20, 0)]
-        canvas.polygon(body, angle, origin, (0, 0, 0))
+        self._polygon(body, angle, origin, (0, 0, 0))
         for offset in (10, -10):
             hub = pygame.Vector2(offset, 0).rotate_rad(angle) + origin
-            canvas.disc((hub[0], hub[1]), 8, (128, 128, 128))
+            self._disc((hub[0], hub[1]), 8, (128, 128, 128))
 
         foot_x, foot_y = int((FLAG - LEFT) * SCALE), int(height(FLAG) * SCALE)
-        gfxdraw.vline(canvas.surface, foot_x, foot_y, foot_y + 50, (0, 0, 0))
+        gfxdraw.vline(self._surface, foot_x, foot_y, foot_y + 50, (0, 0, 0))
         flag = [(0, 50), (0, 40), (25, 45)]
-        canvas.polygon(flag, 0, (foot_x, foot_y), (204, 204, 0))
+        self._polygon(flag, 0, (foot_x, foot_y), (204, 204, 0))
 
     def _draw_realistic(self, state: np.ndarray) -> None:
         x = float(state[0])
@@ -184,7 +162,7 @@ class MountainCarRenderer(ToyRenderer):
             round(center[0] - car.get_width() / 2),
             round(center[1] - car.get_height() / 2),
         )
-        self._canvas.surface.blit(car, corner, special_flags=pygame.BLEND_PREMULTIPLIED)
+        self._surface.blit(car, corner, special_flags=pygame.BLEND_PREMULTIPLIED)
 
     def _turned_car(self, turn: int) -> pygame.Surface:
         """The car turned by so many quarter degrees, painted on first use."""
@@ -193,6 +171,12 @@ class MountainCarRenderer(ToyRenderer):
                 self._car, turn / TURNS_PER_DEGREE, 1 / CAR_RESOLUTION
             )
         return self._turned[turn]
+
+
+def _surface(pixels: np.ndarray) -> pygame.Surface:
+    """What pygame draws on, in the memory of pixels (H, W, 3), or (H, W, 4), uint8."""
+    kind = "RGB" if pixels.shape[2] == 3 else "RGBA"
+    return pygame.image.frombuffer(pixels.data, pixels.shape[1::-1], kind)
 
 
 def _tilt(x: float) -> float:

@@ -6,7 +6,7 @@ where it is not defined, as where all labels are the same. Labels are percent of
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from statistics import mean
 from typing import Any
@@ -16,7 +16,7 @@ from vlmrm_exp.labelling.shown import Item
 from vlmrm_exp.measures import wilson_interval
 
 Labels = Mapping[str, Mapping[str, int]]
-"""By rater and item."""
+"""By rater and the item's key: percent of buckets, else 0 and 1."""
 BUCKETS = (0, 25, 50, 75, 100)
 """Percent: what the paper's rater put each episode into."""
 
@@ -40,71 +40,57 @@ def cohen(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
     """
     both = [item for item in first if item in second]
     equal = [first[item] == second[item] for item in both]
-    kappa = None
-    if len({x[item] for x in (first, second) for item in both}) > 1:
-        pair = {"a": first, "b": second}
-        task = _task({name: {i: x[i] for i in both} for name, x in pair.items()})
-        kappa = float(task.kappa_pairwise("a", "b"))
+    pair = {"a": first, "b": second}
+    shared = {name: {item: x[item] for item in both} for name, x in pair.items()}
     return {
         "items": len(both),
         "agreement": mean(equal) if both else None,
-        "cohen_kappa": kappa,
+        "cohen_kappa": _coefficient(shared, lambda task: task.kappa_pairwise("a", "b")),
     }
 
 
 def fleiss(labels: Labels) -> tuple[int, float | None]:
     """Fleiss' kappa over the items that all raters have labelled, and how many."""
-    raters = list(labels.values())
-    shared = [i for i in raters[0] if all(i in x for x in raters)] if raters else []
-    given = {x[item] for x in raters for item in shared}
-    if len(raters) < 2 or len(given) < 2:
-        return len(shared), None
-    task = _task({r: {i: x[i] for i in shared} for r, x in labels.items()})
+    every = list(labels.values())
+    shared = [i for i in every[0] if all(i in x for x in every)] if every else []
+    kept = {r: {item: said[item] for item in shared} for r, said in labels.items()}
     # NLTK names it after Scott, whose coefficient for two raters it generalises.
-    return len(shared), float(task.pi())
+    kappa = _coefficient(kept, lambda task: task.pi()) if len(every) > 1 else None
+    return len(shared), kappa
 
 
 def krippendorff(labels: Labels, numbers: bool) -> tuple[int, float | None]:
-    """Krippendorff's alpha over the items that two raters or more have labelled.
+    """Krippendorff's alpha over items of two raters or more, and how many these are.
 
-    Args:
-        labels: any may be missing.
-        numbers: labels are numbers, and nearer ones agree better (interval scale);
-            False: they are names (nominal scale).
-
-    Returns:
-        How many items, and alpha.
+    `numbers`: labels are numbers, and nearer ones agree better (interval scale); else
+    they are names (nominal scale).
     """
+    counts = Counter(item for said in labels.values() for item in said)
+    shared = {item for item, count in counts.items() if count > 1}
+    kept = {r: {i: said[i] for i in said if i in shared} for r, said in labels.items()}
+    return len(shared), _coefficient(kept, lambda task: task.alpha(), numbers)
+
+
+def _coefficient(
+    labels: Labels, of: Callable[[Any], float], numbers: bool = False
+) -> float | None:
+    """What NLTK's task of these labels says; None: all of them are the same."""
+    from nltk.metrics.agreement import AnnotationTask
     from nltk.metrics.distance import binary_distance, interval_distance
 
-    counts = Counter(item for x in labels.values() for item in x)
-    shared = {item for item, count in counts.items() if count > 1}
-    kept = {r: {i: x[i] for i in x if i in shared} for r, x in labels.items()}
-    if len({x[item] for x in kept.values() for item in x}) < 2:
-        return len(shared), None
-    distance = interval_distance if numbers else binary_distance
-    return len(shared), float(_task(kept, distance).alpha())
-
-
-def _task(labels: Labels, distance: Any = None) -> Any:
-    from nltk.metrics.agreement import AnnotationTask
-    from nltk.metrics.distance import binary_distance
-
     data = [
-        (r, item, label) for r, one in labels.items() for item, label in one.items()
+        (r, item, label) for r, said in labels.items() for item, label in said.items()
     ]
-    return AnnotationTask(data, distance or binary_distance)
+    if len({label for *_, label in data}) < 2:
+        return None
+    distance = interval_distance if numbers else binary_distance
+    return float(of(AnnotationTask(data, distance)))
 
 
 def tables(
     items: Sequence[Item], labels: Labels, buckets: bool
 ) -> dict[str, list[dict[str, Any]]]:
-    """All that label.json tells, as tables.
-
-    Args:
-        items: all that was to be labelled.
-        labels: by rater and the item's key.
-        buckets: whether labels are percent.
+    """All that label.json tells of the items that were to be labelled, as tables.
 
     Returns:
         raters: each one's count, share of goals with its 95 % interval, and agreement

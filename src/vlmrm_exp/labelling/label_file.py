@@ -24,12 +24,7 @@ def write(
 ) -> None:
     """Write one line for each item that somebody has labelled; a tie is no goal.
 
-    Args:
-        path: of the file.
-        items: all that was to be labelled.
-        labels: by rater and the item's key.
-        column: what a picture's name stands under: file, or index.
-        buckets: whether labels are percent.
+    `column` is what a picture's name stands under: file, or index.
     """
     rows = []
     for item in items:
@@ -58,12 +53,9 @@ def write(
 def read_episodes(
     path: Path, run: str, policy: str
 ) -> tuple[list[Item], dict[str, dict[str, int]], bool]:
-    """Read the labels of one policy's episodes.
+    """Read a label.csv's labels of the episodes of one policy.
 
-    Args:
-        path: of a label.csv.
-        run: the folder of the run.
-        policy: SHA-256 of its policy's file.
+    `run` is the folder of its run, and `policy` the SHA-256 of its file.
 
     Returns:
         The episodes; labels by rater and the episode's key; whether they are percent.

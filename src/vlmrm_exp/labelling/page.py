@@ -6,10 +6,16 @@ import socket
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.requests import HTTPConnection
+from fastapi.responses import PlainTextResponse, RedirectResponse
+from nicegui import app as pages
+from nicegui import ui
+from nicegui.elements.mixins.text_element import TextElement
 
 from vlmrm_exp.labelling.agreement import BUCKETS
 from vlmrm_exp.labelling.raters import LONGEST_NAME, NameRefusedError, Rater, Raters
@@ -51,17 +57,7 @@ class Labelling:
 
 
 def serve(labelling: Labelling, listening: socket.socket) -> None:
-    """Serve the page until the program is told to stop.
-
-    Args:
-        labelling: what is labelled.
-        listening: where it is asked for.
-    """
-    import uvicorn
-    from fastapi import FastAPI
-    from nicegui import app as pages
-    from nicegui import ui
-
+    """Serve the page on a listening socket until the program is told to stop."""
     pages.add_static_files("/shown", labelling.shown, max_cache_age=A_YEAR)
     _start_page(labelling)
     _rate_page(labelling)
@@ -95,40 +91,26 @@ class Guard:
         """An ASGI application around another, pages and web sockets alike."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        headers = dict(scope["headers"])
-        cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
-        held = cookies[self._cookie].value if self._cookie in cookies else ""
-        if self._is_token(held):
+        asked = HTTPConnection(scope)
+        if self._is_token(asked.cookies.get(self._cookie, "")):
             return await self._app(scope, receive, send)
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        asked = parse_qs(scope["query_string"].decode("latin-1"))
-        if self._is_token(asked.get("token", [""])[0]):
-            cookie = (
-                f"{self._cookie}={self._token}; Path=/; Max-Age={A_YEAR}; HttpOnly; "
-                "SameSite=Strict"
+        if self._is_token(asked.query_params.get("token", "")):
+            answer = RedirectResponse(scope["path"], 303)
+            answer.set_cookie(
+                self._cookie, self._token, A_YEAR, httponly=True, samesite="strict"
             )
-            headers = [
-                (b"location", scope["raw_path"]),
-                (b"set-cookie", cookie.encode()),
-            ]
-            status, text = 303, ""
         else:
-            headers = [(b"content-type", b"text/plain; charset=utf-8")]
-            status = 403
-            text = "Open the link with the token that the program printed."
-        await send(
-            {"type": "http.response.start", "status": status, "headers": headers}
-        )
-        await send({"type": "http.response.body", "body": text.encode()})
+            told = "Open the link with the token that the program printed."
+            answer = PlainTextResponse(told, 403)
+        await answer(scope, receive, send)
 
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self._token.encode())
 
 
 def _head(title: str) -> None:
-    from nicegui import ui
-
     ui.page_title(title)
     here = Path(__file__).parent
     ui.add_head_html(f"<style>{(here / 'page.css').read_text()}</style>")
@@ -137,9 +119,6 @@ def _head(title: str) -> None:
 
 def _start_page(labelling: Labelling) -> None:
     """The page on which a rater begins, or goes on in the same browser."""
-    from fastapi import Request
-    from nicegui import ui
-
     raters, cookie = labelling.raters, _cookie(labelling)
 
     @ui.page("/")
@@ -194,8 +173,6 @@ def _start_page(labelling: Labelling) -> None:
 
 def _rate_page(labelling: Labelling) -> None:
     """The page on which a rater labels."""
-    from fastapi.responses import RedirectResponse
-    from nicegui import ui
 
     @ui.page("/rate/{key}")
     def rate(key: str) -> Any:
@@ -213,8 +190,6 @@ class Desk:
     """The page of one rater in one window."""
 
     def __init__(self, labelling: Labelling, rater: Rater, key: str) -> None:
-        from nicegui import ui
-
         self._labelling, self._rater = labelling, rater
         self._files = {item.key: item.file for item in labelling.items}
         self._turn = 0
@@ -244,8 +219,6 @@ class Desk:
         self._show()
 
     def _button(self, do: str | int, text: str, shown: str, keys: str) -> Any:
-        from nicegui import ui
-
         button = ui.element("button").props(f'type=button data-keys="{keys}"')
         with button:
             _text("span", text)
@@ -258,8 +231,6 @@ class Desk:
 
     def _pressed(self, do: str | int, told: dict[str, Any]) -> None:
         """Keep a press, then show what follows."""
-        from nicegui import ui
-
         if str(told["turn"]) != str(self._turn):
             return
         rater, item = self._rater, self._item
@@ -279,8 +250,6 @@ class Desk:
 
     def _show(self) -> None:
         """Show the rater's present item; another window of theirs may have gone on."""
-        from nicegui import ui
-
         rater, labelling = self._rater, self._labelling
         self._item = rater.current
         self._turn += 1
@@ -289,7 +258,8 @@ class Desk:
         self._bar.props(f"aria-valuenow={done}")
         skipped = f", {rater.skipped} skipped" if rater.skipped else ""
         self._count.set_text(f"{done} of {total}{skipped}")
-        self._left.set_text(time_left(rater.seconds_left) if self._item else "")
+        left = rater.seconds_left if self._item else None
+        self._left.set_text("" if left is None else f"{max(left / 60, 1):.0f} min left")
         self._stage.clear()
         with self._stage:
             for item, which in ((self._item, "now"), (rater.following, "next")):
@@ -306,8 +276,6 @@ class Desk:
         self._page.props(f"data-turn={self._turn}")
 
     def _media(self, file: str, which: str) -> None:
-        from nicegui import ui
-
         now = which == "now"
         if file.endswith(".mp4"):
             video = ui.element("video").props("muted loop playsinline preload=auto")
@@ -324,14 +292,6 @@ def keys(buckets: bool) -> list[tuple[int, str, str, str]]:
     return [(0, "no", "0", "0"), (1, "yes", "1", "1")]
 
 
-def time_left(seconds: float | None) -> str:
-    """For people; empty: not known."""
-    if seconds is None:
-        return ""
-    minutes = seconds / 60
-    return "1 min left" if minutes <= 1 else f"{minutes:.0f} min left"
-
-
 def _cookie(labelling: Labelling) -> str:
     """Its own for each session: cookies of one host are shared by all its ports."""
     return f"rater_{labelling.raters.sign('cookie')[:8]}"
@@ -339,8 +299,6 @@ def _cookie(labelling: Labelling) -> str:
 
 def _text(tag: str, text: str) -> Any:
     """An element with a text, which may hold anything."""
-    from nicegui.elements.mixins.text_element import TextElement
-
     return TextElement(tag=tag, text=text)
 
 

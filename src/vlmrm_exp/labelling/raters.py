@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmrm_exp.config import ConfigError
+from vlmrm_exp.files import written_whole
 
 LONGEST_NAME = 40
 """Letters of a rater's name."""
@@ -52,14 +53,9 @@ class Rater:
         self, path: Path, name: str, items: Sequence[str], values: Sequence[int],
         seed: int,
     ) -> None:  # fmt: skip
-        """Read the file and go on with it, or begin it.
+        """Read the file, whose first line holds the name, and go on; or begin it.
 
-        Args:
-            path: of the file.
-            name: of the rater; the first line holds it.
-            items: names of all that is to be labelled.
-            values: labels that there are.
-            seed: of the order.
+        `items`, `values` and `seed` are as `Raters` has them.
 
         Raises:
             ConfigError: the file holds something else.
@@ -69,7 +65,6 @@ class Rater:
         self.labels: dict[str, int] = {}
         self._values = values
         self._queue = deque(order(items, name, seed))
-        self._items = frozenset(items)
         self._presses: list[tuple[str, int | None]] = []  # that can be undone
         self._seconds: list[float] = []
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -118,12 +113,9 @@ class Rater:
         return None if pace is None else pace * len(self._queue)
 
     def label(self, item: str, value: int, seconds: float) -> bool:
-        """Label what is shown; False: it is not shown any more, and nothing is changed.
+        """Label what the rater saw for so many seconds.
 
-        Args:
-            item: what the rater saw.
-            value: the label.
-            seconds: for which it was looked at.
+        False: it is not shown any more, and nothing is changed.
 
         Raises:
             OSError: the disk does not take it; nothing is changed.
@@ -205,14 +197,9 @@ class Rater:
         # A line without an end was being written when the server was killed: its press
         # had not counted, as the next picture was not shown.
         os.ftruncate(self._file, whole)
-        for number, line in enumerate(data[:whole].splitlines(), 1):
+        for number, line in enumerate(data[:whole].splitlines()[1:], 2):
             try:
-                told = json.loads(line)
-                if number == 1:
-                    if told["rater"] != self.name:
-                        raise ValueError(f"it is {told['rater']}'s")
-                else:
-                    self._apply(told)
+                self._apply(json.loads(line))
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise ConfigError(
                     f"{self.path}, line {number}, cannot be read ({error}): mend it, "
@@ -315,9 +302,7 @@ class Raters:
 def _secret(path: Path) -> bytes:
     """What links are made from; only the owner may read it."""
     if not path.exists():
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(file, "w") as opened:
-            opened.write(secrets.token_hex(32))
-        part.replace(path)
+        with written_whole(path) as part:
+            part.touch(0o600)
+            part.write_text(secrets.token_hex(32))
     return path.read_bytes()

@@ -4,12 +4,13 @@ All of it is made before the first rater comes, under names that tell nothing, a
 items.json says what each is. So a session goes on without rendering anything again.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,9 +23,6 @@ from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.studies.pictures import read_one
 from vlmrm_exp.studies.state_sets import StateSet
 from vlmrm_exp.video import write_episodes
-
-if TYPE_CHECKING:
-    pass
 
 LARGEST = 1280
 """Pixels of a picture's longer side; a screen shows hardly more."""
@@ -73,17 +71,16 @@ class Session:
     """The folder in which items are, and what they were asked with."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        """Look whether the folder has been begun.
+        """Look whether the folder has been begun; it need not be there.
 
-        Args:
-            folder: need not be there.
-            about: settings that decide what is judged and how.
+        `about` are the settings that decide what is judged and how.
 
         Raises:
             FolderTakenError: it was begun with other settings.
             ConfigError: its items.json is damaged.
         """
-        self.folder, self.about = folder, json.loads(json.dumps(about))
+        self.folder, self._shown = folder, folder / "shown"
+        self.about = json.loads(json.dumps(about))
         self.items: list[Item] | None = None
         """None: they are to be made."""
         path = folder / "items.json"
@@ -106,83 +103,64 @@ class Session:
                     "another out=...."
                 )
 
-    @property
-    def shown(self) -> Path:
-        """The folder of pictures and videos."""
-        return self.folder / "shown"
-
     def make_pictures(
         self, config: Config, states: StateSet, goal: np.ndarray | None
-    ) -> None:
-        """Render states, or convert the pictures of a folder.
+    ) -> list[Item]:
+        """Render B states, or convert as many pictures of a folder.
 
-        Args:
-            config: the task, as it looks.
-            states: B of them.
-            goal: (B,) bool, by the predicate; None: there is none.
+        `goal` is (B,) bool, what the predicate says; None: there is none.
 
         Raises:
             ConfigError: a file is not one picture.
         """
-        names = [file.name for file in states.files]
-        names = names or [str(i) for i in range(len(states))]
-        items = [
-            Item(
-                name,
-                f"{self._digest(name)}.png",
-                goal=None if goal is None else bool(goal[i]),
-            )
-            for i, name in enumerate(names)
-        ]
-        with progress_bar(len(items), "picture", "pictures") as bar:
-            pixels = _pixels(config, states)
-            for item, frame in zip(items, pixels, strict=True):
+        items = []
+        with progress_bar(len(states), "picture", "pictures") as bar:
+            for i, frame in enumerate(_pixels(config, states)):
+                name = states.files[i].name if states.files else str(i)
+                file = f"{self._digest(name)}.png"
                 picture = Image.fromarray(frame)
                 picture.thumbnail((LARGEST, LARGEST))
-                with written_whole(self.shown / item.file) as part:
+                with written_whole(self._shown / file) as part:
                     picture.save(part)
+                met = None if goal is None else bool(goal[i])
+                items.append(Item(name, file, goal=met))
                 bar.update()
-        self._keep(items)
+        return self._keep(items)
 
-    def make_videos(self, runs: Sequence[Played], episodes: int) -> None:
+    def make_videos(self, runs: Sequence[Played], episodes: int) -> list[Item]:
         """Play so many episodes of each run, and render them without words or reward.
 
         Raises:
             ConfigError: what a run needs cannot be had.
         """
-        items = []
         from vlmrm_exp.rl.evaluation import VIDEO_FPS  # here, as --help is immediate
 
+        items = []
         with progress_bar(len(runs) * episodes, "video", "videos") as bar:
             for run in runs:
                 config, policy = run.config, sha256(run.checkpoint)
                 renderer = world_of(config.task).make_renderer(
                     config.task, config.task.frame_height, config.clip.render_effects
                 )
-                try:
+                with contextlib.closing(renderer):
                     for number, (states, goal) in enumerate(episodes_of(run, episodes)):
                         file = f"{self._digest(f'{run.folder}#{number}')}.mp4"
-                        frames = frames_of(renderer, states)
-                        write_episodes(
-                            self.shown / file, [(frames, None)], VIDEO_FPS, ""
+                        shown = [(frames_of(renderer, states), None)]
+                        write_episodes(self._shown / file, shown, VIDEO_FPS, "")
+                        items.append(
+                            Item(str(number), file, run.folder, policy=policy, **goal)
                         )
-                        item = Item(
-                            str(number), file, run.folder, policy=policy, **goal
-                        )
-                        items.append(item)
                         bar.update()
-                finally:
-                    renderer.close()
-        self._keep(items)
+        return self._keep(items)
 
     def _digest(self, name: str) -> str:
         text = json.dumps([self.about, name], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _keep(self, items: list[Item]) -> None:
+    def _keep(self, items: list[Item]) -> list[Item]:
         held = {"about": self.about, "items": [asdict(item) for item in items]}
         write_json(self.folder / "items.json", held)
-        self.items = items
+        return items
 
 
 def _pixels(config: Config, states: StateSet) -> Iterator[np.ndarray]:
@@ -193,11 +171,9 @@ def _pixels(config: Config, states: StateSet) -> Iterator[np.ndarray]:
     task = config.task
     # As the task looks, with shadows: they show what touches the floor.
     renderer = world_of(task).make_renderer(task, task.frame_height, True)
-    try:
+    with contextlib.closing(renderer):
         for start in range(0, len(states), RENDERED):
             yield from frames_of(renderer, states.states[start : start + RENDERED])
-    finally:
-        renderer.close()
 
 
 def episodes_of(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
@@ -214,7 +190,7 @@ def episodes_of(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str,
     envs = make_envs(
         config.task, config.algo.num_envs, config.compute.num_physics_threads
     )
-    try:
+    with contextlib.closing(envs):
         seen = envs.observation_space.shape[0]
         if policy.observation_dim != seen:
             raise ConfigError(
@@ -238,5 +214,3 @@ def episodes_of(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str,
                     }
                 yield rollout.states[:, n], known
             count -= rollout.shape[1]
-    finally:
-        envs.close()

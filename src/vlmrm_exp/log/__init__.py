@@ -191,8 +191,7 @@ class RunLog:
     def close(self, exit_code: int = 0) -> None:
         """Release the file and the W&B run; a second call does nothing.
 
-        Args:
-            exit_code: W&B marks the run as failed when it is not 0.
+        W&B marks the run as failed where the exit code is not 0.
         """
         self._metrics.close()
         self.close_progress()

@@ -30,10 +30,7 @@ class _Lines:
 def progress_bar(total: int | None, unit: str, desc: str) -> "tqdm[Any]":
     """How far long work is, on stderr: a bar on a terminal, else a line now and then.
 
-    Args:
-        total: how many units there are; None: not known.
-        unit: what is counted.
-        desc: what is done.
+    `total` is how many units there are; None: not known.
     """
     terminal = sys.stderr.isatty()
     return tqdm(

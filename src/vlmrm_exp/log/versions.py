@@ -33,9 +33,8 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 def versions(about: Mapping[str, Any]) -> dict[str, Any]:
     """Tell what a run ran on, for versions.json.
 
-    Args:
-        about: what only the run knows (device, GL renderer, encoder), added as it is
-            where it has other names.
+    `about` is what only the run knows (device, GL renderer, encoder): it is added where
+    it has other names.
     """
     import torch
 

@@ -48,6 +48,11 @@ class Group:
         return str(self.settings.get("task.name", "?"))
 
     @property
+    def alpha(self) -> float | None:
+        """Alpha; None: not known."""
+        return number(self.settings.get("alpha"))
+
+    @property
     def finished(self) -> list[Run]:
         """The runs that the group's numbers come from: one for each seed, in order."""
         counted = [r for r in self.runs if r.status == FINISHED and not r.repeats]
@@ -76,12 +81,7 @@ class Group:
     @property
     def parameters(self) -> float | None:
         """Parameters of the model that gave the reward; None: not recorded, or 0."""
-        for run in self.runs:
-            image = number(run.encoder.get("parameters_image"))
-            text = number(run.encoder.get("parameters_text"))
-            if image is not None and text is not None:
-                return image + text or None
-        return None
+        return next((run.parameters for run in self.runs if run.parameters), None)
 
     @property
     def looked_at(self) -> float | None:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vlmrm_exp.files import natural
-from vlmrm_exp.reporting import parts, plots, statistics
+from vlmrm_exp.reporting import parts, plots, statistics, tables
 from vlmrm_exp.reporting.groups import (
     COLUMNS,
     Group,
@@ -22,7 +22,6 @@ from vlmrm_exp.reporting.groups import (
     group_runs,
     labels,
     series_over,
-    setting_text,
 )
 from vlmrm_exp.reporting.parts import Item, Section
 from vlmrm_exp.reporting.results import result_section
@@ -34,7 +33,6 @@ from vlmrm_exp.reporting.run_folders import (
     success_of,
     value_text,
 )
-from vlmrm_exp.reporting.statistics import Success, pooled
 
 CURVES = {
     "train/reward_mean": ("reward", "reward per step, training"),
@@ -61,11 +59,14 @@ def write_page(
     read; `max_mb` are for videos, None: no videos.
     """
     groups = group_runs(runs)
-    kinds = (
-        *(_results_section, _stages_section, _curves_section),
-        *(_judges_section, _comparisons_section),
-    )
-    sections = [section_of(groups, out) for section_of in kinds]
+    numbers = [tables.group_numbers(group) for group in groups]
+    sections = [
+        _results_section(groups, numbers, out),
+        _stages_section(groups),
+        _curves_section(groups, out),
+        _judges_section(groups, out),
+        _comparisons_section(groups, out),
+    ]
     embedded = {
         str(group.settings.get("clip.name", "?"))
         for group in groups
@@ -75,15 +76,13 @@ def write_page(
         section, models = result_section(path, f"{path.stem}-{index}", out)
         sections.append(section)
         embedded |= models
-    numbers = [_group_numbers(group) for group in groups]
     # Names may be no valid text.
     written: Any = {"index": False, "errors": "backslashreplace"}
     if groups:
         pd.DataFrame(numbers).to_csv(out / "groups.csv", **written)
-    columns, same = _columns(groups)
     videos, left_out = ([], []) if max_mb is None else _videos(groups, max_mb)
     if runs:
-        _run_numbers(runs, groups).to_csv(out / "runs.csv", **written)
+        tables.run_numbers(runs, groups).to_csv(out / "runs.csv", **written)
     options: Any = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": True}
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     template = jinja2.Template(text, undefined=jinja2.StrictUndefined, **options)
@@ -100,32 +99,37 @@ def write_page(
         left_out=left_out,
         max_mb=max_mb,
         embedded=sorted(embedded),
-        groups=list(zip(groups, numbers, strict=True)),
-        columns=columns,
-        same=same,
-        names=COLUMNS,
-        setting_text=setting_text,
+        list_of_runs=tables.list_of_runs(runs),
+        statuses=STATUSES,
         success_of=success_of,
         text=value_text,
     )
     (out / "report.html").write_text(page, encoding="utf-8", errors="replace")
 
 
-def _results_section(groups: Sequence[Group], out: Path) -> Section:
+def _results_section(
+    groups: Sequence[Group], numbers: Sequence[dict[str, Any]], out: Path
+) -> Section:
+    section = Section("Results", "results")
+    if not groups:
+        return section
+    section.items.append(tables.table_of_groups(groups, numbers))
     measured = [group for group in groups if group.success]
     if not measured:
-        note = "No finished run has measured success." if groups else ""
-        return Section("Results", "results", [], note)
+        section.note = "No finished run has measured success."
+        return section
     path, runs = out / "success", _measured_runs(groups)
     plots.success(measured, path)
     alt = "Share of successful episodes of each group with its interval"
     note = "Dot: all seeds pooled. Strokes: each seed. "
-    figure = parts.figure(("Success", path, alt), note, runs, groups)
+    section.items.append(parts.figure(("Success", path, alt), note, runs, groups))
     table, left_out = _over_tasks(measured)
-    return Section("Results", "results", [figure, *table], " ".join(left_out))
+    section.items += table
+    section.note = " ".join(left_out)
+    return section
 
 
-def _stages_section(groups: Sequence[Group], out: Path) -> Section:
+def _stages_section(groups: Sequence[Group]) -> Section:
     """How far kept policies get in tasks of several parts: said, and in truth."""
     section, rows, runs = Section("Stages", "stages"), [], []
     names = labels(groups, known=("task.name",))
@@ -147,7 +151,7 @@ def _stages_section(groups: Sequence[Group], out: Path) -> Section:
         heads = ["group", "stages by the reward", "goals by predicates", "runs"]
         note = "Share of episodes that passed the first, the first two, and so on."
         table = pd.DataFrame(rows, columns=heads)
-        section.items.append(Item("How far it gets", note, runs, table, wide=True))
+        section.items.append(Item("How far it gets", note, runs, table))
     return section
 
 
@@ -160,90 +164,6 @@ def _shares(run: Run, name: str) -> list[float]:
 
 def _measured_runs(groups: Iterable[Group]) -> list[Run]:
     return [run for group in groups for run in group.measured]
-
-
-def _group_numbers(group: Group) -> dict[str, Any]:
-    """A line of groups.csv."""
-    counted = [run.status for run in group.runs if not run.repeats]
-    success = group.success
-    rates = (success.rate, *success.interval) if success else (None, None, None)
-    rewards = pd.Series([run.reward for run in group.finished], dtype=float)
-    seconds = [number(run.summary.get("wall_s")) for run in group.finished]
-    best = [run for run in group.measured if run.reward == rewards.max()]
-    return {
-        **{name: group.settings.get(key) for key, name in COLUMNS.items()},
-        "other": "; ".join(f"{key}={value}" for key, value in group.other.items()),
-        "seeds": ", ".join(sorted({run.seed for run in group.runs}, key=natural)),
-        **{status: counted.count(status) for status in STATUSES},
-        "repeats": len(group.runs) - len(counted),
-        "parameters": group.parameters,
-        **dict(zip(("success", "success_low", "success_high"), rates, strict=True)),
-        "successes": success.successes if success else None,
-        "episodes": success.episodes if success else None,
-        "success_of_each": _rates(group),
-        "success_of_highest_reward": group.measured[best[0]].rate if best else None,
-        "success_of_random_actions": pooled(map(_random_success, group.finished)),
-        "buckets": _buckets(group),
-        "reward_mean": rewards.mean(),
-        "reward_deviation": rewards.std(),
-        "env_steps_of_each": _range([r.env_steps for r in group.finished], "{:,}"),
-        "minutes_of_each": _range([s / 60 for s in seconds if s is not None], "{:.3g}"),
-        "warning": _mixed(group),
-    }
-
-
-def _columns(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
-    """Keys of `COLUMNS` for the groups' table, and what is the same in all groups."""
-    shown, same = [], []
-    for key in COLUMNS:
-        # A group without a setting, as a predicate's has no camera, differs in none.
-        values = [g.settings[key] for g in groups if key in g.settings]
-        if key in ("task.name", "clip.name") or len(set(map(str, values))) > 1:
-            shown.append(key)
-        elif values and values[0] is not None:
-            same.append(setting_text(key, values[0]))
-    return shown, same
-
-
-def _random_success(run: Run) -> Success | None:
-    """Success of random actions in the longest evaluation of them, if there is one."""
-    played = {k: v for k, v in run.evaluations.items() if "evaluation-random" in k}
-    found = [success for v in played.values() if (success := success_of(v))]
-    return max(found, key=lambda success: success.episodes, default=None)
-
-
-def _buckets(group: Group) -> str:
-    """Pooled episodes in %, by how long they were in the goal state."""
-    total = np.zeros(5)
-    for run, success in group.measured.items():
-        shares = run.summary.get("eval/buckets")
-        shares = [number(share) for share in shares] if isinstance(shares, list) else []
-        if len(shares) == len(total) and None not in shares:
-            total += success.episodes * np.array(shares, float)
-    shares = 100 * total / (total.sum() or 1)
-    return " / ".join(f"{share:.0f}" for share in shares) if total.any() else ""
-
-
-def _rates(group: Group) -> str:
-    return ", ".join(f"{rate:.2f}" for rate in group.rates)
-
-
-def _range(values: Iterable[float], form: str) -> str:
-    texts = [form.format(value) for value in sorted(values)]
-    return " to ".join(dict.fromkeys(texts[:1] + texts[-1:]))
-
-
-def _mixed(group: Group) -> str:
-    """In what its runs differ although they should not."""
-    encoders = [run.encoder for run in group.runs if run.encoder]
-    counts = {
-        "commits": {
-            str(r.versions["commit"]) for r in group.runs if "commit" in r.versions
-        },
-        "model weights": {str(e.get("weights_sha256")) for e in encoders},
-        "precisions": {str(e.get("precision")) for e in encoders},
-    }
-    return "; ".join(f"{len(v)} different {k}" for k, v in counts.items() if len(v) > 1)
 
 
 def _over_tasks(groups: Sequence[Group]) -> tuple[list[Item], list[str]]:
@@ -310,32 +230,25 @@ def _judges_section(groups: Sequence[Group], out: Path) -> Section:
         found = [run for run in group.finished if run.judges]
         path = out / f"judges-{number_}"
         plots.judges(found, group.judges, path)
-        about = f"{group.task}: {label}", path, "Reward and judges over env steps"
+        name = f"{group.task}: {label}"
+        about = name, path, "Reward and judges over env steps"
         section.items.append(parts.figure(about, "", found, [group]))
         runs += found
         for judge in group.judges:
-            raised = [run for run in found if judge in run.alarms]
+            alarms = [(run, run.alarms[judge]) for run in found if judge in run.alarms]
             when = [
                 f"{alarm['judge']} at {alarm['env_steps']:,} (seed {run.seed})"
-                for run in raised
-                for alarm in [run.alarms[judge]]
+                for run, alarm in alarms
             ]
-            curves = [run.curve(f"judge/{judge}") for run in found]
-            ends = [np.mean([c.iloc[i] for c in curves if len(c)]) for i in (0, -1)]
-            best = np.mean([c.max() for c in curves if len(c)])
-            rows.append(
-                [
-                    f"{group.task}: {label}",
-                    judge,
-                    *(f"{value:.3g}" for value in (ends[0], best, ends[1])),
-                    f"{len(raised)} of {len(found)}",
-                    "; ".join(when),
-                ]
-            )
+            curves = [curve for _, curve in plots.curves_of(found, f"judge/{judge}")]
+            told = [(curve.iloc[0], curve.max(), curve.iloc[-1]) for curve in curves]
+            means = (f"{value:.3g}" for value in np.mean(told, 0))
+            raised = f"{len(alarms)} of {len(found)}"
+            rows.append([name, judge, *means, raised, "; ".join(when)])
     heads = ["group", "judge", "first", "best", "last", "alarms", "when"]
     table = pd.DataFrame(rows, columns=heads)
     if rows:
-        section.items.insert(0, Item("Alarms", "", runs, table, wide=True))
+        section.items.insert(0, Item("Alarms", "", runs, table))
     return section
 
 
@@ -343,12 +256,7 @@ def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
     section = Section("Comparisons", "comparisons")
     for stem, what, keys, x in (
         ("size", "model size", ("clip.",), lambda group: group.parameters),
-        (
-            "alpha",
-            "alpha",
-            ("alpha",),
-            lambda group: number(group.settings.get("alpha")),
-        ),
+        ("alpha", "alpha", ("alpha",), lambda group: group.alpha),
         (
             "looks",
             "states looked at",
@@ -370,7 +278,7 @@ def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
     names = labels([each[0] for each in series], known=keys)
     for each, name in zip(series, names, strict=True):
         cells = pd.DataFrame(map(look, each), columns=["textures", "camera"])
-        cells["success"] = [f"{g.success}\nseeds: {_rates(g)}" for g in each]
+        cells["success"] = [f"{g.success}\nseeds: {tables.rates_text(g)}" for g in each]
         table = cells.pivot(index="textures", columns="camera", values="success")
         table = table.add_suffix(" camera").fillna("no run").reset_index()
         runs = _measured_runs(each)
@@ -413,26 +321,3 @@ def _videos(
             left_out.append(f"{name} (cannot be read: {error.strerror})")
     shown.sort(key=lambda card: (card["place"], natural(card["run"].name)))
     return shown, left_out
-
-
-def _run_numbers(runs: Sequence[Run], groups: Sequence[Group]) -> pd.DataFrame:
-    """A line for each run; `group` is its line of groups.csv, counted from 0."""
-    group_of = {id(run): i for i, group in enumerate(groups) for run in group.runs}
-    measured = ("eval/", "judge/", "perf/", "reward/", "wall_s")
-    return pd.DataFrame(
-        {
-            "run": run.name,
-            "status": run.status,
-            "reason": run.reason,
-            "notes": "; ".join(run.notes),
-            "group": group_of.get(id(run)),
-            "repeats": run.repeats,
-            **{name: run.config.get(key) for key, name in COLUMNS.items()},
-            "seed": run.config.get("seed"),
-            "env_steps": run.env_steps,
-            **{k: v for k, v in run.summary.items() if k.startswith(measured)},
-            "commit": run.versions.get("commit"),
-            "command": run.command,
-        }
-        for run in runs
-    )

@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 from vlmrm_exp import figures
 from vlmrm_exp.reporting.groups import Group, labels
-from vlmrm_exp.reporting.run_folders import FINISHED, Run, mapping, number
+from vlmrm_exp.reporting.run_folders import FINISHED, Run, mapping
 from vlmrm_exp.reporting.statistics import (
     align,
     best_of_n,
@@ -228,8 +228,7 @@ def _legend_below(figure: Any) -> None:
 
 def _colors(groups: Sequence[Group]) -> list[Any]:
     """A colour for each group; a ladder of them if alpha alone tells groups apart."""
-    alphas = [number(group.settings.get("alpha")) for group in groups]
-    known = [alpha for alpha in alphas if alpha is not None]
+    known = [group.alpha for group in groups if group.alpha is not None]
     if len(groups) < 3 or len(set(known)) < len(groups):
         return figures.cycle(len(groups))
     ladder = figures.ladder(known)

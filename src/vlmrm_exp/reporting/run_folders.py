@@ -66,6 +66,10 @@ class Run:
         self.evaluations = {path.stem: content(path.name) for path in found}
         self.versions = content("versions.json")
         self.encoder = mapping(self.versions.get("encoder"))  # of the reward
+        image, text = (
+            number(self.encoder.get(f"parameters_{of}")) for of in ("image", "text")
+        )
+        self.parameters = None if image is None or text is None else image + text
         self.environment = environment_text(
             self.versions, {str(self.encoder.get("name")): self.encoder}
         )

@@ -222,13 +222,13 @@ def _policy_states(
 ) -> tuple[np.ndarray, np.ndarray]:
     """States that policies visit, each from starts of its own, and their episodes."""
     # Late, as MuJoCo's import fails without OpenGL, which `world_of` tells.
-    from vlmrm_exp.envs import humanoid_states
+    from vlmrm_exp.envs import humanoid
 
     rng = np.random.default_rng([seed, 1])
     sizes = [len(part) for part in np.array_split(np.arange(count), len(policies))]
     states, episodes, first = [], [], 0
     for (task, played), size in zip(policies, sizes, strict=True):
-        num_envs = humanoid_states.episodes_for(task, size)
+        num_envs = humanoid.episodes_for(task, size)
         envs = world_of(task).make_envs(replace(task, goal=""), num_envs, 1)
         if played.observation_dim != envs.observation_space.shape[0]:
             raise ConfigError(
@@ -236,7 +236,7 @@ def _policy_states(
                 f"numbers, but its world shows {envs.observation_space.shape[0]}: give "
                 "runs of another reward than stages."
             )
-        seen, episode = humanoid_states.visited(envs, played.act, size, rng)
+        seen, episode = humanoid.visited(envs, played.act, size, rng)
         states.append(seen)
         episodes.append(first + episode)
         first += int(episode.max(initial=-1)) + 1
