@@ -24,13 +24,13 @@ TOOLS = {"app", "figures", "log", "measures", "video", *LEAVES}
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
     "verb": {"scorer", "studies", "pretraining", "reporting", "rl", "reward", "envs",
-             "vlm", "judges", "notes", "run_folder", "labelling", *TOOLS},
-    "judges": {"app", "words", "envs", "reward", *LEAVES},
+             "vlm", "told", "notes", "run_folder", "labelling", *TOOLS},
+    "told": {"app", "words", "envs", "reward", *LEAVES},
     "notes": {"reward", *LEAVES},
     "run_folder": {"app", *LEAVES},
     "labelling": {"studies", "rl", "envs", "log", "measures", "video", *LEAVES},
     "scorer": {"studies", "reward", "vlm", "words", *TOOLS},
-    "studies": {"rl", "reward", "envs", "vlm", "run_folder", *TOOLS},
+    "studies": {"rl", "reward", "envs", "vlm", "run_folder", "told", *TOOLS},
     "pretraining": {"reward", "envs", "vlm", *TOOLS},
     "reporting": {"figures", "measures", *LEAVES},
     "rl": {"reward", "envs", "log", "measures", "video", *LEAVES},

@@ -23,7 +23,6 @@ from vlmrm_exp.config import (
     to_config,
 )
 from vlmrm_exp.files import written_whole
-from vlmrm_exp.judges import judge_configs
 from vlmrm_exp.run_folder import RUN_FORMAT, check_folder, mapping
 from vlmrm_exp.signals import (
     INTERRUPTED,
@@ -32,6 +31,7 @@ from vlmrm_exp.signals import (
     TooLate,
     interrupts_at_the_end,
 )
+from vlmrm_exp.told import judge_configs, with_members
 
 
 def check(composed: app.Composed) -> Config:
@@ -51,14 +51,20 @@ def check(composed: app.Composed) -> Config:
             f"task={config.task.name} renders itself, and gives frames for states: "
             "give reward.query_share=1."
         )
-    with interrupts_at_the_end():  # for a judge it imports torch
+    if config.reward.pessimism > 0 and config.reward.query_share == 1:
+        raise ConfigError(
+            f"reward.pessimism is {config.reward.pessimism}, but no reward is "
+            "estimated: give reward=learned, or leave it out."
+        )
+    with interrupts_at_the_end():  # for members and judges it imports torch
+        config = with_members(composed, config)
         judge_configs(composed, config)
     if config.compute.device == "gpu":
         from vlmrm_exp.reward import choose_device
 
         choose_device("gpu")
     if composed.folder is not None:
-        check_folder(composed.folder, app.resolved(composed.cfg))
+        check_folder(composed.folder, app.resolved(config))
     elif config.log.mode != "none" and "WANDB_RUN_ID" in os.environ:
         raise ConfigError(
             "WANDB_RUN_ID is set, by which all jobs of a sweep would be one W&B run: "
@@ -88,7 +94,7 @@ def train(composed: app.Composed) -> float | None:
     if config.stages and config.reward.model == "clip":
         print("reward=clip reads one prompt; reward=stages goes through the stages.")
     with written_whole(folder / "config.yaml") as part:
-        part.write_text(app.resolved(composed.cfg), encoding="utf-8")
+        part.write_text(app.resolved(config), encoding="utf-8")
     return run(config, folder, judges)
 
 
@@ -110,12 +116,13 @@ def run(
         from vlmrm_exp.log import RunLog
         from vlmrm_exp.log.versions import versions
         from vlmrm_exp.reward import choose_device, facts_of, reward_class
+        from vlmrm_exp.reward.ensemble import member_configs
         from vlmrm_exp.rl import checkpoint, dqn, sac
         from vlmrm_exp.rl.summary import finish
 
     if config.task.env == "gym":
-        both = config, *judges.values()
-        asked = [one for one in both if reward_class(one).sees_pictures]
+        opinions = config, *member_configs(config).values(), *judges.values()
+        asked = [one for one in opinions if reward_class(one).sees_pictures]
         app.tell_embedded({one.clip.name: one.clip for one in asked}.values())
     device = choose_device(config.compute.device)
     torch.set_num_threads(config.compute.torch_threads)

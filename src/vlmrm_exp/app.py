@@ -18,7 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
@@ -294,8 +294,7 @@ def start(
             raise
 
     try:
-        judges = config_name == "config"  # training alone has some
-        sys.argv[1:] = words.to_keys(sys.argv[1:], plural, files, judges)
+        sys.argv[1:] = words.to_keys(sys.argv[1:], plural, files, config_name)
         program()
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read along has stopped, as `head` does
@@ -364,8 +363,8 @@ def composed_by_hydra(cfg: DictConfig, own: Any, folder: Path) -> Composed:
     return Composed(cfg, tuple(keys), own.job.config_name, folder)
 
 
-def resolved(cfg: DictConfig) -> str:
-    """A configuration as YAML, without interpolations; OmegaConf reads it back."""
+def resolved(config: Config) -> str:
+    """A configuration as YAML, which OmegaConf reads back."""
 
     def escaped(value: Any) -> Any:
         if isinstance(value, dict):
@@ -374,7 +373,7 @@ def resolved(cfg: DictConfig) -> str:
             return [escaped(each) for each in value]
         return words.literal(value) if isinstance(value, str) else value
 
-    return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True)))
+    return OmegaConf.to_yaml(escaped(asdict(config)))
 
 
 def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:

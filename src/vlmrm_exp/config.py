@@ -114,8 +114,8 @@ class RewardConfig:
 
     name: str = MISSING
     model: str = MISSING
-    """clip, video, xclip, stages, predicate, environment, by_hand, or `module:Class` of
-    a `RewardModel` of one's own."""
+    """clip, video, xclip, stages, ensemble, predicate, environment, by_hand, or
+    `module:Class` of a `RewardModel` of one's own."""
     every: int = 1
     """Training rewards each n-th state of an episode; the steps between get linear
     interpolations. Evaluation rewards all; so does training where rewards cost nothing
@@ -125,8 +125,10 @@ class RewardConfig:
     rewards of the others from it. 1: all, or each `every`-th."""
     max_error: float = 0.7
     """Of these, over the spread of rewards: above it more states are looked at."""
+    pessimism: float = 0.0
+    """Standard deviations over these networks that are taken off their mean."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of reward=video, xclip or stages, or of a model of one's own."""
+    """Settings of reward=video, xclip, stages or ensemble, or of one's own model."""
 
 
 @dataclass
@@ -286,6 +288,9 @@ class Config:
     judge: dict[str, Any] = field(default_factory=dict)
     """Second opinions on evaluations, by name: what each is told differently, as on the
     command line; a text or a list of them."""
+    member: dict[str, Any] = field(default_factory=dict)
+    """Opinions of which reward=ensemble is made, told as judges are. Once checked
+    (`told.with_members`), the settings that each changes: {"clip": {"name": ...}}."""
     prompt: Any = MISSING
     """The goal in words: a string, or a list whose embeddings are averaged."""
     stages: list[StageConfig] = field(default_factory=list)
@@ -382,6 +387,7 @@ def check(config: Config) -> None:
             f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
             "they must differ."
         )
+    number_from_0("reward.pessimism", config.reward.pessimism)
     _check_stages(config)
     _check_task(config.task)
     check_clip(config.clip)
@@ -695,6 +701,13 @@ def whole_number(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} is {value}: give a whole number from 1 up.")
     return value
+
+
+def number_from_0(name: str, value: Any) -> None:
+    """Refuse a setting that is no finite number from 0 up, with a ConfigError."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fits or not 0 <= value < math.inf:
+        raise ConfigError(f"{name} is {value}: give a number from 0 up.")
 
 
 def did_you_mean(wanted: str, options: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ They are told and not refused, since one sweep may compare rewards or models.
 """
 
 import fnmatch
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -37,6 +38,12 @@ def notes(
                 f"judge.{name} says the same as the reward: nothing that it is told "
                 "changes it, or the run's own settings win."
             )
+    for one, other in itertools.combinations(config.member, 2):
+        if config.member[one] == config.member[other]:
+            found.append(
+                f"member.{other} says the same as member.{one}, which so counts twice: "
+                "nothing tells them apart, or the run's own settings win."
+            )
     return found
 
 
@@ -47,7 +54,8 @@ def _keys(told: str | list[str]) -> list[str]:
 
 def _said(config: Config) -> tuple[Any, ...]:
     """Settings that a reward depends on."""
-    by_all = config.reward.model, config.reward.options, config.task
+    reward = config.reward
+    by_all = reward.model, reward.options, config.member, config.task
     if not reward_class(config).sees_pictures:
         return by_all
     by_pictures = config.clip, config.prompts, config.baselines, config.renormalise
@@ -67,7 +75,7 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
         ),
         (
             model.cheap,
-            "reward.every reward.query_share reward.max_error",
+            "reward.every reward.query_share reward.max_error reward.pessimism",
             f"reward={reward.name} has none of it",
         ),
         (
@@ -85,6 +93,11 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
             ":" not in reward.model and not model.has_options,
             "reward.options.*",
             f"reward={reward.name} has no options",
+        ),
+        (
+            reward.model != "ensemble",
+            "member.*",
+            f"reward={reward.name} has no members",
         ),
         (not model.online, "stages", f"reward={reward.name} reads the prompt"),
         (model.online, "prompt", "the stages are read"),

@@ -21,6 +21,7 @@ from vlmrm_exp.config import (
 )
 from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.reward import reward_class
+from vlmrm_exp.told import with_members
 
 LOCAL = "local-dir:"
 DESCRIPTION = "open_clip_config.json"
@@ -182,7 +183,8 @@ def _check_clip_name(name: str) -> None:
 def _task(composed: Composed, name: str, alpha: float) -> Config:
     """A task as a training run would have it."""
     # With the greatest alpha, so that two sentences that are the same are refused.
-    task = to_config(composed.again(f"task={name}", f"alpha={alpha}").cfg)
+    told = composed.again(f"task={name}", f"alpha={alpha}")
+    task = to_config(told.cfg)
     check_world(task)
     model = reward_class(task)
     if model.window != 1 or not model.needs_states:
@@ -198,7 +200,7 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
             f"task={name} renders itself, and states of its world cannot be set: "
             "studies need a world that renders states."
         )
-    return task
+    return with_members(told, task)
 
 
 def model_of(composed: Composed, entry: str) -> ClipConfig:
