@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,7 +92,8 @@ def test_the_reward_is_of_each_members_own_standardised_by_random_states():
     assert np.ptp(np.argmin(columns, axis=0)) > 0  # not always the same member's
     assert set(told["members"]) == {"own", "model", "words", "hill"}
     # Those that see the same are one model.
-    assert [m["encoder"]["name"] for m in told["member_models"]] == ["nano", "tiny"]
+    models = {of: m["encoder"]["name"] for of, m in told["member_models"].items()}
+    assert models == {"own and words and hill": "nano", "model": "tiny"}
     json.dumps(told)
 
 
@@ -228,16 +230,15 @@ def test_what_is_written_is_what_was_checked(tmp_path):
 
 
 def test_members_follow_what_others_change_in_the_run(compose):
-    """As a study does with another model, and `evaluate` with another machine."""
-    config = checked_config(*ENSEMBLE, *DIFFERENT)
+    """As a study does with another model; but they keep what they were told."""
+    config = checked_config(*ENSEMBLE, *DIFFERENT, "member.same=[clip=nano, alpha=0]")
     tiny = compose(*TASK, "clip=tiny")
-    config.clip, config.alpha = tiny.clip, 0.7
+    config = replace(config, clip=tiny.clip, alpha=0.7)
     members = member_configs(config)
-    assert {name: one.clip.name for name, one in members.items()} == dict.fromkeys(
-        members, "tiny"
-    )
-    alphas = {name: one.alpha for name, one in members.items()}
-    assert alphas == {"own": 0.7, "model": 0.7, "words": 0.7, "hill": 0.3}
+    seen = [(one.clip.name, one.alpha) for one in members.values()]
+    assert list(members) == ["own", "model", "words", "hill", "same"]
+    assert seen == [("tiny", 0.7), ("tiny", 0.7), ("tiny", 0.7), ("tiny", 0.3),
+                    ("nano", 0.0)]  # fmt: skip
     assert {one.reward.model for one in members.values()} == {"clip"}
 
 
@@ -324,7 +325,7 @@ def test_a_judge_of_an_ensemble_is_one_told_differently():
 
 
 def test_studies_of_states_ask_an_ensemble_as_a_run_does():
-    words = [*ENSEMBLE[:2], *ENSEMBLE[4:], *DIFFERENT, *SHORT, "out=x"]
+    words = [*ENSEMBLE[:2], *ENSEMBLE[4:], *DIFFERENT, *SHORT, "alpha=0", "out=x"]
     keys = to_keys(words, epic.PLURAL, program="epic")
     (task,) = epic.check(app.compose("epic", *keys)).tasks
     states = random_states(task, 1)

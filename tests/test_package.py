@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "verb": {"scorer", "studies", "pretraining", "reporting", "rl", "reward", "envs",
              "vlm", "told", "notes", "run_folder", "labelling", *TOOLS},
     "told": {"app", "words", "envs", "reward", *LEAVES},
-    "notes": {"reward", *LEAVES},
+    "notes": {"reward", "told", *LEAVES},
     "run_folder": {"app", *LEAVES},
     "labelling": {"studies", "rl", "envs", "log", "measures", "video", *LEAVES},
     "scorer": {"studies", "reward", "vlm", "words", *TOOLS},

@@ -10,6 +10,8 @@ from typing import Any
 
 from vlmrm_exp.config import Config
 from vlmrm_exp.reward import reward_class
+from vlmrm_exp.reward.ensemble import member_configs
+from vlmrm_exp.told import keys_of
 
 
 def notes(
@@ -22,7 +24,8 @@ def notes(
         config: the run's.
         typed: settings that somebody typed for it.
     """
-    told = {name: _keys(config.judge[name]) for name in judges}
+    members = member_configs(config)
+    told = {name: keys_of(config.judge[name]) for name in judges}
     read = {
         key
         for key in typed
@@ -38,18 +41,13 @@ def notes(
                 f"judge.{name} says the same as the reward: nothing that it is told "
                 "changes it, or the run's own settings win."
             )
-    for one, other in itertools.combinations(config.member, 2):
-        if config.member[one] == config.member[other]:
+    for (one, own), (other, same) in itertools.combinations(members.items(), 2):
+        if own == same:
             found.append(
                 f"member.{other} says the same as member.{one}, which so counts twice: "
                 "nothing tells them apart, or the run's own settings win."
             )
     return found
-
-
-def _keys(told: str | list[str]) -> list[str]:
-    settings = [told] if isinstance(told, str) else told
-    return [setting.partition("=")[0] for setting in settings]
 
 
 def _said(config: Config) -> tuple[Any, ...]:

@@ -51,19 +51,33 @@ def with_members(composed: app.Composed, config: Config) -> Config:
             f"reward={config.reward.name} has no members: give some, as "
             "member.big=clip=bigG."
         )
-    changes = {name: _changes(config, member) for name, member in members.items()}
+    changes = {
+        name: _changes(config, member, keys_of(config.member[name]))
+        for name, member in members.items()
+    }
     return replace(config, member=changes)
 
 
-def _changes(own: Config, other: Config) -> dict[str, Any]:
-    """Settings of `other` that differ; of a group, as clip, its fields that do."""
+def keys_of(told: str | list[str]) -> list[str]:
+    """The keys of what a judge or a member is told."""
+    settings = [told] if isinstance(told, str) else told
+    return [setting.partition("=")[0] for setting in settings]
+
+
+def _changes(own: Config, other: Config, told: list[str]) -> dict[str, Any]:
+    """Settings of `other` that were told or differ; of a group, as clip, its fields."""
     found: dict[str, Any] = {}
     for key in (field.name for field in fields(Config)):
         was, now = getattr(own, key), getattr(other, key)
         if is_dataclass(now):
-            changed = {k: v for k, v in vars(now).items() if v != getattr(was, k)}
+            changed = {
+                name: value
+                for name, value in vars(now).items()
+                if value != getattr(was, name)
+                or not {key, f"{key}.{name}"}.isdisjoint(told)
+            }
             found |= {key: changed} if changed else {}
-        elif now != was and key not in NOT_OF_MEMBERS:
+        elif (now != was or key in told) and key not in NOT_OF_MEMBERS:
             found[key] = now
     return found
 

@@ -24,6 +24,7 @@ from vlmrm_exp.config import (
 )
 from vlmrm_exp.reward import Episodes, RewardModel, facts_of, make_model, rewards_of
 from vlmrm_exp.reward.clip import ClipReward
+from vlmrm_exp.reward.pool import close
 from vlmrm_exp.reward.random_states import random_states
 
 OPTIONS = {"combine": "min", "weight": 0.5, "episodes": 16}
@@ -58,8 +59,9 @@ class EnsembleReward(RewardModel):
                 look = repr((member.task, member.clip, member.compute))
             looks.setdefault(look, {})[name] = member
         self._names = [name for members in looks.values() for name in members]
-        self._models = [_load(members) for members in looks.values()]
-        self.batch_size = math.lcm(*(model.batch_size for model in self._models))
+        self._models = {" and ".join(m): _load(m) for m in looks.values()}
+        sizes = (model.batch_size for model in self._models.values())
+        self.batch_size = math.lcm(*sizes)  # so that workers get whole batches of each
         states = random_states(config, self._options["episodes"])
         given = self.members(states)
         self._mean, self._std = given.mean(0), given.std(0)
@@ -78,7 +80,7 @@ class EnsembleReward(RewardModel):
             model.scores(states)
             if isinstance(model, _SeeAlike)
             else rewards_of(model, Episodes(states=states[:, None]))
-            for model in self._models
+            for model in self._models.values()
         ]
         return np.concatenate(parts, 1, dtype=np.float64)
 
@@ -97,13 +99,15 @@ class EnsembleReward(RewardModel):
         scales = zip(self._names, self._mean.tolist(), self._std.tolist(), strict=True)
         return {
             "members": {name: {"mean": mean, "std": std} for name, mean, std in scales},
-            "member_models": [facts_of(model) for model in self._models],
+            "member_models": {
+                of: facts_of(model) for of, model in self._models.items()
+            },
         }
 
     def close(self) -> None:
         """Release what the members hold."""
-        for model in self._models:
-            model.close()
+        for model in self._models.values():
+            close(model)
 
 
 class _SeeAlike(ClipReward):
