@@ -40,7 +40,7 @@ def compose() -> Callable[..., Config]:
     """The real configuration as typed on a command line: typed, checked values."""
 
     def composed(*words: str) -> Config:
-        keys = to_keys(list(words), {}, judges=True)
+        keys = to_keys(list(words), {}, program="config")
         return training.check(quickly("config", *keys, "name=test"))
 
     return composed

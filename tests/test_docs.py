@@ -103,7 +103,7 @@ def compose_words(verb: str, words: list[str]) -> None:
     if verb:
         source = importlib.import_module(f"vlmrm_exp.{verb}")
         plural = getattr(source, "PLURAL", {})
-    keys = to_keys(words, plural, verb in FILES, judges=not verb)
+    keys = to_keys(words, plural, verb in FILES, verb or "config")
     folder, name = str(conf_dir()), verb or "config"
     options = [key for key in keys if key.startswith("-")]
     if "--config-dir" in keys:

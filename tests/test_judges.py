@@ -17,7 +17,6 @@ from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.goals import HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import humanoid_spec
 from vlmrm_exp.envs.poses import PoseLibrary
-from vlmrm_exp.judges import judge_configs
 from vlmrm_exp.notes import notes
 from vlmrm_exp.prompts import SENTENCES
 from vlmrm_exp.reward import Episodes, RewardModel, make_model
@@ -26,6 +25,7 @@ from vlmrm_exp.reward.pool import make_judge
 from vlmrm_exp.rl import alarms
 from vlmrm_exp.rl.alarms import PATIENCE, WINDOW, Alarms, disagreement
 from vlmrm_exp.rl.policy import load_policy
+from vlmrm_exp.told import judge_configs
 from vlmrm_exp.words import to_keys
 
 UP = np.linspace(0, 1, 30)
@@ -213,7 +213,7 @@ class Below(RewardModel):
     ("word", "told"),
     [
         ("judge.x=tiny", "judge.x is 'tiny', but must say what this judge is told"),
-        ("judge.a/b=clip=tiny", "A judge is named 'a/b', which becomes the metric"),
+        ("judge.a/b=clip=tiny", "A judge is named 'a/b', which is no word: give one"),
         ("judge.x=clip=bigg", "judge.x: clip=bigg does not exist: choose one of base"),
         ("judge.x=alpha=2", "judge.x: alpha is 2.0, but must lie between 0 and 1."),
         ("judge.x=task=cartpole", "judge.x: it has another task.env, so other states"),
@@ -238,7 +238,7 @@ def test_a_judge_that_cannot_be_told_so_is_refused(program, tmp_path, word, told
 )
 def test_a_judge_that_cannot_be_made_is_refused_before_the_run_opens(word, told):
     asked = "task=gym", "task.env_id=Pendulum-v1", "name=x", "prompt=a", "baseline=b"
-    keys = to_keys([*asked, word], {}, judges=True)
+    keys = to_keys([*asked, word], {}, program="config")
     with pytest.raises(ConfigError, match=re.escape(told)):
         training.check(app.compose("config", *keys))
 
@@ -374,7 +374,7 @@ CLIP = "clip changes nothing here: reward=environment has none of it."
 )  # fmt: skip
 def test_a_judge_that_says_the_same_as_the_reward_is_told_of(words, told):
     keys = to_keys(
-        ["task=mountaincar", "clip=nano", "name=test", *words], {}, judges=True
+        ["task=mountaincar", "clip=nano", "name=test", *words], {}, program="config"
     )
     composed = app.compose("config", *keys)
     config = to_config(composed.cfg)

@@ -188,6 +188,31 @@ def test_old_rewards_follow_what_is_learned():
     assert np.sqrt(np.square(missed).mean()) < 0.1  # those of the first rollouts too
 
 
+def test_estimates_are_lower_where_members_disagree():
+    """Against each member by itself; what was looked at stays as it came."""
+    plain, wary = estimator(0.2), estimator(0.2, pessimism=1.5)
+    stored = []
+    for learner in (plain, wary):
+        replay = a_replay()
+        for seed in range(3):
+            states = some_states(seed).states
+            _, given = look(replay, learner, states, np.sin(3 * states[..., 0]))
+            learner.learn(replay)
+        stored.append(replay.newest_reward())
+        members = learner._predict(states).numpy()
+        weight = 1.5 if learner is wary else 0
+        for t, n in np.ndindex(T, N):
+            of_each = members[:, t, n].astype(np.float64)
+            expected = np.mean(of_each) - weight * np.sqrt(
+                np.mean((of_each - np.mean(of_each)) ** 2)
+            )
+            if np.isfinite(given[t, n]):
+                expected = given[t, n]
+            assert replay.newest_reward()[t, n] == pytest.approx(expected, abs=1e-5)
+    unseen = ~np.isfinite(given)
+    assert (stored[1] < stored[0])[unseen].all()
+
+
 @pytest.mark.parametrize("name", ["sac", "dqn"])
 def test_a_run_asks_for_a_share_of_its_states(tmp_path, name):
     reward = {"model": "point_mass:Distance", "query_share": 0.2}
@@ -264,6 +289,23 @@ def test_rewards_of_frames_cannot_be_estimated(program, tmp_path):
 def test_an_impossible_share_is_refused(compose, share):
     with pytest.raises(ConfigError, match=r"reward\.query_share is"):
         compose("task=kneeling", "reward=learned", f"reward.query_share={share}")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["reward=learned", "reward.pessimism=-1"], "pessimism is -1.0: give a number"),
+        (["reward=learned", "reward.pessimism=inf"], "pessimism is inf: give a number"),
+        (["reward.pessimism=1"], "is 1.0, but no reward is estimated: give reward=le"),
+    ],
+)
+def test_an_impossible_pessimism_is_refused(compose, words, told):
+    with pytest.raises(ConfigError, match=told):
+        compose("task=kneeling", *words)
+
+
+def test_pessimism_is_not_of_judges(compose):
+    compose("reward=learned", "reward.pessimism=1", "judge=[predicate,words]")
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from vlmrm_exp.log import RunLog
 from vlmrm_exp.notes import unread
 from vlmrm_exp.reward import Episodes, make_model
 from vlmrm_exp.reward.pool import InProcess
+from vlmrm_exp.reward.random_states import random_states
 from vlmrm_exp.reward.stages import checked
 from vlmrm_exp.rl import checkpoint, sac
 from vlmrm_exp.rl.policy import load_policy
@@ -153,7 +154,7 @@ def test_agent_sees_its_stage_and_is_paid_for_it(staged):
     played = collect(around, right_first, 0)
     envs.reset(0)
     first = envs.states()[None]
-    random = sentence_rewards(model._random_states(config)[:, None])[:, 0]
+    random = sentence_rewards(random_states(config, 5)[:, None])[:, 0]
     hill, flag = random.T
     low = np.array([hill.min(), (flag - hill).min(), (hill - flag).min()])
     high = np.array([np.quantile(hill, 0.6), 0.1, 0.1])

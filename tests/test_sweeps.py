@@ -16,7 +16,7 @@ from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import Config, conf_dir
 from vlmrm_exp.envs import check_world
 from vlmrm_exp.envs.goals import GOALS
-from vlmrm_exp.judges import judge_configs
+from vlmrm_exp.told import judge_configs, with_members
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +132,7 @@ def jobs_of(name: str) -> list[Config]:
             composed = worlds.compose(name, SEARCH, *words, "name=test")
             jobs.append(to_config(composed.cfg))  # compute=gpu needs none here
             check_world(jobs[-1])
+            with_members(composed, jobs[-1])
             if len(jobs) == 1:
                 judge_configs(composed, jobs[0])
     return jobs

@@ -269,7 +269,7 @@ def test_sweep_files_take_sentences_as_the_command_line_does():
 
 
 def test_judges_are_added_where_there_may_be_some():
-    keys = words.to_keys(["judge.x=prompt=a car, red"], {}, judges=True)
+    keys = words.to_keys(["judge.x=prompt=a car, red"], {}, program="config")
     assert keys == ["++judge.x='prompt=a car, red'"]
     assert words.to_keys(["judge.x=clip=tiny"], {}) == ["judge.x='clip=tiny'"]
     assert words.swept("seed", "0,1") == "0,1"

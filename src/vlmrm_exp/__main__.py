@@ -19,7 +19,6 @@ from typing import Any
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, FinishedError
 from vlmrm_exp.files import written_whole
-from vlmrm_exp.judges import judge_configs
 from vlmrm_exp.run_checks import check
 from vlmrm_exp.run_folder import RUN_FORMAT, mapping
 from vlmrm_exp.settings import resolved
@@ -30,6 +29,7 @@ from vlmrm_exp.signals import (
     interrupts_at_the_end,
     requeue,
 )
+from vlmrm_exp.told import judge_configs
 
 
 def train(composed: app.Composed) -> float | None:
@@ -46,7 +46,7 @@ def train(composed: app.Composed) -> float | None:
         from vlmrm_exp.notes import tell
     tell(composed, config, judges)
     with written_whole(folder / "config.yaml") as part:
-        part.write_text(resolved(composed.cfg), encoding="utf-8")
+        part.write_text(resolved(config), encoding="utf-8")
     return run(config, folder, judges)
 
 

@@ -175,8 +175,7 @@ def start(
             raise
 
     try:
-        judges = config_name == "config"  # training alone has some
-        sys.argv[1:] = words.to_keys(sys.argv[1:], plural, files, judges)
+        sys.argv[1:] = words.to_keys(sys.argv[1:], plural, files, config_name)
         program()
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read along has stopped, as `head` does

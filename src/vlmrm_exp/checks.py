@@ -90,6 +90,7 @@ def check(config: Config) -> None:
             f"prompt and baseline are both {config.prompts[0]!r}: with alpha above 0 "
             "they must differ."
         )
+    number_from_0("reward.pessimism", config.reward.pessimism)
     _check_stages(config)
     _check_task(config.task)
     check_clip(config.clip)
@@ -392,6 +393,13 @@ def whole_number(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} is {value}: give a whole number from 1 up.")
     return value
+
+
+def number_from_0(name: str, value: Any) -> None:
+    """Refuse a setting that is no finite number from 0 up, with a ConfigError."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fits or not 0 <= value < math.inf:
+        raise ConfigError(f"{name} is {value}: give a number from 0 up.")
 
 
 def did_you_mean(wanted: str, options: Iterable[str]) -> str:

@@ -110,8 +110,8 @@ class RewardConfig:
 
     name: str = MISSING
     model: str = MISSING
-    """clip, video, xclip, stages, predicate, environment, by_hand, or `module:Class` of
-    a `RewardModel` of one's own."""
+    """clip, video, xclip, stages, ensemble, predicate, environment, by_hand, or
+    `module:Class` of a `RewardModel` of one's own."""
     every: int = 1
     """Training rewards each n-th state of an episode; the steps between get linear
     interpolations. Evaluation rewards all; so does training where rewards cost nothing
@@ -121,8 +121,10 @@ class RewardConfig:
     rewards of the others from it. 1: all, or each `every`-th."""
     max_error: float = 0.7
     """Of these, over the spread of rewards: above it more states are looked at."""
+    pessimism: float = 0.0
+    """Standard deviations over these networks that are taken off their mean."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of reward=video, xclip or stages, or of a model of one's own."""
+    """Settings of reward=video, xclip, stages or ensemble, or of one's own model."""
 
 
 @dataclass
@@ -269,6 +271,9 @@ class Config:
     judge: dict[str, Any] = field(default_factory=dict)
     """Second opinions on evaluations, by name: what each is told differently, as on the
     command line; a text or a list of them."""
+    member: dict[str, Any] = field(default_factory=dict)
+    """Opinions of which reward=ensemble is made, told as judges are. Once checked
+    (`told.with_members`), the settings that each changes: {"clip": {"name": ...}}."""
     prompt: Any = MISSING
     """The goal in words: a string, or a list whose embeddings are averaged."""
     stages: list[StageConfig] = field(default_factory=list)

@@ -4,12 +4,15 @@ They are told and not refused, since one sweep may compare rewards or models.
 """
 
 import fnmatch
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from vlmrm_exp import app
 from vlmrm_exp.config import Config, conf_dir
 from vlmrm_exp.reward import reward_class
+from vlmrm_exp.reward.ensemble import member_configs
+from vlmrm_exp.told import keys_of
 
 
 def tell(composed: app.Composed, config: Config, judges: Mapping[str, Config]) -> None:
@@ -29,8 +32,8 @@ def tell(composed: app.Composed, config: Config, judges: Mapping[str, Config]) -
     if config.stages and config.reward.model == "clip":
         print("reward=clip reads one prompt; reward=stages goes through the stages.")
     if config.task.env == "gym":
-        both = config, *judges.values()
-        asked = [one for one in both if reward_class(one).sees_pictures]
+        opinions = config, *member_configs(config).values(), *judges.values()
+        asked = [one for one in opinions if reward_class(one).sees_pictures]
         app.tell_embedded({one.clip.name: one.clip for one in asked}.values())
 
 
@@ -41,7 +44,8 @@ def notes(
 
     `judges` are configurations by name, `typed` what somebody typed for the run.
     """
-    told = {name: _keys(config.judge[name]) for name in judges}
+    members = member_configs(config)
+    told = {name: keys_of(config.judge[name]) for name in judges}
     read = {
         key
         for key in typed
@@ -57,17 +61,19 @@ def notes(
                 f"judge.{name} says the same as the reward: nothing that it is told "
                 "changes it, or the run's own settings win."
             )
+    for (one, own), (other, same) in itertools.combinations(members.items(), 2):
+        if own == same:
+            found.append(
+                f"member.{other} says the same as member.{one}, which so counts twice: "
+                "nothing tells them apart, or the run's own settings win."
+            )
     return found
-
-
-def _keys(told: str | list[str]) -> list[str]:
-    settings = [told] if isinstance(told, str) else told
-    return [setting.partition("=")[0] for setting in settings]
 
 
 def _said(config: Config) -> tuple[Any, ...]:
     """Settings that a reward depends on."""
-    by_all = config.reward.model, config.reward.options, config.task
+    reward = config.reward
+    by_all = reward.model, reward.options, config.member, config.task
     if not reward_class(config).sees_pictures:
         return by_all
     by_pictures = config.clip, config.prompts, config.baselines, config.renormalise
@@ -87,7 +93,7 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
         ),
         (
             model.cheap,
-            "reward.every reward.query_share reward.max_error",
+            "reward.every reward.query_share reward.max_error reward.pessimism",
             f"reward={reward.name} has none of it",
         ),
         (
@@ -105,6 +111,11 @@ def unread(config: Config, typed: Iterable[str]) -> list[str]:
             ":" not in reward.model and not model.has_options,
             "reward.options.*",
             f"reward={reward.name} has no options",
+        ),
+        (
+            reward.model != "ensemble",
+            "member.*",
+            f"reward={reward.name} has no members",
         ),
         (not model.online, "stages", f"reward={reward.name} reads the prompt"),
         (model.online, "prompt", "the stages are read"),

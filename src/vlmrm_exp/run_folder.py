@@ -1,5 +1,6 @@
 """A run's folder: whether a run can begin or go on in it, and how it was configured."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def check_folder(folder: Path, settings: str) -> None:
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
-        and not key.startswith(MAY_CHANGE[:-1] if finished else MAY_CHANGE)
+        and not re.sub(r"^member\.[\w-]+\.", "", key).startswith(
+            MAY_CHANGE[:-1] if finished else MAY_CHANGE
+        )
     ]
     if changed:
         raise FolderTakenError(

@@ -1,8 +1,9 @@
-"""A composed configuration in other forms: as YAML, by dotted names, as six digits."""
+"""A configuration in other forms: as YAML, by dotted names, as six digits."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,8 +12,8 @@ from vlmrm_exp import words
 from vlmrm_exp.config import Config
 
 
-def resolved(cfg: DictConfig) -> str:
-    """A configuration as YAML, without interpolations; OmegaConf reads it back."""
+def resolved(config: Config) -> str:
+    """A configuration as YAML, which OmegaConf reads back."""
 
     def escaped(value: Any) -> Any:
         if isinstance(value, dict):
@@ -21,7 +22,7 @@ def resolved(cfg: DictConfig) -> str:
             return [escaped(each) for each in value]
         return words.literal(value) if isinstance(value, str) else value
 
-    return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True)))
+    return OmegaConf.to_yaml(escaped(asdict(config)))
 
 
 def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -29,7 +29,11 @@ HYDRA_TAKES_VALUE = tuple(
 SETTINGS = (".yaml", ".yml", ".YAML", ".YML")
 ADDED = ("hydra", "task.options.", "reward.options.")
 """Keys that + may add."""
-JUDGE = "judge."
+TOLD = {
+    "judge.": ("config",),
+    "member.": ("config", "bench", "epic", "landscape", "peak"),
+}
+"""How settings begin that hold others, and which primary configurations read them."""
 SENTENCES = {"prompt": 1, "baseline": 1, "prompts": 2, "baselines": 2, "question": 0}
 """Settings that hold sentences, and how many lists may lie in one another."""
 QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
@@ -40,7 +44,7 @@ def to_keys(
     words: list[str],
     plural: Mapping[str, str],
     files: bool = False,
-    judges: bool = False,
+    program: str = "",
 ) -> list[str]:
     """Turn words that Hydra would refuse, merge or misread into overrides for it.
 
@@ -48,14 +52,14 @@ def to_keys(
     - `clip=tiny,base`, where several can be studied: `clips=[tiny,base]`, `clip=tiny`.
     - `sweeps/x.yaml`: `--config-dir sweeps --config-name x`.
     - `sweep=NAME`: `hydra.sweep.dir=outputs/sweeps/NAME`.
-    - `judge.NAME=prompt=a car, red`: added, and quoted as a sentence is.
+    - `judge.NAME=prompt=a car, red`, `member.NAME=...`: added, quoted as a sentence.
     - `photo.jpg`, where files are looked at: an element of `files=[...]`.
 
     Args:
         words: of the command line.
         plural: for keys that may hold several values, the key of the list.
         files: whether words without a key are files.
-        judges: whether there may be any; else judge.NAME is a setting like others.
+        program: its primary configuration, where judges or members may be told.
 
     Raises:
         ConfigError: a word is no setting, or cannot be read; the sentence names it.
@@ -93,8 +97,8 @@ def to_keys(
             keys += several(key, value, plural[key])
         elif bare in SENTENCES:
             keys.append(f"{bare}={sentences(bare, value, sweeps)}")
-        elif judges and bare.startswith(JUDGE):
-            check_judge(bare.removeprefix(JUDGE))
+        elif any(bare.startswith(of) and program in TOLD[of] for of in TOLD):
+            check_name(*bare.split(".", 1))
             keys.append(f"++{bare}={sentences(bare, value, sweeps)}")
         elif (conf_dir() / bare).is_dir() and (value == "null" or value[:1] == "_"):
             if word != "experiment=null":  # it has none of itself
@@ -141,12 +145,12 @@ def wording(kind: str, number: int | None = None, *, _root_: Any) -> Any:
     return found if number is None else found[number]
 
 
-def check_judge(name: str) -> None:
-    """Refuse a judge's name that makes no metric, with a ConfigError."""
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name of a judge or a member that is no word, with a ConfigError."""
     if not re.fullmatch(r"[\w-]+", name, re.ASCII):
         raise ConfigError(
-            f"A judge is named {name!r}, which becomes the metric judge/{name}: give "
-            "a word of letters, digits, - and _."
+            f"A {kind} is named {name!r}, which is no word: give one of letters, "
+            "digits, - and _."
         )
 
 
@@ -222,7 +226,7 @@ def swept(key: str, value: object) -> str:
             f"{key} is a list under hydra.sweeper.params: write its values as on the "
             f'command line, as {key}: "0,1", or for sentences "choice(a car, a flag)".'
         )
-    if key in SENTENCES or key.lstrip("+").startswith(JUDGE):
+    if key in SENTENCES or key.lstrip("+").startswith(tuple(TOLD)):
         return sentences(key, str(value), True)
     return readable(f"{key}={value}").partition("=")[2]
 

@@ -120,7 +120,8 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("reward.model") in ("predicate", "environment", "by_hand"):
         left_out += UNUSED
     if config.get("reward.query_share", 1) == 1:  # older runs have none
-        left_out += ("reward.query_share", "reward.max_error")
+        of_estimates = "query_share", "max_error", "pessimism"
+        left_out += tuple(f"reward.{name}" for name in of_estimates)
     else:
         left_out += ("reward.every",)
     relevant = {

@@ -31,6 +31,7 @@ BUILT_IN = {
     "xclip": "vlmrm_exp.reward.xclip:XClipReward",
     "by_hand": "vlmrm_exp.reward.by_hand:HandWrittenReward",
     "stages": "vlmrm_exp.reward.stages:StagesReward",
+    "ensemble": "vlmrm_exp.reward.ensemble:EnsembleReward",
 }
 
 

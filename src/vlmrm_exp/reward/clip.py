@@ -183,6 +183,12 @@ class ClipReward(RewardModel):
             rewards[part] = self._sentence(self._appearance.embed(flat[part])).cpu()
         return rewards.reshape(states.shape[:2])
 
+    def scores(self, states: np.ndarray) -> np.ndarray:
+        """States (B, S), or frames -> rewards of each wording's goal (B, K) float32."""
+        seen = self.embeddings(states[None])[0]  # (B, V, D)
+        rewards = torch.stack([sentence(seen) for sentence in self._sentences], 1)
+        return rewards.cpu().numpy()
+
     def embeddings(self, states: np.ndarray) -> torch.Tensor:
         """States (T, N, S), or frames -> embeddings (T, N, V, D)."""
         flat = states.reshape(-1, *states.shape[2:])

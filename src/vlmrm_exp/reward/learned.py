@@ -91,6 +91,7 @@ class Estimator:
         """
         self._query_share = config.reward.query_share
         self._max_error = config.reward.max_error
+        self._pessimism = config.reward.pessimism
         self._seed = config.seed
         self._device = choose_device(config.compute.device)
         with torch.random.fork_rng(devices=[]):
@@ -200,6 +201,9 @@ class Estimator:
     def estimate(self, memory: Memory, newest: bool) -> None:
         """Learn from what is stored, and set the rewards of all, or of the newest.
 
+        Those that nobody looked at get the members' mean, minus `reward.pessimism`
+        times their standard deviation.
+
         Raises:
             FloatingPointError: an estimate is not a finite number.
         """
@@ -218,7 +222,9 @@ class Estimator:
             self._optimiser.step()
 
         def reward(states: np.ndarray, given: np.ndarray) -> np.ndarray:
-            estimate = self._predict(states).mean(0).cpu().numpy()
+            members = self._predict(states)
+            doubt = members.std(0, correction=0)
+            estimate = (members.mean(0) - self._pessimism * doubt).cpu().numpy()
             if not np.isfinite(estimate).all():
                 raise FloatingPointError(
                     "The networks that learn rewards gave one that is not finite: the "

@@ -13,14 +13,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
-from vlmrm_exp.checks import check_options, whole_number
+from vlmrm_exp.checks import check_options, number_from_0, whole_number
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import Step, VectorEnv
-from vlmrm_exp.envs.in_order import Around, make_envs
+from vlmrm_exp.envs.in_order import Around
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward
+from vlmrm_exp.reward.random_states import random_states
 
 OPTIONS = {"episodes": 16, "shaping": 1.0}
 ROUNDING = 1e-4
@@ -68,7 +68,7 @@ class StagesReward(ClipReward):
             for k, stage in enumerate(stages)
             if stage.margin is not None
         }
-        scores = self.scores(self._random_states(config))
+        scores = self.scores(random_states(config, self._options["episodes"]))
         self._lowest = scores.min(0)
         self._reached = np.array(
             [
@@ -91,9 +91,7 @@ class StagesReward(ClipReward):
 
     def scores(self, states: np.ndarray) -> np.ndarray:
         """States (B, S), or frames -> what each stage says of them: (B, K) float64."""
-        seen = self.embeddings(states[None])[0]  # (B, V, D)
-        rewards = torch.stack([sentence(seen) for sentence in self._sentences], 1)
-        scores = rewards.cpu().numpy().astype(np.float64)
+        scores = super().scores(states).astype(np.float64)
         best = {k: scores[:, others].max(1) for k, others in self._others.items()}
         for k, other in best.items():
             scores[:, k] -= other
@@ -136,25 +134,6 @@ class StagesReward(ClipReward):
         """What embeds and renders, and where stages begin and are reached."""
         stages = {"lowest": self._lowest.tolist(), "reached": self._reached.tolist()}
         return {**super().about(), "stages": stages}
-
-    def _random_states(self, config: Config) -> np.ndarray:
-        """All states of some episodes of random actions, which the seed decides."""
-        count = self._options["episodes"]
-        envs = make_envs(config.task, count, config.compute.num_physics_threads)
-        rng, repeat = np.random.default_rng(config.seed), 1
-        if config.algo.name == "sac":
-            repeat = config.algo.random_action_repeat
-        try:
-            envs.reset(config.seed)
-            states, action = [], np.empty(0)
-            for t in range(envs.episode_length):
-                if t % repeat == 0:
-                    action = _random_action(envs.action_space, count, rng)
-                envs.step(action)
-                states.append(envs.states())
-        finally:
-            envs.close()
-        return np.concatenate(states)
 
 
 class StagedEnvs(Around):
@@ -207,16 +186,6 @@ class StagedEnvs(Around):
         self._level = np.array(state["level"])
 
 
-def _random_action(
-    space: gym.spaces.Box | gym.spaces.Discrete, count: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Uniform: (count, A) float32, or (count,) int64."""
-    if isinstance(space, gym.spaces.Discrete):
-        return rng.integers(space.n, size=count)
-    size = (count, *space.shape)
-    return rng.uniform(space.low, space.high, size).astype(np.float32)
-
-
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """What `reward.options` asks for.
 
@@ -226,9 +195,5 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     check_options(options, tuple(OPTIONS))
     asked = {**OPTIONS, **options}
     whole_number("reward.options.episodes", asked["episodes"])
-    shaping = asked["shaping"]
-    if not isinstance(shaping, int | float) or not 0 <= shaping < np.inf:
-        raise ConfigError(
-            f"reward.options.shaping is {shaping}: give a number from 0 up."
-        )
+    number_from_0("reward.options.shaping", asked["shaping"])
     return asked

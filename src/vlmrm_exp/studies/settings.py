@@ -17,6 +17,7 @@ from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import ClipConfig, Config, ConfigError, FolderTakenError
 from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.reward import reward_class
+from vlmrm_exp.told import with_members
 
 LOCAL = "local-dir:"
 DESCRIPTION = "open_clip_config.json"
@@ -154,7 +155,8 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
     if name.startswith("_"):
         raise ConfigError(f"task={name} is no task, but what some share.")
     # With the greatest alpha, so that two sentences that are the same are refused.
-    task = to_config(composed.again(f"task={name}", f"alpha={alpha}").cfg)
+    told = composed.again(f"task={name}", f"alpha={alpha}")
+    task = to_config(told.cfg)
     check_world(task)
     model = reward_class(task)
     if model.window != 1 or not model.needs_states:
@@ -170,7 +172,7 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
             f"task={name} renders itself, and states of its world cannot be set: "
             "studies need a world that renders states."
         )
-    return task
+    return with_members(told, task)
 
 
 def model_of(composed: Composed, entry: str) -> ClipConfig:

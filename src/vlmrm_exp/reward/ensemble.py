@@ -1,0 +1,166 @@
+"""Several opinions as one reward: what one of them alone is wrong about pays less.
+
+    states -> each member's rewards -> [standardise] -> [combine] -> rewards
+
+After Coste et al. 2023 (arXiv 2310.02743), whose members differ in the seed of their
+training. Here they differ in model, camera, sentence or kind (`told.py`). Letters: B
+states, E members.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vlmrm_exp.checks import check_options, number_from_0, one_of, whole_number
+from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.reward import Episodes, RewardModel, facts_of, make_model, rewards_of
+from vlmrm_exp.reward.clip import ClipReward
+from vlmrm_exp.reward.pool import close
+from vlmrm_exp.reward.random_states import random_states
+
+OPTIONS = {"combine": "min", "weight": 0.5, "episodes": 16}
+LEAST_SPREAD = 1e-6
+"""Standard deviation of a member's rewards over their size, below which it is noise of
+float32."""
+
+
+class EnsembleReward(RewardModel):
+    """The worst, the mean, or the mean minus the variance of standardised rewards.
+
+    A member's reward is standardised by its mean and its standard deviation over the
+    states of `reward.options.episodes` episodes of random actions: cosines of different
+    models have different offsets and spreads.
+    """
+
+    sees_pictures = True
+    has_options = True
+
+    def __init__(self, config: Config) -> None:
+        """Load the members, and look at what random actions lead to.
+
+        Raises:
+            ConfigError: as of a member, which is named; impossible options; a member
+                whose rewards of these states are all alike.
+        """
+        self._options = checked(config.reward.options)
+        looks: dict[str, dict[str, Config]] = {}
+        for name, member in member_configs(config).items():
+            look = name
+            if member.reward.model == "clip":
+                look = repr((member.task, member.clip, member.compute))
+            looks.setdefault(look, {})[name] = member
+        self._names = [name for members in looks.values() for name in members]
+        self._models = {" and ".join(m): _load(m) for m in looks.values()}
+        sizes = (model.batch_size for model in self._models.values())
+        self.batch_size = math.lcm(*sizes)  # so that workers get whole batches of each
+        states = random_states(config, self._options["episodes"])
+        given = self.members(states)
+        self._mean, self._std = given.mean(0), given.std(0)
+        alike = self._std <= LEAST_SPREAD * np.abs(given).max(0)
+        for e in np.flatnonzero(alike):
+            raise ConfigError(
+                f"member.{self._names[e]} gives all {len(states)} states that random "
+                f"actions lead to a reward of {given[0, e]:.4g}, so there is no spread "
+                "to standardise it by: leave it out, or give more "
+                "reward.options.episodes."
+            )
+
+    def members(self, states: np.ndarray) -> np.ndarray:
+        """States (B, S), or frames -> each member's own rewards (B, E) float64."""
+        parts = [
+            model.scores(states)
+            if isinstance(model, _SeeAlike)
+            else rewards_of(model, Episodes(states=states[:, None]))
+            for model in self._models.values()
+        ]
+        return np.concatenate(parts, 1, dtype=np.float64)
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        """(T, N) float32, in standard deviations of random actions' states."""
+        states = episodes.states
+        assert states is not None
+        given = self.members(states.reshape(-1, *states.shape[2:]))
+        standardised = (given - self._mean) / self._std
+        combine, weight = self._options["combine"], self._options["weight"]
+        reward = combined(standardised, combine, weight)
+        return reward.reshape(episodes.shape).astype(np.float32)
+
+    def about(self) -> dict[str, Any]:
+        """What each member is made of, and what it is standardised by."""
+        scales = zip(self._names, self._mean.tolist(), self._std.tolist(), strict=True)
+        return {
+            "members": {name: {"mean": mean, "std": std} for name, mean, std in scales},
+            "member_models": {
+                of: facts_of(model) for of, model in self._models.items()
+            },
+        }
+
+    def close(self) -> None:
+        """Release what the members hold."""
+        for model in self._models.values():
+            close(model)
+
+
+class _SeeAlike(ClipReward):
+    """CLIP's rewards of members that see the same: each state is embedded once."""
+
+    def __init__(self, members: list[Config]) -> None:
+        self._members = members
+        super().__init__(members[0])
+
+    def wordings(self, config: Config) -> list[Config]:
+        """The configurations of the members."""
+        return self._members
+
+
+def _load(members: Mapping[str, Config]) -> RewardModel:
+    """The reward model of a member, or of several that see the same."""
+    first, *_ = configs = list(members.values())
+    try:
+        return _SeeAlike(configs) if first.reward.model == "clip" else make_model(first)
+    except ConfigError as error:
+        raise ConfigError(f"member.{' and '.join(members)}: {error}") from error
+
+
+def member_configs(config: Config) -> dict[str, Config]:
+    """The configuration of each member: the run's, with what the member changes."""
+    found = {}
+    for name, changes in config.member.items():
+        changed = {}
+        for key, value in changes.items():
+            group = isinstance(value, dict)
+            changed[key] = replace(getattr(config, key), **value) if group else value
+        found[name] = replace(config, **changed, member={})
+    return found
+
+
+def combined(rewards: np.ndarray, how: str, weight: float) -> np.ndarray:
+    """Combine standardised rewards (B, E) into (B,), as section 3 of the paper does.
+
+    Args:
+        rewards: of each member.
+        how: min, worst-case optimisation; mean; or uncertainty: the mean minus `weight`
+            times the variance over members.
+        weight: only read for `uncertainty`.
+    """
+    if how == "min":
+        return rewards.min(1)
+    mean = rewards.mean(1)
+    return mean if how == "mean" else mean - weight * rewards.var(1)
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `reward.options` asks for.
+
+    Raises:
+        ConfigError: there is no such option, or its value is impossible.
+    """
+    check_options(options, tuple(OPTIONS))
+    asked = {**OPTIONS, **options}
+    one_of("reward.options.combine", asked["combine"], ("min", "mean", "uncertainty"))
+    number_from_0("reward.options.weight", asked["weight"])
+    whole_number("reward.options.episodes", asked["episodes"])
+    return asked

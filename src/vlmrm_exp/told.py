@@ -1,0 +1,154 @@
+"""A run's own settings, told differently: judges, and members of an ensemble.
+
+    judge=predicate judge.big=clip=bigG judge.far='[clip=tiny, task.camera=track]'
+    reward=ensemble member.big=clip=bigG member.far=task.camera=track
+
+Each judge is a reward model that looks at the episodes of evaluations, beside the one
+that is learned from; the agent never sees what they say. Each member is one of several
+that are learned from together (`reward/ensemble.py`).
+"""
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from vlmrm_exp import app, words
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import Config, ConfigError
+
+SAME = ("env", "env_id", "options")
+"""Settings of the task on which depends what a state is."""
+NOT_OF_MEMBERS = ("name", "judge", "member", "stages")
+"""Settings that no reward of single states reads."""
+
+
+def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
+    """The configuration of each judge, by its name.
+
+    Args:
+        composed: the run's.
+        config: the same, checked.
+
+    Raises:
+        ConfigError: a judge cannot be told so; the sentence names it.
+    """
+    return _configs("judge", config.judge, composed, config)
+
+
+def with_members(composed: app.Composed, config: Config) -> Config:
+    """The configuration with what each member changes in it, instead of what was typed.
+
+    Args:
+        composed: the run's.
+        config: the same, checked.
+
+    Raises:
+        ConfigError: a member cannot be told so, or there is none; the sentence says it.
+    """
+    if config.reward.model != "ensemble":
+        return replace(config, member={})
+    members = _configs("member", config.member, composed, config)
+    if not members:
+        raise ConfigError(
+            f"reward={config.reward.name} has no members: give some, as "
+            "member.big=clip=bigG."
+        )
+    changes = {
+        name: _changes(config, member, keys_of(config.member[name]))
+        for name, member in members.items()
+    }
+    return replace(config, member=changes)
+
+
+def keys_of(told: str | list[str]) -> list[str]:
+    """The keys of what a judge or a member is told."""
+    settings = [told] if isinstance(told, str) else told
+    return [setting.partition("=")[0] for setting in settings]
+
+
+def _changes(own: Config, other: Config, told: list[str]) -> dict[str, Any]:
+    """Settings of `other` that were told or differ; of a group, as clip, its fields."""
+    found: dict[str, Any] = {}
+    for key in (field.name for field in fields(Config)):
+        was, now = getattr(own, key), getattr(other, key)
+        if is_dataclass(now):
+            changed = {
+                name: value
+                for name, value in vars(now).items()
+                if value != getattr(was, name)
+                or not {key, f"{key}.{name}"}.isdisjoint(told)
+            }
+            found |= {key: changed} if changed else {}
+        elif (now != was or key in told) and key not in NOT_OF_MEMBERS:
+            found[key] = now
+    return found
+
+
+def _configs(
+    kind: str, told: dict[str, Any], composed: app.Composed, config: Config
+) -> dict[str, Config]:
+    """The configuration of each judge or member that is told something."""
+    return {
+        name: _config(kind, name, settings, composed, config)
+        for name, settings in told.items()
+        if settings is not None
+    }
+
+
+def _config(
+    kind: str, name: str, told: Any, composed: app.Composed, config: Config
+) -> Config:
+    from vlmrm_exp.envs import check_world
+    from vlmrm_exp.reward import make_model, reward_class
+
+    settings = [told] if isinstance(told, str) else told
+    words.check_name(kind, name)
+    if not isinstance(settings, list) or not all(
+        isinstance(setting, str) and "=" in setting for setting in settings
+    ):
+        raise ConfigError(
+            f"{kind}.{name} is {told!r}, but must say what this {kind} is told "
+            f"differently, as {kind}.{name}=clip=tiny or "
+            f"{kind}.{name}='[reward=clip, task.camera=side]'."
+        )
+    try:
+        keys = words.to_keys(settings, {})
+        other_reward = any(key.startswith("reward=") for key in keys)
+        if kind == "member" and not other_reward:
+            keys, other_reward = ["reward=clip", *keys], True
+        if other_reward:  # what was typed for the run's is not for this one
+            kept = [k for k in composed.keys if not k.lstrip("+").startswith("reward.")]
+            composed = replace(composed, keys=tuple(kept))
+        again = composed.again(*keys)
+        other = to_config(again.cfg)
+        check_world(other)
+        changed = [
+            key for key in SAME if getattr(other.task, key) != getattr(config.task, key)
+        ]
+        if changed:
+            raise ConfigError(
+                f"it has another task.{changed[0]}, so other states: leave that out."
+            )
+        reward, model = f"reward={other.reward.name}", reward_class(other)
+        if model.online:
+            raise ConfigError(
+                f"{reward} is asked while episodes are played, but a {kind} "
+                "afterwards: tell it another reward, as reward=clip."
+            )
+        if model.remembers:
+            raise ConfigError(
+                f"{reward} learns from the states of training, which {kind}s are not "
+                "shown: choose another."
+            )
+        if kind == "judge":
+            other = with_members(again, other)
+        elif other.reward.model == "ensemble":
+            raise ConfigError(f"{reward} is no member of another: choose another one.")
+        elif model.window > 1 or not model.needs_states:
+            raise ConfigError(
+                f"{reward} is not of single states, as members are: choose another."
+            )
+        if model.cheap:  # so it tells at once that it cannot be made
+            make_model(other).close()
+    except ConfigError as error:
+        raise ConfigError(f"{kind}.{name}: {error}") from error
+    return other
