@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from point_mass import Distance, point_mass_config, read_metrics, trained
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app, epic, evaluate
-from vlmrm_exp.config import ConfigError, to_config
+from vlmrm_exp.checks import to_config
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.in_order import make_envs
 from vlmrm_exp.notes import notes
 from vlmrm_exp.reward import Episodes, RewardModel, make_model
