@@ -21,6 +21,7 @@ from vlmrm_exp.reward.pool import make_pool
 from vlmrm_exp.reward.random_states import random_states
 from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.run_folder import load_run_config
+from vlmrm_exp.settings import resolved
 from vlmrm_exp.studies.rewards import Plain
 from vlmrm_exp.studies.state_sets import StateSet
 from vlmrm_exp.told import judge_configs, with_members
@@ -226,7 +227,7 @@ def test_a_run_as_typed_goes_on_and_is_judged_again(program, start, tmp_path):
 
 def test_what_is_written_is_what_was_checked(tmp_path):
     config = checked_config(*ENSEMBLE, *DIFFERENT)
-    (tmp_path / "config.yaml").write_text(app.resolved(config))
+    (tmp_path / "config.yaml").write_text(resolved(config))
     assert load_run_config(tmp_path) == config
 
 
