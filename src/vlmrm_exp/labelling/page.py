@@ -73,7 +73,7 @@ def serve(labelling: Labelling, listening: socket.socket) -> None:
     )
     guarded = app if labelling.token is None else Guard(app, labelling.token)
     config = uvicorn.Config(
-        guarded, log_level="warning", timeout_graceful_shutdown=1, server_header=False
+        guarded, log_level="warning", timeout_graceful_shutdown=10, server_header=False
     )
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         # NiceGUI looks for its server among all objects, of which one of torch's warns.
