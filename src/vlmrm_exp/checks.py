@@ -1,7 +1,7 @@
 """Which settings are possible: every rule that needs nothing but their values.
 
 It imports nothing heavy, so that every refusal of bad input is immediate. What a world
-or a reward model can do is checked where it is known (`envs.check_world`, `judges`).
+or a reward model can do is checked where it is known (`envs.check_world`, `told`).
 """
 
 import difflib
