@@ -283,6 +283,7 @@ def to_words(text: str) -> list[str]:
     ("options", "told"),
     [
         ({"combined": "min"}, "Did you mean combine?"),
+        ({"combine": "null"}, "combine is None, but must be one of min, mean"),
         ({"weight": -1}, "reward.options.weight is -1: give a number from 0 up"),
         ({"weight": "inf"}, "reward.options.weight is inf: give a number from 0 up"),
         ({"episodes": 0}, "reward.options.episodes is 0: give a whole number"),
