@@ -210,6 +210,9 @@ def test_a_run_as_typed_goes_on_and_is_judged_again(program, start, tmp_path):
     assert (
         "holds a run of other settings, member.other.alpha=0.2 (was 0.3)" in other.err
     )
+    recorded = json.loads((run / "versions.json").read_text())
+    recorded["member_models"]["model"]["encoder"]["weights_sha256"] = "abcdefgh"
+    (run / "versions.json").write_text(json.dumps(recorded))
     asked = f"run={run}", "episodes=2", "reward_episodes=2", "video=false", *TASK[2:3]
     judged = start(
         list(asked),
@@ -218,11 +221,11 @@ def test_a_run_as_typed_goes_on_and_is_judged_again(program, start, tmp_path):
         evaluate.check,
     )
     assert judged.code == 0, judged.err
-    versions = [
-        json.loads((run / "versions.json").read_text()),
-        json.loads((run / "evaluation.json").read_text())["versions"],
+    assert re.findall("The (.*)'s weights are not those", judged.out) == [
+        "member model"
     ]
-    assert versions[0]["members"] == versions[1]["members"]
+    now = json.loads((run / "evaluation.json").read_text())["versions"]
+    assert recorded["members"] == now["members"]
 
 
 def test_what_is_written_is_what_was_checked(tmp_path):
@@ -280,14 +283,16 @@ def to_words(text: str) -> list[str]:
     ("options", "told"),
     [
         ({"combined": "min"}, "Did you mean combine?"),
+        ({"combine": "null"}, "combine is None, but must be one of min, mean"),
         ({"weight": -1}, "reward.options.weight is -1: give a number from 0 up"),
         ({"weight": "inf"}, "reward.options.weight is inf: give a number from 0 up"),
         ({"episodes": 0}, "reward.options.episodes is 0: give a whole number"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, told):
+    words = [f"++reward.options.{key}={value}" for key, value in options.items()]
     with pytest.raises(ConfigError, match=re.escape(told)):
-        checked(options)
+        checked_config(*TASK, "reward=ensemble", *words)  # before anything is loaded
 
 
 @pytest.mark.parametrize(
@@ -299,6 +304,13 @@ def test_options_that_cannot_be_are_refused(options, told):
             [
                 "member.words says the same as member.own, which so counts twice: "
                 "nothing tells them apart, or the run's own settings win."
+            ],
+        ),
+        (
+            ("reward=ensemble", "member.x=seed=7", "member.y=[alpha=0.3, seed=7]"),
+            [
+                "member.x says the same as member.own, which so counts twice: nothing "
+                "tells them apart, or the run's own settings win."
             ],
         ),
         (
@@ -337,6 +349,24 @@ def test_studies_of_states_ask_an_ensemble_as_a_run_does():
     asked = StateSet("mountain_car", np.full(len(states), "random"), states)
     (found,) = Plain(task).rewards(asked, [task])
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_study_of_an_ensemble_is_of_the_model_that_is_named(tmp_path):
+    def tasks(model: str):
+        keys = to_keys(["reward=ensemble", model, "out=x"], epic.PLURAL, program="epic")
+        return epic.check(app.compose("epic", *keys)).tasks
+
+    with pytest.raises(ConfigError, match="clip names 2 models, but reward=ensemble"):
+        tasks("clip=nano,tiny")
+    (tmp_path / "open_clip_config.json").touch()
+    for task in tasks(f"clip=local-dir:{tmp_path}"):
+        assert member_configs(task)["own"].clip.name == tmp_path.name
+
+
+@pytest.mark.parametrize("word", ["member=clip=tiny", "member=[a,b]", "member=null"])
+def test_members_have_names(word):
+    with pytest.raises(ConfigError, match="Members have names"):
+        to_keys([word], {}, program="config")
 
 
 def test_members_cannot_be_told_to_who_has_none(start):

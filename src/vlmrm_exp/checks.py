@@ -1,7 +1,7 @@
 """Which settings are possible: every rule that needs nothing but their values.
 
 It imports nothing heavy, so that every refusal of bad input is immediate. What a world
-or a reward model can do is checked where it is known (`envs.check_world`, `judges`).
+or a reward model can do is checked where it is known (`envs.check_world`, `told`).
 """
 
 import difflib
@@ -369,12 +369,12 @@ def _check_prompts(name: str, value: Any) -> None:
             raise ConfigError(f"{name} is empty: say in words what to look for.")
 
 
-def one_of(name: str, value: str, options: Sequence[str], where: str = "") -> None:
+def one_of(name: str, value: Any, options: Sequence[str], where: str = "") -> None:
     """Refuse a setting that is none of its options, with a ConfigError."""
     if value not in options:
         raise ConfigError(
             f"{name} is {value!r}, but must be one of {', '.join(options)}{where}."
-            f"{did_you_mean(value, options)}"
+            f"{did_you_mean(str(value), options)}"
         )
 
 

@@ -241,19 +241,29 @@ def _tell_of_other_weights(recorded: Path, about: dict[str, Any]) -> None:
     if not recorded.is_file():
         return
     try:
-        encoders = [json.loads(recorded.read_text(encoding="utf-8")), about]
-        before, now = ((x.get("encoder") or {}).get("weights_sha256") for x in encoders)
+        before = _weights(json.loads(recorded.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError):
         print(
             f"{recorded} cannot be read: whether the model's weights are those that "
             "the run was trained with is not known."
         )
         return
-    if before != now:
-        print(
-            "The model's weights are not those that the run was trained with "
-            f"(SHA-256 {str(before)[:8]} then, {str(now)[:8]} now): rewards differ."
-        )
+    for of, now in _weights(about).items():
+        if before.get(of) != now:
+            print(
+                f"The {of}'s weights are not those that the run was trained with "
+                f"(SHA-256 {str(before.get(of))[:8]} then, {str(now)[:8]} now): "
+                "rewards differ."
+            )
+
+
+def _weights(about: dict[str, Any]) -> dict[str, str | None]:
+    """SHA-256 of the weights that gave rewards: of the model, or of each member's."""
+    models = {"model": about}
+    if members := about.get("member_models"):
+        models = {f"member {name}": member for name, member in members.items()}
+    encoders = {of: one.get("encoder") or {} for of, one in models.items()}
+    return {of: encoder.get("weights_sha256") for of, encoder in encoders.items()}
 
 
 def report(result: dict[str, Any]) -> str:

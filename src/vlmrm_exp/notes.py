@@ -62,7 +62,7 @@ def notes(
                 "changes it, or the run's own settings win."
             )
     for (one, own), (other, same) in itertools.combinations(members.items(), 2):
-        if own == same:
+        if _said(own) == _said(same):
             found.append(
                 f"member.{other} says the same as member.{one}, which so counts twice: "
                 "nothing tells them apart, or the run's own settings win."

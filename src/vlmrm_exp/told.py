@@ -42,10 +42,14 @@ def with_members(composed: app.Composed, config: Config) -> Config:
         config: the same, checked.
 
     Raises:
-        ConfigError: a member cannot be told so, or there is none; the sentence says it.
+        ConfigError: a member cannot be told so, or there is none, or they cannot be
+            combined so; the sentence says it.
     """
     if config.reward.model != "ensemble":
         return replace(config, member={})
+    from vlmrm_exp.reward.ensemble import checked  # it imports torch
+
+    checked(config.reward.options)
     members = _configs("member", config.member, composed, config)
     if not members:
         raise ConfigError(

@@ -100,6 +100,11 @@ def to_keys(
         elif any(bare.startswith(of) and program in TOLD[of] for of in TOLD):
             check_name(*bare.split(".", 1))
             keys.append(f"++{bare}={sentences(bare, value, sweeps)}")
+        elif bare == "member" and program in TOLD["member."]:
+            raise ConfigError(
+                "Members have names: give each as member.NAME=..., as "
+                "member.big=clip=bigG."
+            )
         elif (conf_dir() / bare).is_dir() and (value == "null" or value[:1] == "_"):
             if word != "experiment=null":  # it has none of itself
                 raise ConfigError(f"{word} is no option: see --help for those.")

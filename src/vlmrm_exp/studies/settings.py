@@ -111,6 +111,15 @@ def resolve(composed: Composed) -> Study:
         models = [model_of(composed, entry) for entry in asked.clips]
     most = max(asked.alphas)
     tasks = [_task(composed, name, most) for name in asked.tasks]
+    reward = tasks[0].reward
+    if models is not None and reward.model != "clip":
+        # It loads what `clip` names by itself: one model, if any.
+        if reward_class(tasks[0]).sees_pictures and len(models) > 1:
+            raise ConfigError(
+                f"clip names {len(models)} models, but reward={reward.name} is studied "
+                "with one at a time: give one."
+            )
+        tasks = [replace(task, clip=models[0]) for task in tasks]
     if models is None:
         models = list({task.clip.name: task.clip for task in tasks}.values())
     names = [model.name for model in models]
