@@ -85,6 +85,7 @@ def kneeling(path: Path) -> list[dict]:
     return [row for row in rows if row["task"] == "kneeling"]
 
 
+@pytest.mark.slow
 def test_plain_pictures_are_told_apart_by_a_model_that_learned_them(tmp_path):
     """And not by the same model before that."""
     torch.manual_seed(0)

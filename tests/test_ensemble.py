@@ -64,6 +64,7 @@ def test_random_states_are_those_of_episodes_of_uniform_actions(compose):
     )
 
 
+@pytest.mark.slow
 def test_the_reward_is_of_each_members_own_standardised_by_random_states():
     """Against rewards of runs of their own, one by one."""
     config = checked_config(*ENSEMBLE, *DIFFERENT, *SHORT)
@@ -338,6 +339,7 @@ def test_a_judge_of_an_ensemble_is_one_told_differently():
     assert judges["y"].reward.options == judges["y"].member == {}
 
 
+@pytest.mark.slow
 def test_studies_of_states_ask_an_ensemble_as_a_run_does():
     words = [*ENSEMBLE[:2], *ENSEMBLE[4:], *DIFFERENT, *SHORT, "alpha=0", "out=x"]
     keys = to_keys(words, epic.PLURAL, program="epic")
@@ -351,6 +353,7 @@ def test_studies_of_states_ask_an_ensemble_as_a_run_does():
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_a_study_of_an_ensemble_is_of_the_model_that_is_named(tmp_path):
     def tasks(model: str):
         keys = to_keys(["reward=ensemble", model, "out=x"], epic.PLURAL, program="epic")

@@ -102,6 +102,7 @@ def test_help_waits_for_no_heavy_package():
     assert not {"torch", "open_clip", "scipy.stats", "wandb"} & {*done.stdout.split()}
 
 
+@pytest.mark.slow
 def test_open_clip_comes_without_a_compiler_and_both_can_be_had_later():
     code = (
         "import sys, vlmrm_exp.vlm.source, vlmrm_exp.vlm.encoder; print(*sys.modules);"

@@ -146,6 +146,7 @@ def sentence_rewards(states: np.ndarray) -> np.ndarray:
     return np.stack(found, -1).astype(np.float64)
 
 
+@pytest.mark.slow
 def test_agent_sees_its_stage_and_is_paid_for_it(staged):
     """Against a plain loop over the rewards of single sentences."""
     config, model = staged
