@@ -4,10 +4,10 @@
 
 A sweep runs once undisturbed. Then it is started again under another name, and at
 random moments one of its processes (the training process, a reward worker, or Python's
-own helper) gets SIGKILL; where the sweep ended by that, its command is given again. In
-the end each job's summary.json and metrics.jsonl must be those of the undisturbed
-sweep, times aside, with no process, no temporary file and no state left. The exit code
-is 1 if anything differs.
+own helper) gets SIGKILL. Where the sweep ended by that, or a job gave up after three
+workers in a row, its command is given again. In the end each job's summary.json and
+metrics.jsonl must be those of the undisturbed sweep, times aside, with no process, no
+temporary file and no state left. The exit code is 1 if anything differs.
 """
 
 import argparse
@@ -31,6 +31,7 @@ SWEEP = (
     "log=none"
 ).split()
 TIMES = ("wall_s", "train_wall_s")
+GAVE_UP = b"Reward workers end one after another"
 GONE_S = 20  # within which workers end when their training process was killed
 
 
@@ -87,12 +88,17 @@ def disturb(
         How many were killed, those before included, and what was wrong, a line each.
     """
     faults: list[str] = []
-    sweep = start(folder, name, keys)
+    sweep, read = start(folder, name, keys), 0  # bytes of its log
     try:
         while True:
             wait = rng.uniform(0, duration / 2) if hit < kills else None
             try:
                 code = sweep.wait(wait)
+                told = (folder / f"{name}.log").read_bytes()
+                if code != 0 and GAVE_UP in told[read:]:
+                    print(f"{name} gave up after three workers in a row.", flush=True)
+                    sweep, read = start(folder, name, keys), len(told)
+                    continue
                 if code != 0:
                     faults.append(f"After kill {hit} {name} ended with {code}.")
                 return hit, faults + left_over(sweep.pid)

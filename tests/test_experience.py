@@ -13,6 +13,7 @@ from vlmrm_exp.config import ConfigError, ForeignError, TaskConfig
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.rl import network_input
 from vlmrm_exp.rl.checkpoint import save_policy
+from vlmrm_exp.rl.remembering import RememberingReplay
 from vlmrm_exp.rl.replay import Replay
 from vlmrm_exp.rl.rollout import collect
 
@@ -36,7 +37,8 @@ def make_buffer(
         action_space=gym.spaces.Discrete(9) if discrete else box,
         states=lambda: np.zeros((N, *state_shape)),
     )
-    return Replay(capacity * T * N, envs, seed, CPU, normalise, keep_states)
+    kind = RememberingReplay if keep_states else Replay
+    return kind(capacity * T * N, envs, seed, CPU, normalise)
 
 
 def rollout(number: int):

@@ -19,7 +19,7 @@ from vlmrm_exp.notes import unread
 from vlmrm_exp.reward import Episodes, learned
 from vlmrm_exp.reward.learned import Ensemble, Estimator
 from vlmrm_exp.reward.pool import make_pool
-from vlmrm_exp.rl.replay import Replay
+from vlmrm_exp.rl.remembering import RememberingReplay
 
 ROLLOUT = 8 * 20
 T, N = 20, 8
@@ -36,12 +36,14 @@ def some_states(seed: int = 0, steps: int = T) -> Episodes:
     return Episodes(states=rng.uniform(-1, 1, (steps, N, 2)))
 
 
-def a_replay() -> Replay:
+def a_replay() -> RememberingReplay:
     """Of rollouts of 8 episodes of 20 steps, whose states are two numbers."""
-    return Replay(1000 * ROLLOUT, PointMassEnvs(N, T), 0, CPU, keep_states=True)
+    return RememberingReplay(1000 * ROLLOUT, PointMassEnvs(N, T), 0, CPU)
 
 
-def look(replay: Replay, learner: Estimator, states: np.ndarray, truth: np.ndarray):
+def look(
+    replay: RememberingReplay, learner: Estimator, states: np.ndarray, truth: np.ndarray
+):
     """Choose, and store what came of it, as the loop does."""
     at = learner.choose(Episodes(states=states))
     given = np.full((T, N), np.nan, np.float32)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +11,6 @@ import torch
 
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import VectorEnv
-from vlmrm_exp.reward import Episodes
 from vlmrm_exp.rl import Batch
 
 
@@ -29,7 +28,6 @@ class Replay:
         seed: int,
         device: torch.device,
         normalise_rewards: bool = False,
-        keep_states: bool = False,
     ) -> None:
         """Set memory aside; on the CPU the system hands it out as it is filled.
 
@@ -40,10 +38,9 @@ class Replay:
             device: where the transitions lie and are drawn.
             normalise_rewards: give rewards out with mean 0 and standard deviation 1
                 over all that is stored.
-            keep_states: for rewards that are learned: old states get new ones.
 
         Raises:
-            ConfigError: states are to be kept, but are frames; or it does not fit.
+            ConfigError: it does not fit into memory.
         """
         steps, count = envs.episode_length, envs.num_envs
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -68,20 +65,6 @@ class Replay:
             device=device,
         )
         self._reward = torch.empty(shape, device=device)
-        self._states = self._given = torch.empty(0)
-        self._keeps_states = keep_states
-        if keep_states:
-            state = envs.states()[0]
-            if state.ndim > 1:
-                gigabytes = math.prod(shape) * state.nbytes / 1e9
-                raise ConfigError(
-                    "The reward model wants its old states again, but here they are "
-                    f"frames of {' x '.join(map(str, state.shape))}: "
-                    f"{math.prod(shape):,} of them are {gigabytes:.3g} GB; choose "
-                    "another reward, or a task whose states are numbers."
-                )
-            self._states = torch.empty((*shape, *state.shape), dtype=torch.float64)
-            self._given = torch.empty(shape)  # as they came, NaN where none did
         # The same memory with one row per step, to gather from.
         self._observation_rows = self._observation.flatten(0, 2)
         self._action_rows = self._action.flatten(0, 2)
@@ -104,17 +87,12 @@ class Replay:
         Args:
             observation: (T + 1, N, O) float32.
             action: (T, N, A) float32, or (T, N) int64.
-            reward: (T, N) float32; NaN, if states are kept: to be set before the next
-                draw.
-            states: (T, N, S), read if states are kept.
+            reward: (T, N) float32.
+            states: (T, N, S); see `RememberingReplay`.
         """
         self._observation[self._next].copy_(torch.from_numpy(observation))
         self._action[self._next].copy_(torch.from_numpy(action))
         self._reward[self._next].copy_(torch.from_numpy(reward))
-        if self._keeps_states:
-            assert states is not None
-            self._states[self._next].copy_(torch.from_numpy(states))
-            self._given[self._next].copy_(torch.from_numpy(reward))
         self._next = (self._next + 1) % self.capacity
         self._filled = min(self._filled + 1, self.capacity)
         self._measure_rewards()
@@ -141,60 +119,9 @@ class Replay:
             last=place - slot * self._transitions >= self._transitions - self._num_envs,
         )
 
-    def episodes(self) -> Episodes:
-        """All stored states, as (T, rollouts x N, S)."""
-        stored = self._states[: self._filled].transpose(0, 1)  # (T, rollouts, N, S)
-        return Episodes(states=stored.flatten(1, 2).numpy())
-
-    def set_rewards(self, reward: np.ndarray) -> None:
-        """Replace the rewards of all that is stored: (T, rollouts x N)."""
-        of_rollouts = reward.reshape(len(reward), self._filled, self._num_envs)
-        self._reward[: self._filled].copy_(
-            torch.from_numpy(of_rollouts.swapaxes(0, 1).copy())
-        )
-        self._measure_rewards()
-
-    def newest(self) -> tuple[np.ndarray, np.ndarray]:
-        """The newest rollout: states (T, N, S), and rewards (T, N) as they came."""
-        return self._states[self._newest].numpy(), self._given[self._newest].numpy()
-
     def newest_reward(self) -> np.ndarray:
         """The rewards (T, N) of the newest rollout, as they are learned from."""
         return self._reward[self._newest].cpu().numpy()
-
-    def draw_rewarded(
-        self, count: int, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stored states whose reward came, with replacement.
-
-        Returns:
-            States (count, S) float32, rewards (count,) float32.
-        """
-        given = self._given[: self._filled].flatten()
-        came = given.isfinite().nonzero().squeeze(1)
-        place = came[torch.from_numpy(rng.integers(len(came), size=count))]
-        states = self._states.flatten(0, 2)
-        return states.index_select(0, place).float(), given[place]
-
-    def relabel(
-        self, reward: Callable[[np.ndarray, np.ndarray], np.ndarray], newest: bool
-    ) -> float:
-        """Replace rewards of all rollouts, or of the newest.
-
-        Args:
-            reward: takes states (T, N, S) and rewards (T, N) as they came, NaN where
-                none did.
-            newest: of the newest rollout alone.
-
-        Returns:
-            The standard deviation of all rewards that are stored now.
-        """
-        for slot in [self._newest] if newest else range(self._filled):
-            given = self._given[slot].numpy()
-            told = reward(self._states[slot].numpy(), given)
-            self._reward[slot].copy_(torch.from_numpy(told))
-        self._measure_rewards()
-        return self._reward[: self._filled].std(correction=0).item()
 
     @property
     def _newest(self) -> int:
@@ -206,8 +133,6 @@ class Replay:
             "observation": self._observation[: self._filled],
             "action": self._action[: self._filled],
             "reward": self._reward[: self._filled],
-            "states": self._states[: self._filled],
-            "given": self._given[: self._filled],
             "next": self._next,
             "generator": self.generator.get_state(),
         }
@@ -220,9 +145,6 @@ class Replay:
         self._observation[: self._filled].copy_(state["observation"])
         self._action[: self._filled].copy_(state["action"])
         self._reward[: self._filled].copy_(state["reward"])
-        if self._keeps_states:
-            self._states[: self._filled].copy_(state["states"])
-            self._given[: self._filled].copy_(state["given"])
         self.generator.set_state(state["generator"])
         self._measure_rewards()
 

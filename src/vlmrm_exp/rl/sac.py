@@ -25,6 +25,7 @@ from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import Batch, make_seeds, means, network_input
 from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.evaluation import evaluate, rollout_metrics
+from vlmrm_exp.rl.remembering import RememberingReplay
 from vlmrm_exp.rl.replay import Replay
 from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.rl.state import State
@@ -371,13 +372,12 @@ def train(
     agent = SAC(algo, envs.observation_space, envs.action_space, seeds.agent, device)
     rollout_steps = envs.num_envs * envs.episode_length
     rollouts = math.ceil(config.env_steps / rollout_steps)
-    replay = Replay(
+    replay = (RememberingReplay if pool.remembers else Replay)(
         min(algo.buffer_size, rollouts * rollout_steps),
         envs,
         seeds.replay,
         device,
         algo.normalise_rewards,
-        keep_states=pool.remembers,
     )
     state = State(envs, agent, replay, pool, next_evaluation=config.evaluation.every)
     if saved is not None:
@@ -419,7 +419,8 @@ def train(
                 rollout.states,
             )
             state.learned_steps += rollout.env_steps
-            metrics = pool.learn(replay)
+            remembers = isinstance(replay, RememberingReplay)
+            metrics = pool.learn(replay) if remembers else {}
             losses = []
             if replay.size >= algo.learning_starts:
                 places = replay.draw(algo.gradient_steps, algo.batch_size)
