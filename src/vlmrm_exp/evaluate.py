@@ -49,16 +49,11 @@ ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
     """What is asked, and the configuration of the run; or a ConfigError."""
     if OmegaConf.is_missing(composed.cfg, "run") or not composed.cfg.run:
-        raise ConfigError(
-            "Which run? Give its folder, as run=outputs/mountaincar/NAME."
-        )
+        raise ConfigError("Which run? Give its folder, as run=outputs/TASK/NAME.")
     asked: Any = OmegaConf.to_object(composed.cfg)
     folder = Path(asked.run).expanduser()
-    of_alarms = [
-        path.stem
-        for kind in ("alarm", "judged")
-        for path in sorted((folder / "checkpoints").glob(f"{kind}-*.pt"))
-    ]
+    kept = sorted(path.stem for path in (folder / "checkpoints").glob("*.pt"))
+    of_alarms = [name for name in kept if name.startswith(("alarm-", "judged-"))]
     one_of("checkpoint", asked.checkpoint, ("best", "last", "random", *of_alarms))
     for name in ("episodes", "reward_episodes"):
         at_least(name, getattr(asked, name), 1)
@@ -68,15 +63,22 @@ def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
     config = load_run_config(folder)
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{folder} cannot be written to, but gets the results.")
-    checkpoint = folder / "checkpoints" / f"{asked.checkpoint}.pt"
-    if asked.checkpoint != "random" and not checkpoint.is_file():
-        raise ConfigError(
-            f"There is no {checkpoint}: the run ended before its first evaluation, or "
-            "this is not its folder."
-        )
+    if asked.checkpoint != "random":
+        checkpoint_in(folder, asked.checkpoint)
     if asked.labels is not None:
         _check_labels(asked, config.seed + SEED_OFFSET)
     return asked, replace(config, compute=asked.compute)
+
+
+def checkpoint_in(folder: Path, name: str) -> Path:
+    """The file of a policy in a run's folder; a ConfigError if there is none."""
+    file = folder / "checkpoints" / f"{name}.pt"
+    if not file.is_file():
+        raise ConfigError(
+            f"There is no {file}: the run ended before its first evaluation, or this "
+            "is not its folder."
+        )
+    return file
 
 
 def _check_labels(asked: EvaluateConfig, seed: int) -> None:
@@ -103,7 +105,7 @@ def _labels(asked: EvaluateConfig) -> Any:
     from vlmrm_exp.files import sha256
     from vlmrm_exp.labelling.label_file import read_episodes
 
-    policy = Path(asked.run).expanduser() / "checkpoints" / f"{asked.checkpoint}.pt"
+    policy = checkpoint_in(Path(asked.run).expanduser(), asked.checkpoint)
     path = Path(str(asked.labels)).expanduser()
     return read_episodes(path, asked.run, sha256(policy))
 
@@ -135,8 +137,7 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     torch.set_num_threads(config.compute.torch_threads)
     policy = None
     if asked.checkpoint != "random":
-        path = folder / "checkpoints" / f"{asked.checkpoint}.pt"
-        policy = load_policy(path, device)
+        policy = load_policy(checkpoint_in(folder, asked.checkpoint), device)
     with contextlib.ExitStack() as opened:
         envs = make_envs(
             config.task,
@@ -153,23 +154,17 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
         )
         opened.callback(pool.close)
         envs = pool.around(envs)
-        seen = envs.observation_space.shape[0]
-        if policy and policy.observation_dim != seen:
-            raise ConfigError(
-                f"The policy in {folder} acts on observations of "
-                f"{policy.observation_dim} numbers, but task={config.task.name} has "
-                f"{seen}: its config.yaml is of another run."
-            )
+        if policy:
+            policy.check_fits(envs, folder, config.task.name)
         envs.action_space.seed(seed)
 
         def random(observation: np.ndarray) -> np.ndarray:
             return np.stack([envs.action_space.sample() for _ in observation])
 
         act = policy.act if policy else random
-
-        shown = max(config.evaluation.video_episodes, 1) if asked.video else 0
-        shown = min(shown, asked.episodes, asked.reward_episodes)
         rewarded = asked.reward_episodes
+        shown = max(config.evaluation.video_episodes, 1) if asked.video else 0
+        shown = min(shown, asked.episodes, rewarded)
         started = time.perf_counter()
         played = play(envs, act, asked.episodes, seed, pool, rewarded, shown)
         wall_s = time.perf_counter() - started
@@ -243,10 +238,7 @@ def _tell_of_other_weights(recorded: Path, about: dict[str, Any]) -> None:
     try:
         before = _weights(json.loads(recorded.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError):
-        print(
-            f"{recorded} cannot be read: whether the model's weights are those that "
-            "the run was trained with is not known."
-        )
+        print(f"{recorded} cannot be read: rewards may be of other weights than then.")
         return
     for of, now in _weights(about).items():
         if before.get(of) != now:

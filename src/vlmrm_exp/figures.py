@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def figure(width: float, height: float) -> Iterator[Any]:
     from matplotlib.figure import Figure
 
     # Not pyplot: it would keep figures open and choose a window.
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # The font has no Chinese, for one; the results' files have.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         made = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(made)
         yield made

@@ -7,22 +7,20 @@ they say (label.csv, for `epic` and `evaluate`) and how far they agree (label.js
 import contextlib
 import ipaddress
 import socket
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.checks import at_least, check_extra, no_effect, one_of, to_config
 from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.envs import check_world, world_of
-from vlmrm_exp.evaluate import SEED_OFFSET
+from vlmrm_exp.envs import check_world
+from vlmrm_exp.evaluate import SEED_OFFSET, checkpoint_in
 from vlmrm_exp.files import lock, unusable, write_json
 from vlmrm_exp.labelling import agreement, label_file
 from vlmrm_exp.labelling.raters import Raters
@@ -117,11 +115,7 @@ class Asked:
 
 
 def check(composed: app.Composed) -> Asked:
-    """Resolve the settings.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """Resolve the settings; a ConfigError says what is wrong."""
     asked: Any = OmegaConf.to_object(composed.cfg)
     for name in ("state_set", "frames", "out", "question"):
         if getattr(asked, name) == "":
@@ -160,24 +154,18 @@ def check(composed: app.Composed) -> Asked:
     one_of("scale", scale, SCALES)
     buckets = scale == "buckets"
     if buckets and not runs:
-        raise ConfigError(
-            "scale=buckets is of videos, as shares of their steps, but these are "
-            "pictures: leave scale out."
-        )
+        raise ConfigError("scale=buckets is of videos, not of pictures: leave it out.")
     question = asked.question or _criterion(task, bool(runs) and not buckets)
     if not 0 <= asked.port < 65536:
         raise ConfigError(f"port is {asked.port}, but must lie between 0 and 65535.")
     name = f"{task.task.name}{'-videos' if runs else ''}"
     out = Path(asked.out or f"outputs/label/{name}").expanduser()
-    found = Asked(asked, task, runs, buckets, question, out)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out={out} is a file: give a folder.")
-    if not (out / "items.json").exists():
-        for held in settings.HELD:
-            if (out / held).exists():
-                raise ConfigError(
-                    f"{out} holds {held} already: choose another out=...."
-                )
+    held = [name for name in settings.HELD if (out / name).exists()]
+    if held and "items.json" not in held:
+        raise ConfigError(f"{out} holds {held[0]} already: choose another out=....")
+    found = Asked(asked, task, runs, buckets, question, out)
     Session(out, found.about())
     return found
 
@@ -186,12 +174,7 @@ def _run(folder: str, checkpoint: str) -> Played:
     """A run that has such a checkpoint."""
     path = Path(folder).expanduser()
     config = load_run_config(path)
-    file = path / "checkpoints" / f"{checkpoint}.pt"
-    if not file.is_file():
-        raise ConfigError(
-            f"There is no {file}: the run ended before its first evaluation, or this "
-            "is not its folder."
-        )
+    file = checkpoint_in(path, checkpoint)
     if config.reward.model == "stages":
         raise ConfigError(
             f"The policy in {folder} acts by the stage that its reward tells, which "
@@ -259,19 +242,11 @@ def _make(asked: Asked, session: Session) -> list[Item]:
         kept = Path(given.cache).expanduser() / "states"
         states = state_sets.sample(task.task, given.states, given.seed, runs, kept)
         save_states(asked.out / f"states-{states.world}.npz", states, {})
-    predicate = world_of(task.task).predicate(task.task)
-    goal = None
-    if states.states is not None and predicate is not None:
-        goal = np.asarray(predicate(states.states))
-    return session.make_pictures(task, states, goal)
+    return session.make_pictures(task, states)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket: who comes before the page is ready waits.
-
-    Raises:
-        ConfigError: the address cannot be had.
-    """
+    """A listening socket, or a ConfigError: who comes too early for the page waits."""
     try:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -337,10 +312,8 @@ def write_results(
     result = {"settings": asked.about(), **found, "versions": versions({})}
     tables = {"label.csv": labels}
     if len(labels) > 1:
-        for rater in raters:
-            if rater.name in labels:
-                one = {rater.name: rater.labels}
-                tables[f"label-{rater.path.stem}.csv"] = one
+        mine = {r.path.stem: {r.name: r.labels} for r in raters if r.labels}
+        tables |= {f"label-{stem}.csv": said for stem, said in mine.items()}
     column = "file" if asked.settings.frames else "index"
     for name, said in tables.items():
         label_file.write(out / name, items, said, column, asked.buckets)
@@ -356,7 +329,7 @@ def write_results(
             f"python -m vlmrm_exp.evaluate run={folder} labels={out}/label.csv"
             f" checkpoint={asked.settings.checkpoint}"
         )
-    if not asked.runs and len(pd.read_csv(out / "label.csv")) == len(items):
+    if not asked.runs and len(set().union(*labels.values())) == len(items):
         source = f"frames={asked.settings.frames}"
         if not asked.settings.frames:
             made = out / f"states-{asked.task.task.env}.npz"
@@ -394,10 +367,7 @@ def _sheet(
                 told += f"\npredicate: {row['predicate']}"
             text = "\n".join(figures.wrap(line, 40, 2) for line in told.splitlines())
             ax.set_title(text, fontsize=7, loc="left")
-        with warnings.catch_warnings():
-            # The font has no Chinese, for one; label.json has.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figures.save(made, path)
+        figures.save(made, path)
 
 
 def _picture(path: Path) -> np.ndarray:

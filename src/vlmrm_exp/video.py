@@ -161,8 +161,6 @@ def _draw_panel(
         The panel before and after the curve is drawn, and where the rewards lie in
         it: x, y (T, 2), in pixels from the top left.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     values = np.concatenate(known)
     values = values[np.isfinite(values)]
     low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
@@ -182,15 +180,14 @@ def _draw_panel(
         axes.tick_params(length=0, labelsize=11)
         axes.grid(color=GRID, linewidth=1)
         axes.spines[:].set_visible(False)
-        canvas = FigureCanvasAgg(made)
-        canvas.draw()
-        empty = np.array(canvas.buffer_rgba())[..., :3]
+        made.canvas.draw()
+        empty = np.array(made.canvas.buffer_rgba())[..., :3]
         made.set_layout_engine("none")  # everything stays where it is
         style = {"color": CURVE, "clip_on": False}
         axes.plot(steps, rewards, linewidth=2, **style)
         axes.fill_between(steps, rewards, low, alpha=0.18, linewidth=0, **style)
-        canvas.draw()
-        full = np.array(canvas.buffer_rgba())[..., :3]
+        made.canvas.draw()
+        full = np.array(made.canvas.buffer_rgba())[..., :3]
         points = axes.transData.transform(np.stack([steps, rewards], axis=1))
     points[:, 1] = size[1] - points[:, 1]
     points = np.nan_to_num(points)  # the caller draws no dot where there was none

@@ -95,11 +95,9 @@ class VectorEnv(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        ...
 
     def close(self) -> None:
         """Release simulators."""
-        ...
 
 
 class Renderer(Protocol):
@@ -118,7 +116,6 @@ class Renderer(Protocol):
 
     def close(self) -> None:
         """Release the drawing context."""
-        ...
 
 
 def frames_of(renderer: Renderer, states: np.ndarray) -> np.ndarray:
@@ -197,11 +194,7 @@ class World:
 
 
 def world_of(task: TaskConfig) -> World:
-    """The description of a task's world.
-
-    Raises:
-        ConfigError: there is no such world.
-    """
+    """The description of a task's world; a ConfigError if there is no such world."""
     if ":" not in task.env and task.env not in BUILT_IN:
         raise ConfigError(
             f"task.env is {task.env!r}, but must be one of {', '.join(BUILT_IN)}, or "
@@ -281,11 +274,7 @@ def opengl() -> Iterator[None]:
 
 
 def check_world(config: Config) -> None:
-    """Refuse settings that the task's world or algorithm does not have or read.
-
-    Raises:
-        ConfigError: one sentence says which.
-    """
+    """Refuse, with a ConfigError, what the task's world or algorithm does not read."""
     task, algorithm = config.task, config.algo.name
     world = world_of(task)
     if algorithm not in world.algorithms:
@@ -325,14 +314,10 @@ def check_world(config: Config) -> None:
 
 
 def check_algo(action_space: gym.Space, algo_name: str, env_id: str) -> None:
-    """Refuse an algorithm that cannot choose an environment's actions.
-
-    Raises:
-        ConfigError: DQN and continuous actions, or SAC and discrete ones.
-    """
+    """Refuse, with a ConfigError, an algorithm that cannot choose such actions."""
     kind, other, needed = "continuous", "discrete", "sac"
     if isinstance(action_space, gym.spaces.Discrete):
-        kind, other, needed = "discrete", "continuous", "dqn"
+        kind, other, needed = other, kind, "dqn"
     if algo_name != needed:
         raise ConfigError(
             f"{algo_name.upper()} needs {other} actions, but {env_id}'s are {kind}: "

@@ -23,7 +23,7 @@ from vlmrm_exp.files import reason
 # Classic control draws with pygame, which would look for a display.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
-
+NOT_INSTALLED = (gym.error.DependencyNotInstalled, ImportError)
 MOST_NUMBERS = 10_000
 """In an observation: more are pictures, of which dense networks learn nothing."""
 CALLS = {
@@ -47,10 +47,18 @@ class GymEnvs:
         self._frame_height = task.frame_height
         first = _make(task.env_id)
         self.num_envs = num_envs
-        self.episode_length = _episode_length(task, first)
+        assert first.spec is not None
+        length = task.episode_length or gym.spec(first.spec.id).max_episode_steps
+        if length is None:
+            raise ConfigError(
+                f"{task.env_id} has no time limit of its own: give one in env steps, "
+                "as task.episode_length=200."
+            )
+        self.episode_length = length
         self.observation_space = _observation_space(task.env_id, first)
-        self._gym_action_space = first.action_space
         self.action_space = _action_space(task.env_id, first)
+        self._gives_goal = False
+        self._size: tuple[int, ...] | None = None  # of a frame as it was drawn
         # First see in one of them whether it draws itself and can be stepped.
         self._t, self._envs = 0, [first]
         with self._calling("reset"):
@@ -104,8 +112,6 @@ class GymEnvs:
         goals = self._goal.copy() if self._gives_goal else None
         return Step(self._observation.copy(), reward, goals)
 
-    _gives_goal = False
-
     def states(self) -> np.ndarray:
         """The present frames (N, H, W, 3) uint8."""
         for i in range(self.num_envs):
@@ -135,8 +141,6 @@ class GymEnvs:
             resized = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
             return np.asarray(resized)
 
-    _size: tuple[int, ...] | None = None
-
     def _observe(self, i: int, observation: np.ndarray) -> None:
         if observation.shape != self.observation_space.shape:
             raise ValueError(
@@ -154,7 +158,7 @@ class GymEnvs:
         try:
             yield
         except (Exception, SystemExit) as error:
-            if _needs_package(error):
+            if isinstance(error, NOT_INSTALLED):
                 raise _refusal(self._env_id, error) from error
             raise ForeignError(
                 f"{self._env_id} failed in {call}, at step {self._t} of an episode "
@@ -193,7 +197,7 @@ class GymEnvs:
             env.close()
 
     def _gym_action(self, action: np.ndarray) -> Any:
-        space = self._gym_action_space
+        space = self._envs[0].action_space
         if isinstance(space, gym.spaces.Discrete):
             return int(space.start + action)
         return np.asarray(action, space.dtype)
@@ -234,17 +238,6 @@ def _make(env_id: str) -> gym.Env:
     return gym.wrappers.FlattenObservation(env)
 
 
-def _episode_length(task: TaskConfig, env: gym.Env) -> int:
-    assert env.spec is not None
-    limit = task.episode_length or gym.spec(env.spec.id).max_episode_steps
-    if limit is None:
-        raise ConfigError(
-            f"{task.env_id} has no time limit of its own: give one in env steps, as "
-            "task.episode_length=200."
-        )
-    return limit
-
-
 def _float32(space: gym.Space) -> gym.spaces.Box:
     assert isinstance(space, gym.spaces.Box)
     with np.errstate(over="ignore"):  # float64's greatest number becomes infinity
@@ -283,16 +276,12 @@ def _goal(info: Mapping[str, Any]) -> bool | None:
     return next((bool(info[key]) for key in keys if key in info), None)
 
 
-def _needs_package(error: BaseException) -> bool:
-    return isinstance(error, (gym.error.DependencyNotInstalled, ImportError))
-
-
 def _refusal(env_id: str, error: BaseException) -> ConfigError | ForeignError:
     """What is said of an environment that cannot be made."""
     if "unexpected keyword argument 'render_mode'" in str(error):
         return _draws_nothing(env_id)
     why = reason(error, named=not isinstance(error, gym.error.Error))
-    if _needs_package(error):
+    if isinstance(error, NOT_INSTALLED):
         return ConfigError(
             f"{env_id} needs a package that is not installed ({reason(error)}): "
             "install it, or choose another task.env_id."

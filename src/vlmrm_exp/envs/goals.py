@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
+from numpy.linalg import norm
 
 from vlmrm_exp.envs.humanoid_model import NUM_QPOS, humanoid_spec
 
@@ -140,10 +141,10 @@ def splits(b: Bodies) -> np.ndarray:
     """Seated on the floor, legs straight, on the floor, and far out to the sides."""
     # Out of places that point outwards on both sides, directions in one frame.
     legs = np.moveaxis(b.feet_at_pelvis - b.hips_at_pelvis, 1, 0) * _OUTWARD[:, None]
-    right, left = legs / _length(legs)[..., None]
+    right, left = legs / norm(legs, axis=-1, keepdims=True)
     apart = (right * left).sum(axis=1) <= np.cos(np.deg2rad(LEGS_APART))
     line = left - right
-    sideways = line[:, 1] >= np.cos(np.deg2rad(FEET_LINE)) * _length(line)
+    sideways = line[:, 1] >= np.cos(np.deg2rad(FEET_LINE)) * norm(line, axis=-1)
     stretched = (b.feet_low <= STRETCHED_LEG) & (b.flexion <= STRAIGHT_KNEE)
     seated = (b.seat_low <= SEAT_ON_FLOOR) & _trunk_up(b, LOW_LEAN)
     return seated & stretched.all(axis=1) & apart & sideways
@@ -151,7 +152,7 @@ def splits(b: Bodies) -> np.ndarray:
 
 def hands_on_hips(b: Bodies) -> np.ndarray:
     """Standing, each hand at the base of its hip, elbows out."""
-    near = _length(b.hands_at_pelvis - HIP_SIDE) <= HAND_AT_HIP
+    near = norm(b.hands_at_pelvis - HIP_SIDE, axis=-1) <= HAND_AT_HIP
     out = b.elbows_at_chest[..., 1] >= b.hands_at_chest[..., 1] + ELBOW_OUT
     return standing_up(b) & (near & out).all(axis=1)
 
@@ -267,7 +268,7 @@ def _trunk_up(b: Bodies, degrees: float) -> np.ndarray:
 
 def _upright(vectors: np.ndarray, degrees: float) -> np.ndarray:
     """Whether vectors (..., 3) are within degrees of straight up."""
-    return vectors[..., 2] >= np.cos(np.deg2rad(degrees)) * _length(vectors)
+    return vectors[..., 2] >= np.cos(np.deg2rad(degrees)) * norm(vectors, axis=-1)
 
 
 def _feet_offset(b: Bodies) -> np.ndarray:
@@ -285,8 +286,4 @@ def _offset(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarra
     # Tiny: where start is end, the distance is to that point.
     square = np.maximum((along**2).sum(axis=1), 1e-12)
     share = np.clip((along * to).sum(axis=1) / square, 0, 1)
-    return _length(to - share[:, None] * along)
-
-
-def _length(vectors: np.ndarray) -> np.ndarray:
-    return np.sqrt((vectors**2).sum(axis=-1))
+    return norm(to - share[:, None] * along, axis=-1)

@@ -74,7 +74,7 @@ class HumanoidEnvs:
             data.qpos += noise[:NUM_QPOS]
             data.qvel += noise[NUM_QPOS:]
             mujoco.mj_forward(self._model, data)
-        self._centers_x[:] = [self._mass_center_x(data) for data in self._datas]
+        self._centers_x = self._mass_centers_x()
         return self._observations()
 
     def step(self, action: np.ndarray) -> Step:
@@ -90,14 +90,10 @@ class HumanoidEnvs:
                     share.result()
             finally:  # Ctrl-C ends no thread, and what it writes is used again
                 wait(shares)
-        rewards = np.empty(self.num_envs, np.float32)
-        for i, data in enumerate(self._datas):
-            before = self._centers_x[i]
-            self._centers_x[i] = self._mass_center_x(data)
-            velocity = (self._centers_x[i] - before) / (
-                self._frame_skip * self._model.opt.timestep
-            )
-            rewards[i] = self._reward(data, velocity)
+        before, self._centers_x = self._centers_x, self._mass_centers_x()
+        seconds = self._frame_skip * self._model.opt.timestep
+        velocity = (self._centers_x - before) / seconds
+        rewards = np.fromiter(map(self._reward, self._datas, velocity), np.float32)
         goal = None if self._goal is None else self._goal(self.states())
         return Step(self._observations(), rewards, goal)
 
@@ -112,9 +108,8 @@ class HumanoidEnvs:
     def state_dict(self) -> dict[str, Any]:
         """Full physics state, warm start included, and the random streams."""
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        physics = np.empty(
-            (self.num_envs, mujoco.mj_stateSize(self._model, kind)), np.float64
-        )
+        size = mujoco.mj_stateSize(self._model, kind)
+        physics = np.empty((self.num_envs, size), np.float64)
         for row, data in zip(physics, self._datas, strict=True):
             mujoco.mj_getState(self._model, data, row, kind)
         return {
@@ -128,7 +123,7 @@ class HumanoidEnvs:
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
         for row, data in zip(state["physics"], self._datas, strict=True):
             mujoco.mj_setState(self._model, data, np.array(row), kind)
-        self._centers_x[:] = state["centers_x"]
+        self._centers_x = np.array(state["centers_x"])
         for rng, rng_state in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = rng_state
 
@@ -143,9 +138,9 @@ class HumanoidEnvs:
             # External forces (cfrc_ext) are not part of mj_step.
             mujoco.mj_rnePostConstraint(self._model, data)
 
-    def _mass_center_x(self, data: mujoco.MjData) -> float:
+    def _mass_centers_x(self) -> np.ndarray:
         mass = self._model.body_mass
-        return float(mass @ data.xipos[:, 0] / mass.sum())
+        return np.array([mass @ d.xipos[:, 0] / mass.sum() for d in self._datas])
 
     def _reward(self, data: mujoco.MjData, velocity: float) -> float:
         """Gymnasium's own: run forward, stay up, spend little (weights are its)."""

@@ -159,9 +159,8 @@ class HumanoidRenderer:
         lines = -(-len(pictures) // columns)
         width, height = columns * size, lines * size
         sheet = np.empty((height, width, 3), np.uint8)
-        mujoco.mjr_readPixels(
-            sheet, None, mujoco.MjrRect(0, 0, width, height), self._context
-        )
+        place = mujoco.MjrRect(0, 0, width, height)
+        mujoco.mjr_readPixels(sheet, None, place, self._context)
         cut = sheet.reshape(lines, size, columns, size, 3).swapaxes(1, 2)
         cut = cut.reshape(lines * columns, size, size, 3)[: len(pictures)]
         pictures[:] = cut[:, ::-1]  # OpenGL's first line is the lowest
@@ -188,11 +187,7 @@ def renders_with() -> str:
 
 
 def open_opengl(size: int) -> mujoco.GLContext:
-    """A drawing context of so many px a side, made current.
-
-    Raises:
-        ConfigError: there is none to be had.
-    """
+    """A drawing context of so many px a side, made current; or a ConfigError."""
     with opengl():
         context = mujoco.GLContext(size, size)
         context.make_current()

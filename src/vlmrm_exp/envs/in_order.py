@@ -98,16 +98,8 @@ class Around:
 class GoalsInOrder(Around):
     """The goal is met where the last one is, once all before it were, in order."""
 
-    def __init__(
-        self, envs: VectorEnv, before: Sequence[Predicate], hold: int = 1
-    ) -> None:
-        """Around environments whose own goal is the last one.
-
-        Args:
-            envs: the world's.
-            before: predicates of the goals before it, in order.
-            hold: steps in a row for which each goal must be met.
-        """
+    def __init__(self, envs: VectorEnv, before: Sequence[Predicate], hold: int) -> None:
+        """Around those of the last goal; each must be met for `hold` steps in a row."""
         super().__init__(envs, [hold] * (len(before) + 1))
         self._before, self._hold = before, hold
 

@@ -198,8 +198,7 @@ class PoseLibrary:
 
     def _mirrored(self, qpos: np.ndarray) -> np.ndarray:
         """The mirror image of a position (24,), left for right."""
-        angles = qpos[7:]
-        mirrored = np.concatenate((qpos[:7], self._mirror @ angles))
+        mirrored = np.concatenate((qpos[:7], self._mirror @ qpos[7:]))
         mirrored[[1, 4, 6]] *= -1  # to the left; turned about ahead and about up
         return mirrored
 
@@ -274,9 +273,9 @@ def _mirror(names: Sequence[str]) -> np.ndarray:
     for i, name in enumerate(names):
         side, _, joint = name.partition("_")
         # Hips, knees and elbows are built as mirror images, shoulders and trunk not.
-        alike = joint == "y" or (side in swap and not joint.startswith("shoulder"))
-        other = f"{swap[side]}_{joint}" if side in swap else name
-        matrix[names.index(other), i] = 1 if alike else -1
+        opposite = "shoulder" in joint or name in ("abdomen_x", "abdomen_z")
+        other = names.index(f"{swap.get(side, side)}_{joint}")
+        matrix[other, i] = -1 if opposite else 1
     return matrix
 
 

@@ -6,7 +6,7 @@ where it is not defined, as where all labels are the same. Labels are percent of
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import mean
 from typing import Any
@@ -40,12 +40,11 @@ def cohen(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
     """
     both = [item for item in first if item in second]
     equal = [first[item] == second[item] for item in both]
-    pair = {"a": first, "b": second}
-    shared = {name: {item: x[item] for item in both} for name, x in pair.items()}
+    task = _task({"a": first, "b": second}, both)
     return {
         "items": len(both),
         "agreement": mean(equal) if both else None,
-        "cohen_kappa": _coefficient(shared, lambda task: task.kappa_pairwise("a", "b")),
+        "cohen_kappa": task and float(task.kappa_pairwise("a", "b")),
     }
 
 
@@ -53,10 +52,9 @@ def fleiss(labels: Labels) -> tuple[int, float | None]:
     """Fleiss' kappa over the items that all raters have labelled, and how many."""
     every = list(labels.values())
     shared = [i for i in every[0] if all(i in x for x in every)] if every else []
-    kept = {r: {item: said[item] for item in shared} for r, said in labels.items()}
+    task = _task(labels, shared) if len(every) > 1 else None
     # NLTK names it after Scott, whose coefficient for two raters it generalises.
-    kappa = _coefficient(kept, lambda task: task.pi()) if len(every) > 1 else None
-    return len(shared), kappa
+    return len(shared), task and float(task.pi())
 
 
 def krippendorff(labels: Labels, numbers: bool) -> tuple[int, float | None]:
@@ -66,25 +64,20 @@ def krippendorff(labels: Labels, numbers: bool) -> tuple[int, float | None]:
     they are names (nominal scale).
     """
     counts = Counter(item for said in labels.values() for item in said)
-    shared = {item for item, count in counts.items() if count > 1}
-    kept = {r: {i: said[i] for i in said if i in shared} for r, said in labels.items()}
-    return len(shared), _coefficient(kept, lambda task: task.alpha(), numbers)
+    shared = [item for item, count in counts.items() if count > 1]
+    task = _task(labels, shared, numbers)
+    return len(shared), task and float(task.alpha())
 
 
-def _coefficient(
-    labels: Labels, of: Callable[[Any], float], numbers: bool = False
-) -> float | None:
-    """What NLTK's task of these labels says; None: all of them are the same."""
+def _task(labels: Labels, items: Sequence[str], numbers: bool = False) -> Any:
+    """NLTK's, of the labels of some items; None: all of them are the same."""
     from nltk.metrics.agreement import AnnotationTask
     from nltk.metrics.distance import binary_distance, interval_distance
 
-    data = [
-        (r, item, label) for r, said in labels.items() for item, label in said.items()
-    ]
-    if len({label for *_, label in data}) < 2:
+    said = [(r, i, one[i]) for r, one in labels.items() for i in items if i in one]
+    if len({label for *_, label in said}) < 2:
         return None
-    distance = interval_distance if numbers else binary_distance
-    return float(of(AnnotationTask(data, distance)))
+    return AnnotationTask(said, interval_distance if numbers else binary_distance)
 
 
 def tables(
@@ -133,27 +126,19 @@ def tables(
     ]
     overall = []
     if len(goals) > 1:
-        count, alpha = krippendorff(goals, numbers=False)
-        common, kappa = fleiss(goals)
-        what = "at least half of the steps" if buckets else "goal"
-        overall.append(
-            {
-                "labels": what,
-                "items_of_two_raters": count,
-                "krippendorff_alpha": alpha,
-                "items_of_all_raters": common,
-                "fleiss_kappa": kappa,
-            }
-        )
-        if buckets:
-            count, alpha = krippendorff(labels, numbers=True)
+        scales = [("at least half of the steps" if buckets else "goal", goals, False)]
+        scales += [("percent of the steps", labels, True)] if buckets else []
+        for what, said, numbers in scales:
+            count, alpha = krippendorff(said, numbers)
             overall.append(
                 {
-                    "labels": "percent of the steps",
+                    "labels": what,
                     "items_of_two_raters": count,
                     "krippendorff_alpha": alpha,
                 }
             )
+        common, kappa = fleiss(goals)
+        overall[0] |= {"items_of_all_raters": common, "fleiss_kappa": kappa}
     return {
         "raters": raters,
         "pairs": pairs,

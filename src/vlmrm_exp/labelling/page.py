@@ -183,7 +183,6 @@ def _rate_page(labelling: Labelling) -> None:
         cookie = f"{_cookie(labelling)}={key};path=/;max-age={A_YEAR};samesite=strict"
         ui.add_head_html(f"<script>document.cookie = {json.dumps(cookie)}</script>")
         Desk(labelling, rater, key)
-        return None
 
 
 class Desk:
@@ -211,18 +210,21 @@ class Desk:
                     self._left = _text("span", "")
             _text("p", labelling.question).classes("question")
             self._stage = ui.element("div").classes("stage")
+            labels = [(0, "no", "0"), (1, "yes", "1")]
+            if labelling.buckets:
+                labels = [(b, f"{b} %", str(i)) for i, b in enumerate(BUCKETS, 1)]
             with ui.element("div").classes("keys"):
-                self._keys = [self._button(*key) for key in keys(labelling.buckets)]
+                self._keys = [self._button(*label) for label in labels]
             with ui.element("div").classes("more"):
-                self._undo = self._button("undo", "undo", "U", "u backspace arrowleft")
-                self._skip = self._button("skip", "skip", "S", "s arrowright")
+                self._undo = self._button("undo", "undo", "u backspace arrowleft")
+                self._skip = self._button("skip", "skip", "s arrowright")
         self._show()
 
-    def _button(self, do: str | int, text: str, shown: str, keys: str) -> Any:
+    def _button(self, do: str | int, text: str, keys: str) -> Any:
         button = ui.element("button").props(f'type=button data-keys="{keys}"')
         with button:
             _text("span", text)
-            _text("kbd", shown)
+            _text("kbd", keys.split()[0].upper())
         return button.on(
             "click",
             lambda event: self._pressed(do, event.args),
@@ -283,13 +285,6 @@ class Desk:
         else:
             video = ui.element("img").props('alt="to be labelled"' if now else 'alt=""')
         video.classes(which).props(f'src="/shown/{file}"')
-
-
-def keys(buckets: bool) -> list[tuple[int, str, str, str]]:
-    """Labels with their buttons' text, and the key that is shown and taken."""
-    if buckets:
-        return [(b, f"{b} %", str(i), str(i)) for i, b in enumerate(BUCKETS, 1)]
-    return [(0, "no", "0", "0"), (1, "yes", "1", "1")]
 
 
 def _cookie(labelling: Labelling) -> str:

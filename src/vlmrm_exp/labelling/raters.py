@@ -120,39 +120,29 @@ class Rater:
         Raises:
             OSError: the disk does not take it; nothing is changed.
         """
-        return self._press("label", item, value, seconds)
+        assert value in self._values
+        told = {"item": item, "label": value, "seconds": round(seconds, 2)}
+        return item == self.current and self._press("label", told)
 
     def skip(self, item: str) -> bool:
         """Put what is shown behind all others; as `label`."""
-        return self._press("skip", item)
+        return item == self.current and self._press("skip", {"item": item})
 
     def undo(self) -> bool:
         """Take back the latest label or skip that is left; as `label`."""
-        return bool(self._presses) and self._press("undo", self._presses[-1][0])
-
-    def _press(
-        self, do: str, item: str, value: int | None = None, seconds: float = 0.0
-    ) -> bool:
-        if do != "undo" and item != self.current:
+        if not self._presses:
             return False
-        told: dict[str, Any] = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "do": do,
-            "item": item,
-        }
-        if value is not None:
-            assert value in self._values
-            told |= {"label": value, "seconds": round(seconds, 2)}
+        return self._press("undo", {"item": self._presses[-1][0]})
+
+    def _press(self, do: str, what: dict[str, Any]) -> bool:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        told = {"time": now, "do": do, **what}
         self._append(told)
         self._apply(told)
         return True
 
     def _apply(self, told: dict[str, Any]) -> None:
-        """Let a press count.
-
-        Raises:
-            KeyError, ValueError: it is impossible here.
-        """
+        """Let a press count; a KeyError or ValueError: it is impossible here."""
         do, item = told["do"], told["item"]
         if do == "undo":
             undone, value = self._presses.pop()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlmrm_exp.config import Config, ConfigError, FolderTakenError
+from vlmrm_exp.config import Config, ConfigError, FolderTakenError, TaskConfig
 from vlmrm_exp.envs import frames_of, world_of
 from vlmrm_exp.envs.in_order import make_envs
 from vlmrm_exp.files import sha256, write_json, written_whole
@@ -103,19 +103,14 @@ class Session:
                     "another out=...."
                 )
 
-    def make_pictures(
-        self, config: Config, states: StateSet, goal: np.ndarray | None
-    ) -> list[Item]:
-        """Render B states, or convert as many pictures of a folder.
-
-        `goal` is (B,) bool, what the predicate says; None: there is none.
-
-        Raises:
-            ConfigError: a file is not one picture.
-        """
+    def make_pictures(self, config: Config, states: StateSet) -> list[Item]:
+        """Render states, or convert files; a ConfigError if one is not one picture."""
+        predicate, goal = world_of(config.task).predicate(config.task), None
+        if states.states is not None and predicate is not None:
+            goal = predicate(states.states)
         items = []
         with progress_bar(len(states), "picture", "pictures") as bar:
-            for i, frame in enumerate(_pixels(config, states)):
+            for i, frame in enumerate(_pixels(config.task, states)):
                 name = states.files[i].name if states.files else str(i)
                 file = f"{self._digest(name)}.png"
                 picture = Image.fromarray(frame)
@@ -163,12 +158,11 @@ class Session:
         return items
 
 
-def _pixels(config: Config, states: StateSet) -> Iterator[np.ndarray]:
+def _pixels(task: TaskConfig, states: StateSet) -> Iterator[np.ndarray]:
     """The picture of each state: (H, W, 3) uint8."""
     if states.states is None:
-        yield from (read_one(file) for file in states.files)
+        yield from map(read_one, states.files)
         return
-    task = config.task
     # As the task looks, with shadows: they show what touches the floor.
     renderer = world_of(task).make_renderer(task, task.frame_height, True)
     with contextlib.closing(renderer):
@@ -191,26 +185,15 @@ def episodes_of(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str,
         config.task, config.algo.num_envs, config.compute.num_physics_threads
     )
     with contextlib.closing(envs):
-        seen = envs.observation_space.shape[0]
-        if policy.observation_dim != seen:
-            raise ConfigError(
-                f"The policy in {run.folder} acts on observations of "
-                f"{policy.observation_dim} numbers, but task={config.task.name} "
-                f"has {seen}: its config.yaml is of another run."
-            )
+        policy.check_fits(envs, run.folder, config.task.name)
         seed: int | None = run.seed
         while count > 0:
             rollout = collect(envs, policy.act, seed).first(count)
             seed = None
             assert rollout.states is not None
-            goal = rollout.goal
-            success = None if goal is None else envs.episode_success(goal)
+            known: dict[str, np.ndarray] = {}
+            if (goal := rollout.goal) is not None:
+                known = {"goal": envs.episode_success(goal), "share": goal.mean(axis=0)}
             for n in range(rollout.shape[1]):
-                known = {}
-                if goal is not None and success is not None:
-                    known = {
-                        "goal": bool(success[n]),
-                        "share": float(goal[:, n].mean()),
-                    }
-                yield rollout.states[:, n], known
+                yield rollout.states[:, n], {k: v[n].item() for k, v in known.items()}
             count -= rollout.shape[1]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from vlmrm_exp.config import ConfigError
+from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.files import reason, written_whole
 from vlmrm_exp.rl import network_input
 from vlmrm_exp.rl.dqn import QNetwork
@@ -57,6 +58,16 @@ class Policy:
             return output.argmax(-1).cpu().numpy()
         mean, _ = output
         return to_bounds(torch.tanh(mean).cpu().numpy(), *self._bounds)
+
+    def check_fits(self, envs: VectorEnv, run: object, task: str) -> None:
+        """Refuse, with a ConfigError, to act where observations are of another size."""
+        shown = envs.observation_space.shape[0]
+        if self.observation_dim != shown:
+            raise ConfigError(
+                f"The policy in {run} acts on observations of {self.observation_dim} "
+                f"numbers, but task={task} has {shown}: its config.yaml is of another "
+                "run."
+            )
 
     def predict(
         self,
