@@ -224,7 +224,7 @@ def panels(runs: Sequence[Logged]) -> dict[str, list[Any]]:
     shown = {VIDEO: "Videos of the kept policies"} if VIDEO in keys else {}
     shown |= {f"{JUDGE}{name}{ALARM}": f"Alarm: {name}" for name in alarms}
 
-    def curves(wanted: Mapping[str, Sequence[str]]) -> list[Any]:
+    def curves(wanted: Mapping[str, Any]) -> list[Any]:
         return [
             wr.LinePlot(
                 title=title,

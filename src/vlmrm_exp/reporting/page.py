@@ -296,7 +296,7 @@ def _videos(
         reward = -math.inf if run.reward is None else run.reward
         return run.status != FINISHED or bool(run.repeats), -reward
 
-    cards = [
+    cards: list[dict[str, Any]] = [
         {"place": place, "label": label, "run": run, "path": path}
         | {"turn": rank if path.name == "eval.mp4" else rank + len(group.runs)}
         for place, (group, label) in enumerate(zip(groups, labels(groups), strict=True))
