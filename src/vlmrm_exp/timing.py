@@ -33,7 +33,7 @@ from vlmrm_exp.reward.clip import Appearance
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import dqn, means, sac
 from vlmrm_exp.rl.cuda_graph import CudaGraph
-from vlmrm_exp.rl.rollout import Rollout, collect
+from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.rl.state import State
 from vlmrm_exp.rl.summary import peak_memory_gb
 from vlmrm_exp.vlm.encoder import DTYPES, load_encoder
@@ -261,12 +261,19 @@ def stages_of(
     The last one is none: the matrix products of the update before it.
     """
     algo, envs, agent, replay = config.algo, state.envs, state.agent, state.replay
-
     rollout = collect(envs, agent.act_greedily)
     assert rollout.states is not None
     batch = replay.gather(replay.draw(algo.batch_size))
     with (products := MatrixProducts()):
         agent.update(batch)
+    estimator: Any = copy.deepcopy(state.pool.estimator)  # the loop keeps its own
+
+    def estimate() -> int:
+        """Learn the rewards of states that nobody looked at."""
+        estimator.choose(rollout)
+        estimator.estimate(replay, newest=True)
+        return rollout.env_steps
+
     return [
         Stage(
             "simulate" if rollout.states.ndim == 3 else "simulate and render",
@@ -276,7 +283,7 @@ def stages_of(
             rollout.states[0, 0].nbytes,
         ),
         *reward_stages(config, rollout, opened),
-        *estimate_stage(state, rollout),
+        *([Stage("estimate", "env step", estimate, 1, 4)] if estimator else []),
         Stage(
             "update",
             "gradient step",
@@ -332,20 +339,6 @@ def reward_stages(
             DTYPES[str(encoder.facts["precision"])],
         ),
     ]
-
-
-def estimate_stage(state: State, rollout: Rollout) -> list[Stage]:
-    """Learning the rewards of states that nobody looked at, where a run does."""
-    if state.pool.estimator is None:
-        return []
-    estimator = copy.deepcopy(state.pool.estimator)  # the loop goes on with its own
-
-    def estimate() -> int:
-        estimator.choose(rollout)
-        estimator.estimate(state.replay, newest=True)
-        return rollout.env_steps
-
-    return [Stage("estimate", "env step", estimate, 1, 4)]
 
 
 def time_stage(stage: Stage, turn_s: float) -> tuple[float, float]:
