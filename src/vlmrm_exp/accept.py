@@ -75,11 +75,8 @@ def accept(study: Study) -> bool:
     for one in answers:
         mark = "yes" if one["expected"] else "NO "
         print(f"  {mark}  {one['model']}: {one['question']}: {one['found']}")
-    failed = [answer for answer in answers if not answer["expected"]]
-    if failed:
-        print(
-            f"\nNot as expected, {len(failed)} of {len(answers)}: see docs/accept.md."
-        )
+    if failed := sum(not answer["expected"] for answer in answers):
+        print(f"\nNot as expected, {failed} of {len(answers)}: see docs/accept.md.")
     else:
         print("\nAs expected.")
     return not failed
@@ -139,45 +136,38 @@ def judge(
     """
     other = published["replication"]
     answers = []
-
-    def ask(model: str, question: str, found: str, expected: bool) -> None:
-        answers.append(
-            {"model": model, "question": question, "found": found, "expected": expected}
-        )
-
-    first = {}
-    for name, count in right.items():
-        row = _rows(result, other["task"], name)[0]
-        first[name] = row["epic"]
-        ask(
-            name,
-            "plain colours and written words are told apart",
-            f"{count} of 16 ({NEEDED} or more are expected, 2 are chance)",
-            count >= NEEDED,
-        )
-        high = row.get("epic_high", row["epic"])
-        ask(
-            name,
-            f"EPIC on {other['task']}, alpha 0, is below .707 (unrelated)",
-            f"{row['epic']:.3f}, with the interval {high:.3f} at most",
-            high < UNRELATED,
-        )
-        if name not in other["epic"]:
-            continue
-        values = _at_shares(result, row)
-        low, high = min(values) - SLACK, max(values) + SLACK
-        theirs = other["epic"][name][0]
-        ask(
-            name,
-            f"the published {theirs:.3f} is within what can be told from ours",
-            f"{low:.3f} to {high:.3f}",
-            low <= theirs <= high,
-        )
+    first = {name: _rows(result, other["task"], name)[0] for name in right}
+    for name, row in first.items():
+        told, high = right[name], row.get("epic_high", row["epic"])
+        answers += [
+            (
+                name,
+                "plain colours and written words are told apart",
+                f"{told} of 16 ({NEEDED} or more are expected, 2 are chance)",
+                told >= NEEDED,
+            ),
+            (
+                name,
+                f"EPIC on {other['task']}, alpha 0, is below .707 (unrelated)",
+                f"{row['epic']:.3f}, with the interval {high:.3f} at most",
+                high < UNRELATED,
+            ),
+        ]
+        if name in other["epic"]:
+            values = _at_shares(result, row)
+            low, high = min(values) - SLACK, max(values) + SLACK
+            theirs = other["epic"][name][0]
+            question = (
+                f"the published {theirs:.3f} is within what can be told from ours"
+            )
+            found = f"{low:.3f} to {high:.3f}"
+            answers.append((name, question, found, low <= theirs <= high))
     known = [name for name in right if name in other["epic"]]
     if "rn50" in known and len(known) > 1:
-        worst = max(known, key=lambda name: first[name])
-        ask("all", "rn50 has the largest EPIC", worst, worst == "rn50")
-    return answers
+        worst = max(known, key=lambda name: first[name]["epic"])
+        answers.append(("all", "rn50 has the largest EPIC", worst, worst == "rn50"))
+    keys = "model", "question", "found", "expected"
+    return [dict(zip(keys, answer, strict=True)) for answer in answers]
 
 
 def _rows(result: Mapping[str, Any], task: str, name: str) -> list[Row]:
@@ -244,9 +234,7 @@ def _models(result: Mapping[str, Any], published: Mapping[str, Any]) -> str:
     orders = {
         "ours": sorted(known, key=lambda name: asked[name]),
         "published [1]": sorted(known, key=lambda name: other["epic"][name][0]),
-        "the paper [2]": [
-            name for name in published["paper"]["order"] if name in asked
-        ],
+        "the paper [2]": [n for n in published["paper"]["order"] if n in asked],
     }
     lines = [[whose, ", ".join(order)] for whose, order in orders.items()]
     return table(["EPIC on kneeling, alpha 0", "models, best first"], lines)

@@ -84,20 +84,18 @@ def report(result: dict[str, Any]) -> str:
     """Tables for people."""
     about, rows = result["versions"], result["stages"]
     total = sum(row["cpu_s_per_env_step"] for row in rows)
-    lines = []
-    for row in rows:
-        ceiling = row["of_ceiling"] and f"{row['of_ceiling']['median']:.0%}"
-        lines.append(
-            [
-                row["stage"],
-                f"{told(row['items_per_s'])} {row['item']}s/s",
-                f"{row['items_per_env_step']:.3g}",
-                f"{1e3 * row['cpu_s_per_env_step']:.3g} ms",
-                f"{row['cpu_s_per_env_step'] / total:.0%}",
-                f"{row['bytes_per_env_step'] / 1e3:.3g} kB",
-                ceiling or "-",
-            ]
-        )
+    lines = [
+        [
+            row["stage"],
+            f"{told(row['items_per_s'])} {row['item']}s/s",
+            f"{row['items_per_env_step']:.3g}",
+            f"{1e3 * row['cpu_s_per_env_step']:.3g} ms",
+            f"{row['cpu_s_per_env_step'] / total:.0%}",
+            f"{row['bytes_per_env_step'] / 1e3:.3g} kB",
+            f"{row['of_ceiling']['median']:.0%}" if row["of_ceiling"] else "-",
+        ]
+        for row in rows
+    ]
     head = ["alone", "rate", "items", "CPU time", "share", "hands on", "of its ceiling"]
     config, update = result["settings"], rows[-1]["items_per_s"]["median"]
     text = [

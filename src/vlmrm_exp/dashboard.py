@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -31,6 +31,8 @@ CURVES = {
     ),
     "Success in training and evaluation": ("train/success_rate", "eval/success_rate"),
     "The environment's own return": ("train/return_mean", "eval/return_mean"),
+}
+SPEED = {
     "Env steps per second": ("perf/env_steps_per_s",),
     "Seconds per report": (
         "perf/collect_s",
@@ -39,12 +41,13 @@ CURVES = {
         "perf/evaluate_s",
     ),
 }
-"""Panels over env steps; keys that no run logged are left out."""
+"""Panels over env steps."""
 JUDGE, ALARM = "judge/", "_alarm"
 """How keys of judges begin, and how those of their alarms' videos end."""
 VIDEO = "eval/video"
-RESULTS = ("eval/success_rate", "eval/return_mean")
+RESULTS = {"eval/success_rate": "Success", "eval/return_mean": "Return"}
 """What a kept policy reaches; the second where a task has no success."""
+Epics: TypeAlias = list[tuple[dict[str, Any], float]]
 QUERY = """
 query Views($entity: String!, $project: String!, $type: String!) {
   project(name: $project, entityName: $entity) {
@@ -77,7 +80,7 @@ class Logged:
     keys: set[str]
     """Of its metrics and media."""
     config: Mapping[str, Any]
-    """Settings by their dotted names, and as W&B groups by them."""
+    """Settings by their dotted names; sentences are one text."""
     online: Any = None
     """W&B's own run; None: of a folder."""
     epic: float | None = None
@@ -142,19 +145,18 @@ def dashboard(asked: DashboardConfig) -> None:
         wandb.teardown()
 
 
-def _some(runs: list[Logged], where: str, epics: list[dict[str, Any]]) -> list[Logged]:
+def _some(runs: list[Logged], where: str, epics: Epics) -> list[Logged]:
     """Those of these runs that are ours, if there are any, with their distances."""
-    runs = [run for run in runs if run.config.get("task_name")]
+    runs = [run for run in runs if run.config.get("task.name")]
     if not runs:
         raise ConfigError(
             f"{where} holds no training run: train some first, for W&B with log=wandb, "
             "or log=offline and `wandb sync`."
         )
     for run in runs:
-        for epic in epics:
-            settings = epic["settings"].items()
-            if all(run.config.get(key) == value for key, value in settings):
-                run.epic = epic[EPIC]
+        for settings, distance in epics:
+            if all(run.config.get(key) == value for key, value in settings.items()):
+                run.epic = distance
                 run.keys.add(EPIC)
                 break
     return runs
@@ -166,9 +168,8 @@ def of_folder(run: Any) -> Logged:
     shown = {VIDEO} if "eval" in names else set()
     shown |= {f"{JUDGE}{n}{ALARM}" for n in run.alarms if f"alarm-{n}" in names}
     keys = {*map(str, run.reports.columns), *run.summary, *shown}
-    return Logged(
-        run.name, keys, _told(run.config) | {"clip_parameters": run.parameters}
-    )
+    config = run.config | {"clip_parameters": run.parameters}
+    return Logged(run.name, keys, _told(config))
 
 
 def of_wandb(run: Any) -> Logged:
@@ -177,108 +178,94 @@ def of_wandb(run: Any) -> Logged:
 
 
 def _told(config: Mapping[str, Any]) -> dict[str, Any]:
-    named = {
-        f"{of}_name": config.get(f"{of}.name") for of in ("task", "clip", "reward")
-    }
-    texts = {f"{of}_text": _text(config.get(of)) for of in ("prompt", "baseline")}
-    return {**config, **named, **texts}
+    return {**config, **{of: _text(config.get(of)) for of in ("prompt", "baseline")}}
 
 
 def _text(sentences: Any) -> str:
     return " / ".join(sentences) if isinstance(sentences, list) else str(sentences)
 
 
-def epic_distances(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """Distances in epic.json files, each with the settings of runs that it is about."""
-    found = []
+def epic_distances(paths: Iterable[Path]) -> Epics:
+    """Distances in epic.json files, each after the settings of runs it is about."""
+    found: Epics = []
     for path in paths:
         data = read(path, json.loads, {}, [])
         for row in data.get("rows", []):
             about = mapping(mapping(data.get("tasks")).get(row.get("task")))
             settings = {
                 "reward.model": "clip",
-                "task_name": row.get("task"),
-                "clip_name": row.get("clip"),
+                "task.name": row.get("task"),
+                "clip.name": row.get("clip"),
                 "alpha": row.get("alpha"),
-                "prompt_text": _text(about.get("prompt")),
+                "prompt": _text(about.get("prompt")),
                 "task.textures": about.get("textures"),
                 "task.camera": about.get("camera"),
             }
             if row.get("alpha"):
-                settings["baseline_text"] = _text(about.get("baseline"))
+                settings["baseline"] = _text(about.get("baseline"))
             if row.get("epic") is not None:
-                found.append({"settings": settings, EPIC: row["epic"]})
+                found.append((settings, row["epic"]))
     return found
 
 
-def line_plots(runs: Iterable[Logged]) -> list[Any]:
-    """Panels over env steps: the mean over a group's seeds, and from lowest to highest.
+def panels(runs: Sequence[Logged]) -> dict[str, list[Any]]:
+    """Panels of what runs logged, by the sections of a workspace.
 
-    A panel has those of its keys that were logged.
+    Curves are means over a group's seeds, from lowest to highest; keys that no run
+    logged are left out. In a comparison a dot is a run: what its policy reaches,
+    against what tells runs apart.
     """
     import wandb_workspaces.reports.v2.interface as wr
 
-    keys = _keys(runs)
-    judged = sorted(k for k in keys if k.startswith(JUDGE) and not k.endswith(ALARM))
-    wanted = CURVES | {f"Judge: {key.removeprefix(JUDGE)}": (key,) for key in judged}
-    return [
-        wr.LinePlot(
-            title=title,
-            x="env_steps",
-            y=logged,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-        )
-        for title, group in wanted.items()
-        if (logged := [key for key in group if key in keys])
-    ]
+    keys = {key for run in runs for key in run.keys}
+    names = sorted(key.removeprefix(JUDGE) for key in keys if key.startswith(JUDGE))
+    alarms = [name.removesuffix(ALARM) for name in names if name.endswith(ALARM)]
+    judged = {f"Judge: {n}": [JUDGE + n] for n in names if not n.endswith(ALARM)}
+    shown = {VIDEO: "Videos of the kept policies"} if VIDEO in keys else {}
+    shown |= {f"{JUDGE}{name}{ALARM}": f"Alarm: {name}" for name in alarms}
 
+    def curves(wanted: Mapping[str, Any]) -> list[Any]:
+        return [
+            wr.LinePlot(
+                title=title,
+                x="env_steps",
+                y=logged,
+                groupby_aggfunc="mean",
+                groupby_rangefunc="minmax",
+            )
+            for title, group in wanted.items()
+            if (logged := [key for key in group if key in keys])
+        ]
 
-def scatter_plots(runs: Sequence[Logged]) -> list[Any]:
-    """A dot for each run: what its policy reaches, against what tells runs apart."""
-    import wandb_workspaces.reports.v2.interface as wr
-
-    keys = _keys(runs)
-    result = next((key for key in RESULTS if key in keys), None)
-    if result is None:
-        return []
-    name = "Success" if result == RESULTS[0] else "Return"
-    axes = {
-        "model size (parameters)": wr.Config("clip_parameters"),
-        "alpha": wr.Config("alpha"),
-        "the reward's EPIC distance": wr.SummaryMetric(EPIC),
+    dots = []
+    if result := next((key for key in RESULTS if key in keys), None):
+        axes = {
+            "model size (parameters)": wr.Config("clip_parameters"),
+            "alpha": wr.Config("alpha"),
+            "the reward's EPIC distance": wr.SummaryMetric(EPIC),
+        }
+        settings = [item for run in runs for item in run.config.items()]
+        known = keys | {key for key, value in settings if value is not None}
+        dots = [
+            wr.ScatterPlot(
+                title=f"{RESULTS[result]} against {title}",
+                x=x,
+                y=wr.SummaryMetric(result),
+                log_x=x.name == "clip_parameters",
+                running_ymean=True,
+            )
+            for title, x in axes.items()
+            if x.name in known
+        ]
+    return {
+        "Learning": curves(CURVES | judged),
+        "Comparison": dots,
+        "Videos": [
+            wr.MediaBrowser(title=title, media_keys=[key], num_columns=3)
+            for key, title in shown.items()
+        ],
+        "Speed": curves(SPEED),
     }
-    known = {
-        key for run in runs for key, value in run.config.items() if value is not None
-    }
-    return [
-        wr.ScatterPlot(
-            title=f"{name} against {title}",
-            x=x,
-            y=wr.SummaryMetric(result),
-            log_x=x.name == "clip_parameters",
-            running_ymean=True,
-        )
-        for title, x in axes.items()
-        if x.name in known | keys
-    ]
-
-
-def videos(runs: Iterable[Logged]) -> list[Any]:
-    """The runs' videos side by side, if there are some."""
-    import wandb_workspaces.reports.v2.interface as wr
-
-    keys = _keys(runs)
-    alarms = sorted(k for k in keys if k.startswith(JUDGE) and k.endswith(ALARM))
-    titles = {VIDEO: "Videos of the kept policies"}
-    titles |= {
-        key: f"Alarm: {key.removeprefix(JUDGE).removesuffix(ALARM)}" for key in alarms
-    }
-    return [
-        wr.MediaBrowser(title=title, media_keys=[key], num_columns=3)
-        for key, title in titles.items()
-        if key in keys
-    ]
 
 
 def make_workspace(asked: DashboardConfig, runs: Sequence[Logged]) -> Any:
@@ -286,22 +273,14 @@ def make_workspace(asked: DashboardConfig, runs: Sequence[Logged]) -> Any:
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
-    lines = line_plots(runs)
-    slow = [line for line in lines if line.y[0].startswith("perf/")]
-    parts = {
-        "Learning": [line for line in lines if line not in slow],
-        "Comparison": scatter_plots(runs),
-        "Videos": videos(runs),
-        "Speed": slow,
-    }
     return ws.Workspace(
         entity=asked.entity,
         project=asked.project,
         name=asked.title,
         sections=[
-            ws.Section(name=name, panels=panels, is_open=True)
-            for name, panels in parts.items()
-            if panels
+            ws.Section(name=name, panels=made, is_open=True)
+            for name, made in panels(runs).items()
+            if made
         ],
         settings=ws.WorkspaceSettings(x_axis="env_steps", max_runs=50),
         runset_settings=ws.RunsetSettings(groupby=[expr.Config(key) for key in SAME]),
@@ -329,10 +308,12 @@ def make_report(asked: DashboardConfig, runs: Sequence[Logged]) -> Any:
         wr.TableOfContents(),
     ]
     groupby = [f"config.{key}" for key in SAME]
-    for task in sorted({str(run.config["task_name"]) for run in runs}, key=natural):
-        mine = [run for run in runs if run.config["task_name"] == task]
-        blocks += [wr.H1(task), grid(line_plots(mine), task, groupby)]
-        if alone := [*scatter_plots(mine), *videos(mine)]:
+    for task in sorted({str(run.config["task.name"]) for run in runs}, key=natural):
+        mine = [run for run in runs if str(run.config["task.name"]) == task]
+        made = panels(mine)
+        curves = made["Learning"] + made["Speed"]
+        blocks += [wr.H1(task), grid(curves, task, groupby)]
+        if alone := made["Comparison"] + made["Videos"]:
             blocks.append(grid(alone, task, []))
     return wr.Report(
         entity=asked.entity,
@@ -344,16 +325,15 @@ def make_report(asked: DashboardConfig, runs: Sequence[Logged]) -> Any:
     )
 
 
-def _made(asked: DashboardConfig, runs: Sequence[Logged]) -> tuple[Any, Any]:
-    """Workspace and report.
-
-    Raises:
-        ConfigError: they cannot have this title.
-    """
+def _made(asked: DashboardConfig, runs: Sequence[Logged]) -> dict[str, Any]:
+    """Workspace and report; a ConfigError if they cannot have this title."""
     from pydantic import ValidationError
 
     try:
-        return make_workspace(asked, runs), make_report(asked, runs)
+        return {
+            "workspace": make_workspace(asked, runs),
+            "report": make_report(asked, runs),
+        }
     except ValidationError as error:
         raise ConfigError(
             f"W&B cannot have the title {asked.title!r} ({error.errors()[0]['msg']}): "
@@ -361,19 +341,14 @@ def _made(asked: DashboardConfig, runs: Sequence[Logged]) -> tuple[Any, Any]:
         ) from error
 
 
-def _keys(runs: Iterable[Logged]) -> set[str]:
-    return {key for run in runs for key in run.keys}
-
-
 def _write(asked: DashboardConfig, runs: list[Logged]) -> None:
     summaries = {run.name: {EPIC: run.epic} for run in runs if run.epic is not None}
-    parts = dict(zip(("workspace", "report"), _made(asked, runs), strict=True))
     # As the client itself makes a text of them.
     sent = {
         kind: json.loads(
             part._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
         )
-        for kind, part in parts.items()
+        for kind, part in _made(asked, runs).items()
     }
     where = {"entity": asked.entity, "project": asked.project, "title": asked.title}
     out = Path(asked.out).expanduser()
@@ -388,7 +363,7 @@ def _send(asked: DashboardConfig, api: Any, runs: list[Logged]) -> None:
         if run.epic is not None and summary.get(EPIC) != run.epic:
             summary[EPIC] = run.epic
             summary.update()
-    workspace, report = _made(asked, runs)
+    workspace, report = _made(asked, runs).values()
     # The library's own way to update asks for an address; titles are what we know.
     if view := _view(asked, api, "project-view"):
         workspace._internal_id, workspace._internal_name = view["id"], view["name"]

@@ -22,10 +22,7 @@ class Before:
     def leave(self, folder: Path, error: BaseException, alone: bool) -> None:
         """Leave nothing of a run that was refused, and error.txt of one that failed.
 
-        Args:
-            folder: of the run.
-            error: what ended it.
-            alone: not a job of a sweep, which goes on and is read later.
+        `error` is what ended it; a sweep, whose jobs are not `alone`, is read later.
         """
         # That run is not to blame, nor is this one where nobody reads along any more.
         if isinstance(error, (FolderTakenError, BrokenPipeError)):

@@ -5,7 +5,7 @@ They are told and not refused, since one sweep may compare rewards or models.
 
 import fnmatch
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from vlmrm_exp import app
@@ -16,13 +16,7 @@ from vlmrm_exp.told import keys_of
 
 
 def tell(composed: app.Composed, config: Config, judges: Mapping[str, Config]) -> None:
-    """Print it.
-
-    Args:
-        composed: the run's settings, as they were asked for.
-        config: the same, checked.
-        judges: the configuration of each, by its name.
-    """
+    """Print it: of a run as it was `composed`, its checked `config` and its judges."""
     typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
     for note in notes(judges, config, typed):
         print(note)
@@ -82,74 +76,57 @@ def _said(config: Config) -> tuple[Any, ...]:
 
 def unread(config: Config, typed: Iterable[str]) -> list[str]:
     """Which of the settings that somebody typed change nothing here, and why."""
-    task, reward, algo = config.task, config.reward, config.algo
-    model = reward_class(config)
-    one_each = len(config.prompts) == len(config.baselines) == 1
-    rules = [
-        (
-            not model.sees_pictures,
-            "baseline alpha renormalise clip clip.*",
-            f"reward={reward.name} has none of it",
-        ),
-        (
-            model.cheap,
-            "reward.every reward.query_share reward.max_error reward.pessimism",
-            f"reward={reward.name} has none of it",
-        ),
-        (
-            model.window > 1,
-            "reward.every",
-            f"reward={reward.name} looks at every state",
-        ),
-        (
-            reward.query_share < 1,
-            "reward.every",
-            f"reward.query_share={reward.query_share} decides",
-        ),
-        (reward.query_share == 1, "reward.max_error", "no reward is estimated"),
-        (
-            ":" not in reward.model and not model.has_options,
-            "reward.options.*",
-            f"reward={reward.name} has no options",
-        ),
-        (
-            reward.model != "ensemble",
-            "member.*",
-            f"reward={reward.name} has no members",
-        ),
-        (not model.online, "stages", f"reward={reward.name} reads the prompt"),
-        (model.online, "prompt", "the stages are read"),
-        (not task.before, "task.hold", "task.before is empty"),
-        (":" not in task.env, "task.options.*", f"task={task.name} has no options"),
-        (
-            config.clip.frame_height is not None,
-            "task.frame_height",
-            f"clip.frame_height={config.clip.frame_height} decides",
-        ),
-        (config.alpha == 0, "baseline", "alpha is 0"),
-        (one_each, "renormalise", "there is but one prompt"),
-        (task.env != "humanoid", "clip.render_effects", "only humanoids have them"),
-        (
-            config.clip.model == "embedded",
-            "render",
-            f"clip={config.clip.name} sees pictures as in its training",
-        ),
-        (
-            not algo.learn_temperature,
-            "algo.target_entropy",
-            "algo.learn_temperature is false",
-        ),
-        (algo.random_steps == 0, "algo.random_action_repeat", "algo.random_steps is 0"),
-        (
-            config.log.mode in ("tensorboard", "none"),
-            "log.project log.entity log.group log.tags log.notes",
-            f"log.mode is {config.log.mode}",
-        ),
-        (config.compute.workers == 0, "compute.pool", "compute.workers is 0"),
-    ]
     return [
         f"{key} changes nothing here: {why}."
-        for holds, patterns, why in rules
+        for patterns, why in _rules(config)
         for key in dict.fromkeys(one.lstrip("+") for one in typed)
-        if holds and any(fnmatch.fnmatch(key, p) for p in patterns.split())
+        if any(fnmatch.fnmatch(key, pattern) for pattern in patterns.split())
     ]
+
+
+def _rules(config: Config) -> Iterator[tuple[str, str]]:
+    """What this run does not read, as `clip.*` or several such, and why."""
+    task, reward, algo, clip = config.task, config.reward, config.algo, config.clip
+    model, named = reward_class(config), f"reward={config.reward.name}"
+    if not model.sees_pictures:
+        yield "baseline alpha renormalise clip clip.*", f"{named} has none of it"
+    if model.cheap:
+        learned = "reward.query_share reward.max_error reward.pessimism"
+        yield f"reward.every {learned}", f"{named} has none of it"
+    if model.window > 1:
+        yield "reward.every", f"{named} looks at every state"
+    if reward.query_share < 1:
+        yield "reward.every", f"reward.query_share={reward.query_share} decides"
+    if reward.query_share == 1:
+        yield "reward.max_error", "no reward is estimated"
+    if ":" not in reward.model and not model.has_options:
+        yield "reward.options.*", f"{named} has no options"
+    if reward.model != "ensemble":
+        yield "member.*", f"{named} has no members"
+    if model.online:
+        yield "prompt", "the stages are read"
+    else:
+        yield "stages", f"{named} reads the prompt"
+    if not task.before:
+        yield "task.hold", "task.before is empty"
+    if ":" not in task.env:
+        yield "task.options.*", f"task={task.name} has no options"
+    if clip.frame_height is not None:
+        yield "task.frame_height", f"clip.frame_height={clip.frame_height} decides"
+    if config.alpha == 0:
+        yield "baseline", "alpha is 0"
+    if len(config.prompts) == len(config.baselines) == 1:
+        yield "renormalise", "there is but one prompt"
+    if task.env != "humanoid":
+        yield "clip.render_effects", "only humanoids have them"
+    if clip.model == "embedded":
+        yield "render", f"clip={clip.name} sees pictures as in its training"
+    if not algo.learn_temperature:
+        yield "algo.target_entropy", "algo.learn_temperature is false"
+    if algo.random_steps == 0:
+        yield "algo.random_action_repeat", "algo.random_steps is 0"
+    if config.log.mode in ("tensorboard", "none"):
+        of_wandb = "log.project log.entity log.group log.tags log.notes"
+        yield of_wandb, f"log.mode is {config.log.mode}"
+    if config.compute.workers == 0:
+        yield "compute.pool", "compute.workers is 0"

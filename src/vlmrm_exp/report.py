@@ -1,7 +1,6 @@
 """One page, which needs no network, that shows the results of runs and studies."""
 
 import contextlib
-import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from vlmrm_exp import app
+from vlmrm_exp.checks import number_from_0
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.files import unusable
 from vlmrm_exp.reporting.groups import count_statuses
@@ -41,8 +41,7 @@ def report(asked: ReportConfig) -> Path:
     hint = "give the folder of a sweep or of runs, as outputs/sweeps/NAME."
     if not asked.files:
         raise ConfigError(f"Which runs? Please {hint}")
-    if not (math.isfinite(asked.max_mb) and asked.max_mb >= 0):
-        raise ConfigError(f"max_mb is {asked.max_mb}: give a number of MB from 0 up.")
+    number_from_0("max_mb", asked.max_mb)
     runs, results = {}, {}  # by their places, so that each counts once
     unread: dict[str, None] = {}
     folders = [Path(folder).expanduser() for folder in asked.files]
@@ -50,22 +49,22 @@ def report(asked: ReportConfig) -> Path:
         if not folder.is_dir():
             is_file = f"{folder} is a file" if folder.exists() else ""
             raise ConfigError(f"{is_file or f'There is no folder {folder}'}: {hint}")
-        found = walk(folder)
-        if not any(found[:2]):
+        of_folder, studies, told = walk(folder)
+        if not of_folder and not studies:
             kinds = "epic, label, landscape, peak or prompts"
             none = f"holds no run and no result of {kinds}"
-            raise ConfigError(" ".join(found[2]) or f"{folder} {none}: {hint}")
-        runs |= {run.folder.resolve(): run for run in found[0]}
-        results |= {path.resolve(): path for path in found[1]}
-        unread |= dict.fromkeys(found[2])
+            raise ConfigError(" ".join(told) or f"{folder} {none}: {hint}")
+        runs |= {run.folder.resolve(): run for run in of_folder}
+        results |= {path.resolve(): path for path in studies}
+        unread |= dict.fromkeys(told)
     out = Path(asked.out).expanduser() if asked.out else folders[0] / "report"
     title = ", ".join(folder.resolve().name for folder in folders)
-    page, max_mb = out / "report.html", asked.max_mb if asked.videos else None
     found = [*runs.values()], [*results.values()], [*unread]
     try:
         out.mkdir(parents=True, exist_ok=True)
         # All is there before anything of an older report is replaced.
         with tempfile.TemporaryDirectory(prefix=".", dir=out) as part:
+            max_mb = asked.max_mb if asked.videos else None
             write_page(Path(part), title, *found, max_mb)
             for path in sorted(Path(part).iterdir()):
                 path.replace(out / path.name)
@@ -76,11 +75,9 @@ def report(asked: ReportConfig) -> Path:
     finally:
         with contextlib.suppress(OSError):  # it is not empty, or not there
             out.rmdir()
-    counts = count_statuses([*runs.values()])
+    page, counts = out / "report.html", count_statuses(found[0])
     print(f"{len(runs)} runs ({counts}), {len(results)} results of studies")
-    print(f"  page  {page}")
-    for text in unread:
-        print(text)
+    print(f"  page  {page}", *unread, sep="\n")
     return page
 
 

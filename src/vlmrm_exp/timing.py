@@ -10,6 +10,7 @@ import json
 import math
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +33,7 @@ from vlmrm_exp.reward.clip import Appearance
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import dqn, means, sac
 from vlmrm_exp.rl.cuda_graph import CudaGraph
-from vlmrm_exp.rl.rollout import Rollout, collect
+from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.rl.state import State
 from vlmrm_exp.rl.summary import peak_memory_gb
 from vlmrm_exp.vlm.encoder import DTYPES, load_encoder
@@ -67,14 +68,9 @@ def timed(
 ) -> dict[str, Any]:
     """Time everything once in each turn, so that ratios are of the same minute.
 
-    Args:
-        config: what is timed.
-        other: of the reference, which steps `task.env_id`; None: there is none.
-        turns: how many.
-        turn_s: seconds of a stage's turn, at least.
-
-    Returns:
-        What bench.json holds, its settings aside.
+    `other` is of the reference, which steps `task.env_id`, if there is one; `turn_s`
+    are seconds of a stage's turn, at least. Returns what bench.json holds, its settings
+    aside.
     """
     torch.set_num_threads(config.compute.torch_threads)
     device = choose_device(config.compute.device)
@@ -132,6 +128,7 @@ def summed_up(
     if device.type != "cpu":  # which does one thing at a time
         least = np.maximum(least, (wall * per_env_step).max(1))
     of_ceiling = flop / wall / matrix
+    plain = [turn["reference"] for turn in turns if turn["reference"] is not None]
     rows = [
         {
             "stage": stage.name,
@@ -147,18 +144,14 @@ def summed_up(
         }
         for i, stage in enumerate(stages[:-1])
     ]
-    result: dict[str, Any] = {
+    return {
         "stages": rows,
         "update_over_products": spread(wall[:, -2] / wall[:, -1]),
         "loop_env_steps_per_s": spread(loop),
         "loop_over_stages": spread(1 / loop / least),
-        "reference_env_steps_per_s": None,
-        "loop_over_reference": None,
+        "reference_env_steps_per_s": spread(plain) if plain else None,
+        "loop_over_reference": spread(loop / np.array(plain)) if plain else None,
     }
-    if None not in (references := [turn["reference"] for turn in turns]):
-        result["reference_env_steps_per_s"] = spread(references)
-        result["loop_over_reference"] = spread(loop / np.array(references))
-    return result
 
 
 def time_loop(
@@ -179,11 +172,8 @@ def time_loop(
     )
     train = {"sac": sac, "dqn": dqn}[config.algo.name].train
     with tempfile.TemporaryDirectory() as name:
-        log = RunLog(Path(name), config)
-        try:
+        with RunLog(Path(name), config) as log:
             state = train(config, *envs, pool, log, device)
-        finally:
-            log.close()
         if state.interrupted:
             raise KeyboardInterrupt
         text = (Path(name) / "metrics.jsonl").read_text(encoding="utf-8")
@@ -193,24 +183,20 @@ def time_loop(
     return state, COUNTED * rollout / seconds
 
 
-def learner(
-    state: State, config: Config, device: torch.device
-) -> Callable[[int], None]:
-    """Takes so many gradient steps, as the loop does."""
-    agent, replay, algo = state.agent, state.replay, config.algo
-    graph = None
-    if config.compute.cuda_graph and device.type == "cuda":
-        graph = CudaGraph(agent, replay, algo.batch_size)
+def learner(state: State, config: Config, device: torch.device) -> Callable[[int], int]:
+    """Takes so many gradient steps, as the loop does, and returns how many."""
+    agent, replay, batch_size = state.agent, state.replay, config.algo.batch_size
 
-    def learn(steps: int) -> None:
-        if not steps:
-            return
-        places = replay.draw(steps, algo.batch_size)
-        if graph is not None:
-            losses = graph(places)
-        else:
-            losses = [agent.update(replay.gather(place)) for place in places]
-        means(losses)  # waits for the device
+    def one_by_one(places: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        return [agent.update(replay.gather(place)) for place in places]
+
+    as_graph = config.compute.cuda_graph and device.type == "cuda"
+    take = CudaGraph(agent, replay, batch_size) if as_graph else one_by_one
+
+    def learn(steps: int) -> int:
+        if steps:
+            means(take(replay.draw(steps, batch_size)))  # waits for the device
+        return steps
 
     return learn
 
@@ -219,7 +205,7 @@ class Reference:
     """A plain loop: Gymnasium's environments one by one, then embed, then learn."""
 
     def __init__(
-        self, config: Config, episode_length: int, learn: Callable[[int], None]
+        self, config: Config, episode_length: int, learn: Callable[[int], int]
     ) -> None:
         """Load the model, take a first turn; `learn` takes so many gradient steps."""
         self._options: dict[str, Any] = {"render_mode": "rgb_array"}
@@ -267,7 +253,7 @@ class Reference:
 def stages_of(
     config: Config,
     state: State,
-    learn: Callable[[int], None],
+    learn: Callable[[int], int],
     opened: contextlib.ExitStack,
 ) -> list[Stage]:
     """The stages of a loop that ended in `state`, each alone in this process.
@@ -275,33 +261,33 @@ def stages_of(
     The last one is none: the matrix products of the update before it.
     """
     algo, envs, agent, replay = config.algo, state.envs, state.agent, state.replay
-
-    def simulate() -> int:
-        return collect(envs, agent.act_greedily).env_steps
-
-    def update() -> int:
-        learn(algo.gradient_steps)
-        return algo.gradient_steps
-
     rollout = collect(envs, agent.act_greedily)
     assert rollout.states is not None
     batch = replay.gather(replay.draw(algo.batch_size))
     with (products := MatrixProducts()):
         agent.update(batch)
+    estimator: Any = copy.deepcopy(state.pool.estimator)  # the loop keeps its own
+
+    def estimate() -> int:
+        """Learn the rewards of states that nobody looked at."""
+        estimator.choose(rollout)
+        estimator.estimate(replay, newest=True)
+        return rollout.env_steps
+
     return [
         Stage(
             "simulate" if rollout.states.ndim == 3 else "simulate and render",
             "env step",
-            simulate,
+            lambda: collect(envs, agent.act_greedily).env_steps,
             1,
             rollout.states[0, 0].nbytes,
         ),
         *reward_stages(config, rollout, opened),
-        *estimate_stage(state, rollout),
+        *([Stage("estimate", "env step", estimate, 1, 4)] if estimator else []),
         Stage(
             "update",
             "gradient step",
-            update,
+            partial(learn, algo.gradient_steps),
             algo.gradient_steps / rollout.env_steps,
             sum(part.nbytes for part in batch),
             count_flop(lambda: agent.update(batch)),
@@ -322,11 +308,9 @@ def reward_stages(
         opened.callback(model.close)
         if model.cheap or model.window > 1:  # all states then, as in training
             share = 1
-
-        def reward() -> int:
-            return rewards_of(model, rollout).size
-
-        return [Stage("reward", "state", reward, share, 4)]
+        return [
+            Stage("reward", "state", lambda: rewards_of(model, rollout).size, share, 4)
+        ]
     encoder = load_encoder(config.clip, choose_device(config.compute.device))
     appearance = Appearance(config, encoder)
     opened.callback(appearance.close)
@@ -342,37 +326,19 @@ def reward_stages(
         appearance.pictures(some)
         return len(some)
 
-    def embed() -> int:
-        encoder.embed_frames(pictures).cpu()
-        return len(pictures)
-
     of_state = pictures.nbytes / len(some)
     return [
         *([] if rendered else [Stage("render", "state", render, share, of_state)]),
         Stage(
             "embed",
             "picture",
-            embed,
+            lambda: len(encoder.embed_frames(pictures).cpu()),
             share * per_state,
             4 * encoder.embed_frames(pictures[:1]).shape[1],
             count_flop(lambda: encoder.embed_frames(pictures[:1])),
             DTYPES[str(encoder.facts["precision"])],
         ),
     ]
-
-
-def estimate_stage(state: State, rollout: Rollout) -> list[Stage]:
-    """Learning the rewards of states that nobody looked at, where a run does."""
-    if state.pool.estimator is None:
-        return []
-    estimator = copy.deepcopy(state.pool.estimator)  # the loop goes on with its own
-
-    def estimate() -> int:
-        estimator.choose(rollout)
-        estimator.estimate(state.replay, newest=True)
-        return rollout.env_steps
-
-    return [Stage("estimate", "env step", estimate, 1, 4)]
 
 
 def time_stage(stage: Stage, turn_s: float) -> tuple[float, float]:
@@ -403,11 +369,8 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a large matrix product, with torch's threads: the best of four."""
     a = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
     product = torch.ops.aten._int_mm if dtype == torch.int8 else torch.mm
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
-        product(a, a)[0, 0].item()  # waits for the device
-        times.append(time.perf_counter() - started)
+    # Reading a number waits for the device.
+    times = timeit.repeat(lambda: product(a, a)[0, 0].item(), number=1, repeat=4)
     return 2 * MATRIX**3 / min(times)
 
 
@@ -415,14 +378,12 @@ class MatrixProducts(TorchDispatchMode):
     """Records the matrix products that run within it."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         super().__init__()
         self._calls: list[Callable[[], torch.Tensor]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute, and remember how."""
         call = partial(func, *args, **kwargs or {})
         if func.overloadpacket in PRODUCTS:
             self._calls.append(call)
@@ -439,5 +400,4 @@ class MatrixProducts(TorchDispatchMode):
 
 def spread(values: np.ndarray | Sequence[float]) -> dict[str, float]:
     """Median and extremes."""
-    kinds = {"median": np.median, "min": np.min, "max": np.max}
-    return {name: float(kind(values)) for name, kind in kinds.items()}
+    return {name: float(getattr(np, name)(values)) for name in ("median", "min", "max")}

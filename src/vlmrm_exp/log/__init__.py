@@ -47,6 +47,7 @@ class RunLog:
             ConfigError: another process writes this run; W&B cannot be reached, or
                 does not know who is logging.
         """
+        saved = saved or {"metrics_bytes": 0, "env_steps": 0, "wall_s": 0.0}
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
@@ -55,7 +56,7 @@ class RunLog:
             for left in folder.rglob(".*.[0-9]*.part*"):  # by a killed process
                 left.unlink()
             (folder / "error.txt").unlink(missing_ok=True)  # of a start that failed
-            kept = saved["metrics_bytes"] if saved else 0
+            kept = saved["metrics_bytes"]
             if (folder / "metrics.jsonl").stat().st_size < kept:
                 raise ConfigError(
                     f"{folder / 'metrics.jsonl'} is shorter than when the run's state "
@@ -64,8 +65,7 @@ class RunLog:
             self._metrics.truncate(kept)
             if about is not None:
                 write_json(folder / "versions.json", about)
-            run_id, self._wandb = (saved or {}).get("wandb_id"), None
-            self._tensorboard = None
+            self._wandb = self._tensorboard = None
             if config.log.mode == "tensorboard":
                 from vlmrm_exp.log.tensorboard import EventFiles
 
@@ -73,6 +73,7 @@ class RunLog:
             elif config.log.mode != "none":
                 from vlmrm_exp.log.wandb import WandbRun
 
+                run_id = saved.get("wandb_id")
                 self._wandb = WandbRun(folder, config, run_id, about or {})
         except BaseException:
             self._metrics.close()
@@ -81,11 +82,10 @@ class RunLog:
         self._progress = progress_bar(config.env_steps, "step", "training")
         self._laps: dict[str, float] = {}
         self._lap_started = time.perf_counter()
-        self._started = started or self._lap_started
-        if saved:  # as if the earlier pieces had ended when this one began
-            self._started -= saved["wall_s"]
+        # As if the earlier pieces had ended when this one began.
+        self._started = (started or self._lap_started) - saved["wall_s"]
         self._first: tuple[float, int] | None = None  # report: when, and env steps
-        self._last_steps = saved["env_steps"] if saved else 0
+        self._last_steps = saved["env_steps"]
         self._progress.update(self._last_steps)
 
     def lap(self, key: str) -> None:
@@ -112,8 +112,7 @@ class RunLog:
         step, self._last_steps = env_steps - self._last_steps, env_steps
         if (rate := self.env_steps_per_s()) is not None:
             line["perf/env_steps_per_s"] = rate
-        if self._first is None:
-            self._first = time.perf_counter(), env_steps
+        self._first = self._first or (time.perf_counter(), env_steps)
         self._laps = {}
         line = plain(line)
         self._metrics.write(json.dumps(line, allow_nan=False) + "\n")

@@ -16,15 +16,12 @@ class _Lines:
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
+        self.flush = file.flush
 
     def write(self, text: str) -> None:
         """Write what tqdm would write over the line before."""
         if text := text.strip("\r\n "):
             self._file.write(f"{text}\n")
-
-    def flush(self) -> None:
-        """Pass it on."""
-        self._file.flush()
 
 
 def progress_bar(total: int | None, unit: str, desc: str) -> "tqdm[Any]":

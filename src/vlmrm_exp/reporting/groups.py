@@ -120,8 +120,7 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("reward.model") in ("predicate", "environment", "by_hand"):
         left_out += UNUSED
     if config.get("reward.query_share", 1) == 1:  # older runs have none
-        of_estimates = "query_share", "max_error", "pessimism"
-        left_out += tuple(f"reward.{name}" for name in of_estimates)
+        left_out += "reward.query_share", "reward.max_error", "reward.pessimism"
     else:
         left_out += ("reward.every",)
     relevant = {
@@ -200,22 +199,20 @@ def labels(groups: Sequence[Group], known: tuple[str, ...] = ()) -> list[str]:
     """
     names = []
     for group in groups:
-        peers, parts = [other for other in groups if other is not group], []
-        for key in (*COLUMNS, *group.other):
-            if key not in group.settings or key.startswith(known):
-                continue
-            value = group.settings[key]
+        own = {
+            key: group.settings[key]
+            for key in (*COLUMNS, *group.other)
+            if key in group.settings and not key.startswith(known)
+        }
+        peers, telling = [other for other in groups if other is not group], []
+        for key, value in own.items():
             alike = [peer for peer in peers if peer.settings.get(key) == value]
             if len(alike) < len(peers):
-                parts.append(setting_text(key, value))
+                telling.append(key)
             peers = alike
-        if not parts:
-            parts = [
-                setting_text(key, group.settings[key])
-                for key in ("task.name", "clip.name")
-                if key in group.settings and not key.startswith(known)
-            ]
-        names.append(", ".join(shorten(part, LABEL) for part in parts) or "all runs")
+        keys = telling or [key for key in ("task.name", "clip.name") if key in own]
+        parts = [shorten(setting_text(key, own[key]), LABEL) for key in keys]
+        names.append(", ".join(parts) or "all runs")
     return names
 
 

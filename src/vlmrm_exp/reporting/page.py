@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -254,15 +255,11 @@ def _judges_section(groups: Sequence[Group], out: Path) -> Section:
 
 def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
     section = Section("Comparisons", "comparisons")
+    looks = "reward.every", "reward.query_share"
     for stem, what, keys, x in (
-        ("size", "model size", ("clip.",), lambda group: group.parameters),
-        ("alpha", "alpha", ("alpha",), lambda group: group.alpha),
-        (
-            "looks",
-            "states looked at",
-            ("reward.every", "reward.query_share"),
-            lambda group: group.looked_at,
-        ),
+        ("size", "model size", ("clip.",), attrgetter("parameters")),
+        ("alpha", "alpha", ("alpha",), attrgetter("alpha")),
+        ("looks", "states looked at", looks, attrgetter("looked_at")),
     ):
         if series := series_over(groups, keys, x):
             path = out / f"success-{stem}"
@@ -299,13 +296,13 @@ def _videos(
         reward = -math.inf if run.reward is None else run.reward
         return run.status != FINISHED or bool(run.repeats), -reward
 
-    cards = []
-    for place, (group, label) in enumerate(zip(groups, labels(groups), strict=True)):
-        for rank, run in enumerate(sorted(group.runs, key=order)):
-            card = {"place": place, "label": label, "run": run}
-            for path in run.videos:
-                turn = rank if path.name == "eval.mp4" else rank + len(group.runs)
-                cards.append({**card, "path": path, "turn": turn})
+    cards: list[dict[str, Any]] = [
+        {"place": place, "label": label, "run": run, "path": path}
+        | {"turn": rank if path.name == "eval.mp4" else rank + len(group.runs)}
+        for place, (group, label) in enumerate(zip(groups, labels(groups), strict=True))
+        for rank, run in enumerate(sorted(group.runs, key=order))
+        for path in run.videos
+    ]
     room = max_mb * 1e6
     shown, left_out = [], []
     for card in sorted(cards, key=lambda card: (card["turn"], card["place"])):

@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 from vlmrm_exp import figures
 from vlmrm_exp.reporting.groups import Group, labels
-from vlmrm_exp.reporting.run_folders import FINISHED, Run, mapping
+from vlmrm_exp.reporting.run_folders import FINISHED, Run
 from vlmrm_exp.reporting.statistics import (
     align,
     best_of_n,
@@ -132,7 +132,7 @@ def judges(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
             for run, color in zip(runs, colors, strict=True):
                 curve = run.curve(key)
                 over.plot(curve.index, curve, color=color, lw=1.2)
-                step = mapping(run.alarms.get(name)).get("env_steps")
+                step = run.alarms.get(name, {}).get("env_steps")
                 if step in curve.index:
                     over.plot(step, curve[step], "v", color=color, ms=8)
             values = best_of_n(chosen_by, pooled[key].to_numpy())
@@ -163,6 +163,7 @@ def success_over(
     """
     names = labels([groups[0] for groups in series], known=keys)
     colors, markers = figures.cycle(len(series)), itertools.cycle(figures.MARKERS)
+    places = sorted({x(group) for groups in series for group in groups})
     sizes: dict[str, float] = {}
     with figures.figure(WIDTH, 3) as figure:
         axes = figure.add_subplot()
@@ -177,11 +178,11 @@ def success_over(
                     axes.plot(x(group), rate, "_", color=color, ms=9, alpha=0.6)
         if keys == ("alpha",):
             axes.set_xlabel("alpha")
-            axes.set_xticks(sorted({x(group) for groups in series for group in groups}))
+            axes.set_xticks(places)
         elif "reward.query_share" in keys:
             axes.set_xlabel("share of training's states that the model looked at")
             axes.set_xscale("log")
-            left = min(x(group) for groups in series for group in groups) / 1.2
+            left = places[0] / 1.2
             axes.set_xticks([share for share in SHARES if share > left])
             axes.set_xlim(left, 1.1)
             axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
