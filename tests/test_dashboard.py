@@ -158,7 +158,8 @@ def test_a_workspace_and_a_report_are_made_once_and_then_updated(
         changed = [v for v in written if set(v) == {"id", "summaryMetrics"}]
         assert len(changed) == 1  # the second call finds it there
     asked = len(wandb_online.asked)
-    assert verb("entity=lab", "epic", "runs", "dry_run=true").code == 0
+    twice = verb("entity=lab", "epic", "runs", "runs/mountaincar", "dry_run=true")
+    assert (twice.code, twice.out.count("2 runs")) == (0, 1)
     assert len(wandb_online.asked) == asked  # nobody was
     dry = json.loads(Path("dashboard.json").read_text())
     assert [*dry["summaries"].values()] == [{"reward/epic": 0.52}]

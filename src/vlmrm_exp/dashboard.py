@@ -15,7 +15,7 @@ from omegaconf import MISSING, OmegaConf
 
 from vlmrm_exp import app
 from vlmrm_exp.checks import check_extra
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import ConfigError, as_list
 from vlmrm_exp.files import natural, reason, write_json
 from vlmrm_exp.reporting.run_folders import mapping, read, walk
 from vlmrm_exp.settings import flat
@@ -120,9 +120,10 @@ def dashboard(asked: DashboardConfig) -> None:
     results = [path for _, paths, _ in found for path in paths]
     epics = epic_distances(path for path in results if path.name == "epic.json")
     if asked.dry_run:
-        runs = [of_folder(run) for folders, *_ in found for run in folders]
-        where = ", ".join(asked.files)
-        return _write(asked, _some(runs, where, epics))
+        # By their places, so that each counts once.
+        folders = {run.folder.resolve(): run for runs, *_ in found for run in runs}
+        runs = [of_folder(run) for run in folders.values()]
+        return _write(asked, _some(runs, ", ".join(asked.files), epics))
     import wandb
     from wandb.errors import Error as WandbError
 
@@ -182,7 +183,7 @@ def _told(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(sentences: Any) -> str:
-    return " / ".join(sentences) if isinstance(sentences, list) else str(sentences)
+    return " / ".join(map(str, as_list(sentences)))
 
 
 def epic_distances(paths: Iterable[Path]) -> Epics:
@@ -190,7 +191,7 @@ def epic_distances(paths: Iterable[Path]) -> Epics:
     found: Epics = []
     for path in paths:
         data = read(path, json.loads, {}, [])
-        for row in data.get("rows", []):
+        for row in map(mapping, as_list(data.get("rows", []))):
             about = mapping(mapping(data.get("tasks")).get(row.get("task")))
             settings = {
                 "reward.model": "clip",

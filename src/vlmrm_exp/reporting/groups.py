@@ -88,7 +88,7 @@ class Group:
         """Share of training's states that the reward model was asked about."""
         every = number(self.settings.get("reward.every")) or 1
         shares = [
-            1 / every if queries is None else queries / run.env_steps
+            1 / every if queries is None else queries / max(run.env_steps, 1)
             for run in self.finished
             for queries in [number(run.summary.get("reward/queries"))]
         ]
