@@ -6,7 +6,6 @@ A few words that Hydra would refuse or merge are turned into keys before it sees
 see `words`. How a program ends because of what it was given is in `refusals`.
 """
 
-import contextlib
 import copy
 import functools
 import os
@@ -198,17 +197,23 @@ def compose(config_name: str, *keys: str) -> Composed:
     Raises:
         ConfigError: no such option, or an impossible value.
     """
-    known = GlobalHydra.instance().is_initialized()
-    context = (
-        contextlib.nullcontext()
-        if known
-        else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3")
-    )
     try:
-        with context:
+        if GlobalHydra.instance().is_initialized():
+            loader = GlobalHydra.instance().config_loader()
+            return Composed(_compose(loader, config_name, keys), keys, config_name)
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return Composed(hydra.compose(config_name, list(keys)), keys, config_name)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _compose(loader: object, config_name: str, keys: tuple[str, ...]) -> DictConfig:
+    """A run asks for the same judges and members several times, some .3 s each.
+
+    `loader` is Hydra's present one, which knows the folders of options.
+    """
+    return hydra.compose(config_name, list(keys))
 
 
 def composed_by_hydra(cfg: DictConfig, own: Any, folder: Path) -> Composed:
