@@ -244,8 +244,7 @@ def jobs_of(composed: app.Composed) -> list[Config]:
         check(job)
     from vlmrm_exp.vlm.tokenizer import check_prompts  # here, as --help is immediate
 
-    for job in jobs:
-        check_prompts(clip, [*job.prompts, *job.baselines])
+    check_prompts(clip, [s for job in jobs for s in (*job.prompts, *job.baselines)])
     return jobs
 
 

@@ -49,9 +49,7 @@ class PretrainConfig:
     seed: int = 0  # of weights, batches and captions; drawn states are one set for all
     folder: str = MISSING
     init: str | None = None  # folder of a model of the same sizes to go on from
-    worlds: str = (
-        MISSING  # folder of drawn states, shared by sizes of the same `states`
-    )
+    worlds: str = MISSING  # folder of drawn states, shared by all of the same `states`
     held_out_states: int = 6_000  # per world, for the report
     processes: int | None = None  # that draw states, captions on a GPU; null: all cores
     threads: int = 2  # of tensor operations on the CPU

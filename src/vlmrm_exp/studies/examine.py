@@ -106,10 +106,7 @@ def measure(
     """How each model's rewards agree with the truth: what a study's JSON holds.
 
     Also writes the states of each world with the labels of its tasks: states-WORLD.npz.
-
-    Args:
-        study: as `check` gives it.
-        variants: of a task: what a row tells of each, and its configuration.
+    `variants` of a task are what a row tells of each, and its configuration.
     """
     # Here, so that --help and refusals are immediate.
     from vlmrm_exp.studies.rewards import Rewarder, of_each_model, rewarders
@@ -126,7 +123,7 @@ def measure(
             jobs = [
                 (told, job)
                 for told, variant in variants(one.config)
-                for job in study.jobs(variant, rewarder.model or variant.clip)
+                for job in study.jobs(variant, rewarder.model)
             ]
             rewards = rewarder.rewards(one.states, [job for _, job in jobs])
             for (told, job), reward in zip(jobs, rewards, strict=True):
@@ -139,13 +136,13 @@ def measure(
                 rows.append(row | told | one.agreement(reward, study.asked.resamples))
         return rows
 
-    tasks = {one.config.task.name: one.about() for one in examined}
     found = of_each_model(loading, rows_of)
     for world in {one.states.world for one in examined}:
         ones = [one for one in examined if one.states.world == world]
         if ones[0].states.states is not None:
             truths = {one.config.task.name: one.truth for one in ones}
             save_states(study.folder / f"states-{world}.npz", ones[0].states, truths)
+    tasks = {one.config.task.name: one.about() for one in examined}
     return {"settings": study.settings(), "tasks": tasks, **found}
 
 

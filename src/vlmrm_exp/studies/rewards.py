@@ -136,7 +136,7 @@ class Clip:
                 part = states.part(slice(start, start + PART))
                 file = self._kept / f"{self._key(look, part)}.npz"
                 shape = (len(part), views, self.facts["embed_dim"])
-                embeddings = (cache.load(file) or {}).get("embeddings", np.empty(0))
+                embeddings = cache.load(file).get("embeddings", np.empty(0))
                 if embeddings.shape != shape or not np.isfinite(embeddings).all():
                     if appearance is None and part.states is not None:
                         appearance = Appearance(job, self._encoder)
@@ -197,8 +197,7 @@ def _identity(model: ClipConfig, facts: dict[str, Any]) -> dict[str, Any]:
     """What makes the model what it is, wherever it lies and whatever it is called."""
     identity = {k: v for k, v in facts.items() if k not in ("name", "weights")}
     if folder := source.find(model).folder:
-        description = read_description(folder)
-        identity["model"] = description["model_cfg"]
+        identity["model"] = read_description(folder)["model_cfg"]
     file = Path(str(facts["weights"]))
     if facts["weights_sha256"] is None and file.is_file():
         # Too large to be hashed each time.

@@ -74,15 +74,15 @@ class Study:
         """The folder in which embeddings and states are kept."""
         return Path(self.asked.cache).expanduser()
 
-    def jobs(self, task: Config, model: ClipConfig) -> list[Config]:
-        """What a run of this task and model would be, for each alpha."""
-        return [replace(task, clip=model, alpha=alpha) for alpha in self.asked.alphas]
+    def jobs(self, task: Config, model: ClipConfig | None) -> list[Config]:
+        """What a run of this task would be with a model, or its own, for each alpha."""
+        clip = model or task.clip
+        return [replace(task, clip=clip, alpha=alpha) for alpha in self.asked.alphas]
 
     def settings(self) -> dict[str, Any]:
         """The study's own settings, for the record."""
-        plain = vars(self.asked)
         of_runs = {*vars(Config()), "name"} - {"seed"}
-        return {k: v for k, v in plain.items() if k not in of_runs}
+        return {k: v for k, v in vars(self.asked).items() if k not in of_runs}
 
 
 def resolve(composed: Composed) -> Study:
@@ -169,9 +169,8 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
     check_world(task)
     model = reward_class(task)
     if model.window != 1 or not model.needs_states:
-        looks_at = "an environment's steps"
-        if model.needs_states:
-            looks_at = f"{model.window} states in a row"
+        states = f"{model.window} states in a row"
+        looks_at = states if model.needs_states else "an environment's steps"
         raise ConfigError(
             f"reward={task.reward.name} looks at {looks_at}, but a study rewards "
             "single states: choose another reward."

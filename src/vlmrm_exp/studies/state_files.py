@@ -124,16 +124,11 @@ def picture_states(folder: Path) -> StateSet:
 
 def save_states(path: Path, states: StateSet, truths: dict[str, Truth]) -> None:
     """Write states, sources, groups and the labels by task into an .npz file."""
-    assert states.states is not None
-    more: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
     for task, truth in truths.items():
-        more[f"goal_{task}"] = truth.goal
-        more[f"labelled_by_{task}"] = truth.labelled_by
-    if states.group is not None:
-        more["group"] = states.group
-    cache.store(
-        path, world=states.world, states=states.states, source=states.source, **more
-    )
+        labels[f"goal_{task}"] = truth.goal
+        labels[f"labelled_by_{task}"] = truth.labelled_by
+    cache.store(path, world=states.world, **states.arrays(), **labels)
 
 
 def stored_states(path: Path, task: TaskConfig) -> tuple[StateSet, Truth | None]:
@@ -153,9 +148,9 @@ def stored_states(path: Path, task: TaskConfig) -> tuple[StateSet, Truth | None]
         )
     path.open("rb").close()  # or it would be told to be damaged
     held = cache.load(path)
-    if held and "rows" in held:  # as it was called before version 0.2
+    if "rows" in held:  # as it was called before version 0.2
         held["states"] = held["rows"]
-    if held is None or not {"world", "states", "source"} <= set(held):
+    if not {"world", "states", "source"} <= set(held):
         raise ConfigError(f"{path} is not a stored state set, or is damaged.")
     world = "".join(np.ravel(held["world"]).astype(str))
     if world != task.env:

@@ -12,7 +12,6 @@ States and labels that people bring are read in state_files.py.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +45,11 @@ class StateSet:
     def __len__(self) -> int:
         """B."""
         return len(self.source)
+
+    def arrays(self) -> dict[str, Any]:
+        """What is kept of states: their numbers, sources, and groups if there are."""
+        group = {} if self.group is None else {"group": self.group}
+        return {"states": self.states, "source": self.source, **group}
 
     def part(self, which: slice) -> "StateSet":
         """Some of them."""
@@ -132,12 +136,12 @@ def sample(
     world = world_of(task)
     assert world.sample_states is not None
     checkpoints = [file for run in runs for file in _checkpoints(run)]
-    modules: list[ModuleType] = []
+    sources = [*world.sources]
     if runs:  # here, as --help is immediate
         from vlmrm_exp import rl
         from vlmrm_exp.rl import policy, sac
 
-        modules = [rl, policy, sac]
+        sources += [str(module.__file__) for module in (rl, policy, sac)]
     key = cache.key_of(
         {
             "task": asdict(task) | {"name": None, "goal": None},
@@ -145,12 +149,12 @@ def sample(
             "seed": seed,
             "runs": [asdict(load_run_config(run).task) for run in runs],
             "libraries": cache.libraries(("gymnasium", "mujoco", "numpy")),
-            "sources": cache.sources([*world.sources, *(m.__file__ for m in modules)]),
+            "sources": cache.sources(sources),
         },
         *(file.read_bytes() for file in checkpoints),
     )
     path = None if kept is None else kept / f"{key}.npz"
-    held = (cache.load(path) if path else None) or {}
+    held = cache.load(path) if path else {}
     shape = held.get("source", np.empty(0)).size, world.state_size
     if "states" in held and held["states"].shape == shape:
         return StateSet(task.env, held["source"], held["states"], (), held.get("group"))
@@ -166,10 +170,10 @@ def sample(
         states = np.concatenate((states, visited))
         source = np.concatenate((source, np.full(len(visited), "policies")))
         group = np.concatenate((group, group.max() + 1 + episode))
+    found = StateSet(task.env, source, states, (), group)
     if path:
-        more = {} if group is None else {"group": group}
-        cache.store(path, states=states, source=source, **more)
-    return StateSet(task.env, source, states, (), group)
+        cache.store(path, **found.arrays())
+    return found
 
 
 def check_sampling(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> None:
