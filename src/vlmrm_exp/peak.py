@@ -55,9 +55,8 @@ def check(composed: app.Composed) -> Study:
         world = world_of(task.task)
         if task.task.env != "humanoid" or world.predicate(task.task) is None:
             raise ConfigError(
-                f"task={task.task.name} is no humanoid task with a goal, so there are "
-                "no poses to search: give one, or see vlmrm_exp.landscape for cartpole "
-                "and mountaincar."
+                f"task={task.task.name} is no humanoid task with a goal: give one, or "
+                "see vlmrm_exp.landscape for cartpole and mountaincar."
             )
     at_least("searches", study.asked.searches, 1)
     at_least("rounds", study.asked.rounds, 1)

@@ -64,9 +64,7 @@ def check(composed: app.Composed) -> Asked:
     """Resolve the settings and open the files; a ConfigError if they are impossible."""
     cfg = composed.cfg
     if not cfg.files:
-        raise ConfigError(
-            "No pictures are given: name images, videos, or folders of them."
-        )
+        raise ConfigError("No pictures are given: name images, videos, or folders.")
     for name in ("every", "pictures"):
         at_least(name, cfg[name], 1)
     folder = check_out(composed)
@@ -94,9 +92,7 @@ def columns_of(jobs: Sequence[Config]) -> list[Column]:
     names = ["file", "frame", "time_s", *(column.name for column in columns)]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(
-                f'The table would have two columns "{name}": leave one out.'
-            )
+            raise ConfigError(f'There would be two columns "{name}": leave one out.')
     return columns
 
 

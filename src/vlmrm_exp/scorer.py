@@ -194,13 +194,10 @@ def jobs_of(composed: app.Composed) -> list[Config]:
     """
     cfg = composed.cfg
     if cfg.task.env == "gym":
-        raise ConfigError(
-            "task=gym has no sentences of its own: leave it out, and give prompt."
-        )
+        raise ConfigError("task=gym has no sentences of its own: give prompt alone.")
     if cfg.reward.model != "clip":
         raise ConfigError(
-            f"reward={cfg.reward.name} looks at states, which pictures do not have: "
-            "leave it out."
+            f"reward={cfg.reward.name} looks at states, not pictures: leave it out."
         )
     choose_device(cfg.compute.device)
     prompts = _sentences(composed, "prompt")
@@ -209,8 +206,7 @@ def jobs_of(composed: app.Composed) -> list[Config]:
     settings.check_list("alpha", alphas)
     if not prompts:
         raise ConfigError(
-            'No prompt is given: say what to look for, as prompt="a robot kneeling", '
-            "or take a task's, as task=kneeling."
+            'No prompt is given: say prompt="a robot kneeling", or take task=kneeling.'
         )
     if len(baselines) > 1 and len(baselines) != len(prompts):
         raise ConfigError(
@@ -219,8 +215,7 @@ def jobs_of(composed: app.Composed) -> list[Config]:
         )
     if not baselines and max(alphas) > 0:
         raise ConfigError(
-            f"alpha is {max(alphas):g}, which needs a baseline: give it, as "
-            'baseline="a robot", or set alpha=0.'
+            f'alpha is {max(alphas):g}, which needs a baseline, as baseline="a robot".'
         )
     baselines = baselines or prompts  # not read at alpha 0
     if len(baselines) == 1:

@@ -87,16 +87,13 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
             inside = files_in(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
             if not inside:
                 raise ConfigError(
-                    f"The folder {path} holds no image or video (subfolders are not "
-                    "read): name one that does."
+                    f"{path} holds no image or video itself: name a folder that does."
                 )
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise ConfigError(
-                f"There is no {path}: give images, videos, or folders of them."
-            )
+            raise ConfigError(f"There is no {path}: give images, videos, or folders.")
     return [PictureFile(path, _kind(path)) for path in found]
 
 

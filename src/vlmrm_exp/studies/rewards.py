@@ -85,8 +85,7 @@ class Plain:
         """As `Clip.rewards`."""
         if states.states is None:
             raise ConfigError(
-                f"reward={self.name} looks at states, but frames gives pictures: leave "
-                "frames out."
+                f"reward={self.name} looks at states, not pictures: leave frames out."
             )
         episodes = Episodes(states=states.states[:, None])
         found = []

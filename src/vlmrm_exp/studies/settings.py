@@ -102,9 +102,7 @@ def resolve(composed: Composed) -> Study:
     check_list("task", asked.tasks)
     sentence = any(key.startswith("prompt=") for key in composed.keys)
     if sentence and len(asked.tasks) > 1:
-        raise ConfigError(
-            f"prompt is of one task, but {len(asked.tasks)} are asked: give one task."
-        )
+        raise ConfigError("prompt is of one task, but several are asked: give one.")
     models = None
     if asked.clips is not None:
         check_list("clip", asked.clips)
@@ -126,8 +124,7 @@ def resolve(composed: Composed) -> Study:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(
-                f"Two models would be called {name}: rename a folder, as results "
-                "are told apart by its last part."
+                f"Two models would be called {name}, as their folders: rename one."
             )
     return Study(OmegaConf.to_object(asked), tasks, models, folder)
 
@@ -177,8 +174,7 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
         )
     if world_of(task.task).state_size is None:
         raise ConfigError(
-            f"task={name} renders itself, and states of its world cannot be set: "
-            "studies need a world that renders states."
+            f"task={name} renders itself, but studies need a world that renders states."
         )
     return with_members(told, task)
 
@@ -195,8 +191,7 @@ def model_of(composed: Composed, entry: str) -> ClipConfig:
         raise ConfigError(f"There is no folder {folder} for clip={entry}.")
     if not (folder / DESCRIPTION).is_file():
         raise ConfigError(
-            f"clip={entry} has no {DESCRIPTION}: give a folder that open_clip or "
-            "python -m vlmrm_exp.pretrain saved."
+            f"clip={entry} has no {DESCRIPTION}: give a folder that open_clip saved."
         )
     clip: Any = OmegaConf.to_object(composed.again("clip=base").cfg.clip)
     return replace(clip, name=folder.resolve().name, model=f"{LOCAL}{folder}")

@@ -181,15 +181,13 @@ def check_sampling(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> N
     world = world_of(task)
     if world.sample_states is None:
         raise ConfigError(
-            f"task={task.name} is of a world that has no states for studies: give "
-            "frames and labels, or state_set."
+            f"task={task.name} has no states to sample: give frames, or state_set."
         )
     if count < FEWEST:
         raise ConfigError(f"states is {count}: give at least {FEWEST}.")
     if runs and world.grid:
         raise ConfigError(
-            f"runs adds what policies visit to a sample of states, but {task.name}'s "
-            "are a uniform grid: leave runs out."
+            f"runs adds to samples, but {task.name} has a grid: leave runs out."
         )
     for run in runs:
         if (other := load_run_config(run).task).env != task.env:
@@ -210,8 +208,7 @@ def truth_of(config: Config, states: StateSet) -> Truth:
     predicate = world.predicate(config.task)
     if states.states is None or predicate is None:
         raise ConfigError(
-            f"task={config.task.name} has no predicate for its goal: give "
-            "labels=FILE.csv."
+            f"task={config.task.name} has no predicate for its goal: give labels."
         )
     graded = None
     if world.graded is not None and config.task.goal in ("", *world.goals[:1]):
@@ -253,8 +250,7 @@ def _checkpoints(run: Path) -> list[Path]:
     files = [file for file in files if file.is_file()]
     if not files:
         raise ConfigError(
-            f"There is no checkpoint in {run / 'checkpoints'}: give folders of "
-            "finished runs, as runs=[outputs/kneeling/NAME]."
+            f"There is no checkpoint in {run / 'checkpoints'}: give finished runs."
         )
     return files
 
