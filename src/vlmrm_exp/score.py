@@ -22,12 +22,7 @@ from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.log.versions import versions
 from vlmrm_exp.reward import choose_device
 from vlmrm_exp.scorer import PLURAL, jobs_of, rewards_of
-from vlmrm_exp.studies.pictures import (
-    PictureFile,
-    find_files,
-    left_out,
-    read_pictures,
-)
+from vlmrm_exp.studies.pictures import PictureFile, find_files, left_out, read_pictures
 from vlmrm_exp.studies.settings import check_out
 from vlmrm_exp.studies.strip import (
     Column,
@@ -214,10 +209,8 @@ def report(scores: Scores) -> str:
         title = f'"{column.prompt}", alpha {column.alpha:g}'
         if column.baseline:
             title += f', baseline "{column.baseline}"'
-        title += (
-            f"\n  mean {rewards.mean():.4f}, from {rewards.min():.4f} to "
-            f"{rewards.max():.4f}"
-        )
+        low, mean, high = rewards.min(), rewards.mean(), rewards.max()
+        title += f"\n  mean {mean:.4f}, from {low:.4f} to {high:.4f}"
         order = np.argsort(-rewards, kind="stable")
         lines = [[_place(scores, row), f"{rewards[row]:.4f}"] for row in order]
         if count > 2 * LISTED:

@@ -217,9 +217,8 @@ def jobs_of(composed: app.Composed) -> list[Config]:
         raise ConfigError(
             f'alpha is {max(alphas):g}, which needs a baseline, as baseline="a robot".'
         )
-    baselines = baselines or prompts  # not read at alpha 0
-    if len(baselines) == 1:
-        baselines = baselines * len(prompts)
+    # One baseline may be for all prompts, and at alpha 0 none is read.
+    pairs = zip(prompts, itertools.cycle(baselines or prompts), strict=False)
     clip: Any = OmegaConf.to_object(cfg.clip)
     if cfg.clips is not None:
         if len(cfg.clips) != 1:
@@ -232,7 +231,7 @@ def jobs_of(composed: app.Composed) -> list[Config]:
     common = replace(to_config(any_job), clip=clip)
     jobs = [
         replace(common, prompt=prompt, baseline=baseline, alpha=alpha)
-        for prompt, baseline in zip(prompts, baselines, strict=True)
+        for prompt, baseline in pairs
         for alpha in alphas
     ]
     for job in jobs:
