@@ -37,11 +37,7 @@ def check(composed: app.Composed) -> Study:
 
 
 def sentences(task: str) -> dict[str, list[str]]:
-    """Paraphrases and misleading sentences of a task, by kind.
-
-    Raises:
-        ConfigError: there are none in studies/sentences, or the file holds others.
-    """
+    """Paraphrases and misleading sentences of a task, by kind, or a ConfigError."""
     path = SENTENCES / f"{task}.yaml"
     if not path.is_file():
         raise ConfigError(

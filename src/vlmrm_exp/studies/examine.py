@@ -29,11 +29,7 @@ UNREAD = {
 
 
 def check(composed: app.Composed) -> Study:
-    """What is to be measured, as far as that can be known without rendering.
-
-    Raises:
-        ConfigError: settings that exclude each other, or lack or hold the impossible.
-    """
+    """What is to be measured, or a ConfigError; nothing is rendered for that."""
     study = resolve(composed)
     asked: StatesConfig = study.asked
     for name in ("state_set", "frames", "labels"):

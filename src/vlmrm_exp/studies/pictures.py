@@ -124,12 +124,9 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def read_pictures(file: PictureFile, every: int = 1) -> Generator[Picture, None, None]:
-    """Read a file's pictures in their order, one at a time.
+    """Read a file's pictures in order, one at a time; a ConfigError if it is damaged.
 
     Of an animation or a video, each picture whose place divides by `every`.
-
-    Raises:
-        ConfigError: the file is damaged.
     """
     if file.kind == "video":
         return _read_video(file.path, every)
@@ -293,11 +290,7 @@ def _read_video(path: Path, every: int) -> Generator[Picture, None, None]:
 
 
 def _next_shown(path: Path, frame: int, log: TextIO) -> re.Match[str] | None:
-    """The next frame's line in ffmpeg's log, or None.
-
-    Raises:
-        ConfigError: an error comes before it.
-    """
+    """The next frame in ffmpeg's log, or None; a ConfigError of an error before it."""
     while line := log.readline():
         if found := SHOWN.match(line):
             return found

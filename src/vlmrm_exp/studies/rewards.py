@@ -196,7 +196,8 @@ def _identity(model: ClipConfig, facts: dict[str, Any]) -> dict[str, Any]:
     """What makes the model what it is, wherever it lies and whatever it is called."""
     identity = {k: v for k, v in facts.items() if k not in ("name", "weights")}
     if folder := source.find(model).folder:
-        identity["model"] = read_description(folder)["model_cfg"]
+        description = read_description(folder)
+        identity["model"] = description["model_cfg"]
     file = Path(str(facts["weights"]))
     if facts["weights_sha256"] is None and file.is_file():
         # Too large to be hashed each time.

@@ -86,11 +86,7 @@ class Study:
 
 
 def resolve(composed: Composed) -> Study:
-    """Compose each task and each model of a study.
-
-    Raises:
-        ConfigError: there is no such task, model or setting, or it cannot be studied.
-    """
+    """Compose a study's tasks and models; a ConfigError if one cannot be studied."""
     asked = composed.cfg
     if not asked.cache:
         raise ConfigError("cache is empty: give a folder, or leave it out.")

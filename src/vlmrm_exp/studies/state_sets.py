@@ -199,10 +199,9 @@ def check_sampling(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> N
 
 
 def truth_of(config: Config, states: StateSet) -> Truth:
-    """Label states with the task's own predicate.
+    """Label states with the task's predicate.
 
-    Raises:
-        ConfigError: the task has no predicate, or all states are of one class.
+    A ConfigError if it has none, or all states are of one class.
     """
     world = world_of(config.task)
     predicate = world.predicate(config.task)
