@@ -153,9 +153,12 @@ def to_rgb(image: "Image.Image") -> np.ndarray:
     is_16_bits = image.mode.startswith("I;16") or image.format == "PPM"
     inverted = image.format == "TIFF" and image.getexif().get(262) == 0  # if of 16 bits
     image = image.copy()
-    # A damaged EXIF block says nothing, or nothing but the turn.
-    with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
-        ImageOps.exif_transpose(image, in_place=True)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            ImageOps.exif_transpose(image, in_place=True)
+    except Exception as error:  # a damaged EXIF block tells the turn at most
+        if not _is_damage(error):
+            raise
     if image.mode.startswith("I"):
         if not is_16_bits:
             raise ValueError("its pixels are numbers of 32 bits, not 8 or 16")
