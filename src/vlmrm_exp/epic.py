@@ -61,15 +61,12 @@ def over_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault(key, []).append(row["epic"])
     found = []
     for (task, alpha, size), values in groups.items():
-        if len(values) < SEEDS:
-            continue
-        mean = float(np.mean(values))
-        error = np.std(values, ddof=1) / np.sqrt(len(values))
-        half = float(stats.t.ppf(0.975, len(values) - 1) * error)
-        about = {"task": task, "alpha": alpha, "size": size, "models": len(values)}
-        found.append(
-            about | {"epic": mean, "epic_low": mean - half, "epic_high": mean + half}
-        )
+        if (count := len(values)) >= SEEDS:
+            mean = float(np.mean(values))
+            half = float(stats.t.ppf(0.975, count - 1) * stats.sem(values))
+            about = {"task": task, "alpha": alpha, "size": size, "models": count}
+            ends = {"epic_low": mean - half, "epic_high": mean + half}
+            found.append(about | {"epic": mean} | ends)
     return found
 
 
@@ -92,34 +89,22 @@ def report(result: dict[str, Any]) -> str:
             if key not in next(iter(rows.values())):
                 continue
             head = ["model", "parameters", *(f"alpha {a:g}" for a in alphas)]
-            lines = [
-                [
-                    name,
-                    _size(rows[name, alphas[0]]["parameters"]),
-                    *(_cell(rows[name, alpha], key) for alpha in alphas),
-                ]
-                for name in result["models"]
-            ]
+            lines = []
+            for name in result["models"]:
+                count = rows[name, alphas[0]]["parameters"]
+                size = "-" if count is None else short_count(count)
+                cells = (_cell(rows[name, alpha], key) for alpha in alphas)
+                lines.append([name, size, *cells])
             parts.append(f"{title.format(**about)}\n{table(head, lines)}")
     if sizes := result["sizes"]:
         title = "EPIC distance, models of one size together: mean and 95 % interval"
         head = ["task", "parameters", "models", "alpha", "EPIC"]
-        lines = [
-            [
-                row["task"],
-                row["size"],
-                str(row["models"]),
-                f"{row['alpha']:g}",
-                _cell(row, "epic"),
-            ]
-            for row in sizes
-        ]
+        lines = []
+        for row in sizes:
+            group = row["task"], row["size"], str(row["models"]), f"{row['alpha']:g}"
+            lines.append([*group, _cell(row, "epic")])
         parts.append(f"{title}\n{table(head, lines)}")
     return "\n\n".join(parts)
-
-
-def _size(parameters: int | None) -> str:
-    return "-" if parameters is None else short_count(parameters)
 
 
 def _cell(row: dict[str, Any], key: str) -> str:

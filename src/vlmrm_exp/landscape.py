@@ -153,7 +153,7 @@ def _of_model(study: Study, rewarder: "Rewarder", panel: Panel) -> list[dict[str
     graded = world_of(task).graded
     assert graded is not None
     state_set = StateSet(task.env, np.full(len(states), "line"), states)
-    jobs = study.jobs(panel.config, rewarder.model or panel.config.clip)
+    jobs = study.jobs(panel.config, rewarder.model)
     lines = []
     for job, reward in zip(jobs, rewarder.rewards(state_set, jobs), strict=True):
         check_reward(reward)

@@ -14,9 +14,7 @@ from vlmrm_exp.config import ConfigError
 
 
 def pearson(
-    first: np.ndarray,
-    second: np.ndarray,
-    weights: np.ndarray | None = None,
+    first: np.ndarray, second: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """Correlation of two (B,), each state weighted by (..., B); NaN of a constant."""
     w = np.ones(len(first)) if weights is None else weights
@@ -39,9 +37,7 @@ def epic(correlation: np.ndarray | float) -> np.ndarray:
 
 
 def auroc(
-    reward: np.ndarray,
-    goal: np.ndarray,
-    weights: np.ndarray | None = None,
+    reward: np.ndarray, goal: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """Share of pairs of a goal and another state that the reward ranks rightly.
 
@@ -98,19 +94,11 @@ def agreement(
     seed: int = 0,
     group: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """All measures of one reward (B,).
+    """All measures of one reward (B,), with _low and _high for 1 resample and more.
 
-    Args:
-        reward: (B,).
-        goal: (B,) bool, which are goal states: the binary truth of the paper's Lemma 1.
-        graded: (B,) float, what the reward should order states by, if that is known.
-        resamples: of `interval`; 0: no intervals.
-        seed: of `interval`.
-        group: of `interval`.
-
-    Returns:
-        pearson, epic and auroc against the goal, and pearson_graded and epic_graded,
-        each with _low and _high if asked.
+    pearson, epic and auroc against `goal`, (B,) bool, the binary truth of the paper's
+    Lemma 1; pearson_graded and epic_graded against what a good reward orders states by,
+    (B,) float, if that is known. Resamples, seed and groups are those of `interval`.
 
     Raises:
         ConfigError: as `check_reward` and `check_classes`.
@@ -190,16 +178,8 @@ def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """EPIC over several tasks: a row for each model and alpha, without intervals."""
     if len({row["task"] for row in rows}) < 2:
         return []
-    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["clip"], row["alpha"]), []).append(row)
-    return [
-        {
-            "task": MEAN,
-            "clip": name,
-            "alpha": alpha,
-            "parameters": group[0]["parameters"],
-            "epic": float(np.mean([row["epic"] for row in group])),
-        }
-        for (name, alpha), group in groups.items()
-    ]
+    import pandas as pd  # here, as --help is immediate
+
+    models = pd.DataFrame(rows).groupby(["clip", "alpha"], sort=False, as_index=False)
+    means = models.agg({"parameters": "first", "epic": "mean"})
+    return means.assign(task=MEAN).to_dict("records")

@@ -55,9 +55,8 @@ def check(composed: app.Composed) -> Study:
         world = world_of(task.task)
         if task.task.env != "humanoid" or world.predicate(task.task) is None:
             raise ConfigError(
-                f"task={task.task.name} is no humanoid task with a goal, so there are "
-                "no poses to search: give one, or see vlmrm_exp.landscape for cartpole "
-                "and mountaincar."
+                f"task={task.task.name} is no humanoid task with a goal: give one, or "
+                "see vlmrm_exp.landscape for cartpole and mountaincar."
             )
     at_least("searches", study.asked.searches, 1)
     at_least("rounds", study.asked.rounds, 1)
@@ -223,12 +222,8 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         each = " ".join(f"{share:.2f}" for share in row["meets_each_search"])
         cells.append([cell.format(**row, each=each) for cell in columns.values()])
     text = table(list(columns), cells)
-    short = [
-        f"{row['task']} ({row['clip']}, alpha {row['alpha']:g})"
-        for row in rows
-        if row["fell_short"]
-    ]
-    if short:
+    said = "{task} ({clip}, alpha {alpha:g})"
+    if short := [said.format(**row) for row in rows if row["fell_short"]]:
         text += (
             "\n\nThe search did not even reach the goal states' reward, and says "
             f"nothing there: {', '.join(short)}; give more searches or rounds."
@@ -257,10 +252,10 @@ def plot(
             said = f"{row['meets']:.0%} meet the task"
             if row["fell_short"]:
                 said = "the search fell short"
-            labels = {SHOWN - 1: f"reward {row['reward_peak']:.2f}, {said}",
-                      -1: f"reward {row['reward_goal_states']:.2f}"}  # fmt: skip
-            for i, label in labels.items():
-                line[i].set_xlabel(label, fontsize=7, loc="right")
+            of_peak = f"reward {row['reward_peak']:.2f}, {said}"
+            of_goals = f"reward {row['reward_goal_states']:.2f}"
+            line[SHOWN - 1].set_xlabel(of_peak, fontsize=7, loc="right")
+            line[-1].set_xlabel(of_goals, fontsize=7, loc="right")
         axes[0, 0].set_title("highest reward", loc="left")
         axes[0, SHOWN].set_title("states that meet the task", loc="left")
         figures.save(made, path)

@@ -4,6 +4,7 @@ Measures the reward of each task's prompt, of paraphrases and of misleading sent
 (studies/sentences), for each model and alpha. Nothing is trained.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,42 +37,31 @@ def check(composed: app.Composed) -> Study:
 
 
 def sentences(task: str) -> dict[str, list[str]]:
-    """Paraphrases and misleading sentences of a task, by kind.
-
-    Raises:
-        ConfigError: there are none in studies/sentences, or the file holds others.
-    """
+    """Paraphrases and misleading sentences of a task, by kind, or a ConfigError."""
     path = SENTENCES / f"{task}.yaml"
     if not path.is_file():
         raise ConfigError(
             f"There are no sentences for task={task}: write {path} with the lists "
             "paraphrases and misleading."
         )
-    try:
+    with contextlib.suppress(KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
         listed = {PARAPHRASE: held["paraphrases"], MISLEADING: held["misleading"]}
-        usable = all(
-            texts and all(isinstance(text, str) for text in texts)
-            for texts in listed.values()
-        )
-    except (KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
-        usable = False
-    if not usable:
-        raise ConfigError(
-            f"{path} must hold two lists of sentences, paraphrases and misleading."
-        )
-    return listed
+        if all(t and all(isinstance(one, str) for one in t) for t in listed.values()):
+            return listed
+    raise ConfigError(
+        f"{path} must hold two lists of sentences, paraphrases and misleading."
+    )
 
 
 def variants(task: Config) -> list[tuple[dict[str, Any], Config]]:
     """The task with its own prompts, then with each other sentence; what rows tell."""
-    found = [(PROMPT, task)]
+    found = [({"kind": PROMPT, "sentence": " / ".join(task.prompts)}, task)]
     for kind, texts in sentences(task.task.name).items():
-        found += [(kind, replace(task, prompt=text)) for text in texts]
-    return [
-        ({"kind": kind, "sentence": " / ".join(variant.prompts)}, variant)
-        for kind, variant in found
-    ]
+        for text in texts:
+            told = {"kind": kind, "sentence": text}
+            found.append((told, replace(task, prompt=text)))
+    return found
 
 
 def measure(study: Study) -> dict[str, Any]:
@@ -82,10 +72,10 @@ def measure(study: Study) -> dict[str, Any]:
     """
     result = examine.measure(study, variants)
     rows = result["rows"]
-    wanted = [(task, *model) for task in result["tasks"] for model in names_of(rows)]
     result["spread"] = [
-        spread([r for r in rows if (r["task"], r["clip"], r["alpha"]) == one])
-        for one in wanted
+        spread([r for r in rows if (r["task"], r["clip"], r["alpha"]) == (t, *model)])
+        for t in result["tasks"]
+        for model in names_of(rows)
     ]
     print(report(result))
     write_json(study.folder / "prompts.json", result)

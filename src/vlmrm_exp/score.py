@@ -22,12 +22,7 @@ from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.log.versions import versions
 from vlmrm_exp.reward import choose_device
 from vlmrm_exp.scorer import PLURAL, jobs_of, rewards_of
-from vlmrm_exp.studies.pictures import (
-    PictureFile,
-    find_files,
-    left_out,
-    read_pictures,
-)
+from vlmrm_exp.studies.pictures import PictureFile, find_files, left_out, read_pictures
 from vlmrm_exp.studies.settings import check_out
 from vlmrm_exp.studies.strip import (
     Column,
@@ -64,9 +59,7 @@ def check(composed: app.Composed) -> Asked:
     """Resolve the settings and open the files; a ConfigError if they are impossible."""
     cfg = composed.cfg
     if not cfg.files:
-        raise ConfigError(
-            "No pictures are given: name images, videos, or folders of them."
-        )
+        raise ConfigError("No pictures are given: name images, videos, or folders.")
     for name in ("every", "pictures"):
         at_least(name, cfg[name], 1)
     folder = check_out(composed)
@@ -94,9 +87,7 @@ def columns_of(jobs: Sequence[Config]) -> list[Column]:
     names = ["file", "frame", "time_s", *(column.name for column in columns)]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(
-                f'The table would have two columns "{name}": leave one out.'
-            )
+            raise ConfigError(f'There would be two columns "{name}": leave one out.')
     return columns
 
 
@@ -218,10 +209,8 @@ def report(scores: Scores) -> str:
         title = f'"{column.prompt}", alpha {column.alpha:g}'
         if column.baseline:
             title += f', baseline "{column.baseline}"'
-        title += (
-            f"\n  mean {rewards.mean():.4f}, from {rewards.min():.4f} to "
-            f"{rewards.max():.4f}"
-        )
+        low, mean, high = rewards.min(), rewards.mean(), rewards.max()
+        title += f"\n  mean {mean:.4f}, from {low:.4f} to {high:.4f}"
         order = np.argsort(-rewards, kind="stable")
         lines = [[_place(scores, row), f"{rewards[row]:.4f}"] for row in order]
         if count > 2 * LISTED:

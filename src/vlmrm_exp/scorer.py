@@ -194,13 +194,10 @@ def jobs_of(composed: app.Composed) -> list[Config]:
     """
     cfg = composed.cfg
     if cfg.task.env == "gym":
-        raise ConfigError(
-            "task=gym has no sentences of its own: leave it out, and give prompt."
-        )
+        raise ConfigError("task=gym has no sentences of its own: give prompt alone.")
     if cfg.reward.model != "clip":
         raise ConfigError(
-            f"reward={cfg.reward.name} looks at states, which pictures do not have: "
-            "leave it out."
+            f"reward={cfg.reward.name} looks at states, not pictures: leave it out."
         )
     choose_device(cfg.compute.device)
     prompts = _sentences(composed, "prompt")
@@ -209,8 +206,7 @@ def jobs_of(composed: app.Composed) -> list[Config]:
     settings.check_list("alpha", alphas)
     if not prompts:
         raise ConfigError(
-            'No prompt is given: say what to look for, as prompt="a robot kneeling", '
-            "or take a task's, as task=kneeling."
+            'No prompt is given: say prompt="a robot kneeling", or take task=kneeling.'
         )
     if len(baselines) > 1 and len(baselines) != len(prompts):
         raise ConfigError(
@@ -219,12 +215,10 @@ def jobs_of(composed: app.Composed) -> list[Config]:
         )
     if not baselines and max(alphas) > 0:
         raise ConfigError(
-            f"alpha is {max(alphas):g}, which needs a baseline: give it, as "
-            'baseline="a robot", or set alpha=0.'
+            f'alpha is {max(alphas):g}, which needs a baseline, as baseline="a robot".'
         )
-    baselines = baselines or prompts  # not read at alpha 0
-    if len(baselines) == 1:
-        baselines = baselines * len(prompts)
+    # One baseline may be for all prompts, and at alpha 0 none is read.
+    pairs = zip(prompts, itertools.cycle(baselines or prompts), strict=False)
     clip: Any = OmegaConf.to_object(cfg.clip)
     if cfg.clips is not None:
         if len(cfg.clips) != 1:
@@ -237,15 +231,14 @@ def jobs_of(composed: app.Composed) -> list[Config]:
     common = replace(to_config(any_job), clip=clip)
     jobs = [
         replace(common, prompt=prompt, baseline=baseline, alpha=alpha)
-        for prompt, baseline in zip(prompts, baselines, strict=True)
+        for prompt, baseline in pairs
         for alpha in alphas
     ]
     for job in jobs:
         check(job)
     from vlmrm_exp.vlm.tokenizer import check_prompts  # here, as --help is immediate
 
-    for job in jobs:
-        check_prompts(clip, [*job.prompts, *job.baselines])
+    check_prompts(clip, [s for job in jobs for s in (*job.prompts, *job.baselines)])
     return jobs
 
 

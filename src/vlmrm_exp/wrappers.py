@@ -8,6 +8,7 @@ of an episode the last one, never the first of the next. Stable-Baselines3's vec
 environments have a wrapper of their own, in `vlmrm_exp.sb3`.
 """
 
+import itertools
 from typing import Any, Unpack
 
 import gymnasium as gym
@@ -99,16 +100,13 @@ class VectorVLMReward(VectorWrapper):
         Raises:
             ConfigError: with SAME_STEP, no last frame is handed over.
         """
-        result = self.env.step(actions)
-        observations, env_rewards, terminated, truncated, infos = result
+        observations, env_rewards, terminated, truncated, infos = self.env.step(actions)
         ended = np.asarray(terminated) | np.asarray(truncated)
         stepped = ~self._resets
         rewards = np.zeros(self.num_envs, np.result_type(env_rewards, np.float32))
         if stepped.any():
             frames = self._frames(infos, ended)
-            rewards[stepped] = self._scorer(
-                frames[i] for i in map(int, np.flatnonzero(stepped))
-            )
+            rewards[stepped] = self._scorer(itertools.compress(frames, stepped))
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
             self._resets = ended
         infos = {key: infos[key] for key in infos if key not in (FRAME, f"_{FRAME}")}

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import yaml
+from scipy.special import softmax
 
 from vlmrm_exp.envs.poses import ARM_NAMES, LEG_NAMES, PoseLibrary
 
@@ -258,5 +259,4 @@ def _poses(squared: np.ndarray) -> np.ndarray:
 
 def _mixed(logits: Sequence[np.ndarray]) -> np.ndarray:
     """The mean of the softmaxes of several logits (B, K)."""
-    weights = [np.exp(each - each.max(axis=1, keepdims=True)) for each in logits]
-    return np.mean([each / each.sum(axis=1, keepdims=True) for each in weights], axis=0)
+    return np.mean([softmax(each, axis=1) for each in logits], axis=0)

@@ -71,22 +71,21 @@ def _judge(
     predicate = world.predicate(task)
     assert predicate is not None
     goal = predicate(states)
-    truth = goal.astype(float) if world.graded is None else world.graded(states)
+    truth = goal if world.graded is None else world.graded(states)
     for alpha in ALPHAS:
         scores = []
         for prompt in HELD_OUT[task.name]:
             said = Config(prompt=prompt, baseline=baseline, alpha=alpha)
             reward = Sentence(encoder, said)(embeddings).numpy()
-            correlation = float(pearson(reward, truth))
-            ranked = float(auroc(reward, goal))
-            scores.append((correlation, float(epic(correlation)), ranked))
-        means = np.mean(scores, axis=0).tolist()
+            correlation = pearson(reward, truth)
+            scores.append([correlation, epic(correlation), auroc(reward, goal)])
+        means = np.mean(scores, axis=0)
         yield {
             "task": task.name,
             "alpha": alpha,
             "textures": task.textures,
             "camera": task.camera,
-            "goal_states": int(goal.sum()),
+            "goal_states": goal.sum(),
             "states": len(states),
             **dict(zip(MEASURES, scores[0], strict=True)),
             **{f"{key}_mean": m for key, m in zip(MEASURES, means, strict=True)},

@@ -49,9 +49,7 @@ class PretrainConfig:
     seed: int = 0  # of weights, batches and captions; drawn states are one set for all
     folder: str = MISSING
     init: str | None = None  # folder of a model of the same sizes to go on from
-    worlds: str = (
-        MISSING  # folder of drawn states, shared by sizes of the same `states`
-    )
+    worlds: str = MISSING  # folder of drawn states, shared by all of the same `states`
     held_out_states: int = 6_000  # per world, for the report
     processes: int | None = None  # that draw states, captions on a GPU; null: all cores
     threads: int = 2  # of tensor operations on the CPU
@@ -104,16 +102,14 @@ def check(config: PretrainConfig) -> None:
     check_clip(config.clip)
     if config.clip.frame_height is None:
         raise ConfigError(
-            "clip.frame_height is null, but states are drawn at some height: give the "
-            "pixels, as clip.frame_height=96."
+            "clip.frame_height is null: give the pixels, as clip.frame_height=96."
         )
     _check_recipe(config.recipe)
     if config.init is not None:
         _check_init(Path(config.init), config.recipe)
     if (Path(config.folder) / WEIGHTS).exists():
         raise ConfigError(
-            f"{config.folder} holds a model already: choose another folder=..., or "
-            "remove it."
+            f"{config.folder} holds a model already: remove it, or choose another."
         )
 
 
@@ -161,6 +157,5 @@ def _check_init(folder: Path, recipe: RecipeConfig) -> None:
         if held == model_config(recipe, vocabulary_of(folder)):
             return
     raise ConfigError(
-        f"init={folder} holds no model of the recipe's sizes: give one that was made "
-        "with the same clip=."
+        f"init={folder} holds no model of the recipe's sizes: give one of that clip=."
     )

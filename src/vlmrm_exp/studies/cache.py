@@ -38,15 +38,15 @@ def sources(files: Iterable[str | None]) -> str:
     return digest.hexdigest()[:16]
 
 
-def load(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a kept file; None where there is none, or it is damaged."""
+def load(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a kept file; none where there is no such file, or a damaged one."""
     try:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             held = dict(file)
     except Exception:  # a damaged or an encrypted file can raise nearly anything
-        return None
-    return held if all(isinstance(x, np.ndarray) for x in held.values()) else None
+        return {}
+    return held if all(isinstance(x, np.ndarray) for x in held.values()) else {}
 
 
 def store(path: Path, **arrays: Any) -> None:

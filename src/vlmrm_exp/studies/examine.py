@@ -29,40 +29,27 @@ UNREAD = {
 
 
 def check(composed: app.Composed) -> Study:
-    """What is to be measured, as far as that can be known without rendering.
-
-    Raises:
-        ConfigError: settings that exclude each other, or lack or hold the impossible.
-    """
+    """What is to be measured, or a ConfigError; nothing is rendered for that."""
     study = resolve(composed)
     asked: StatesConfig = study.asked
     for name in ("state_set", "frames", "labels"):
         if getattr(asked, name) == "":
             raise ConfigError(f"{name} is empty: give a path, or leave it out.")
     if asked.resamples < 0 or 0 < asked.resamples < 20:
-        raise ConfigError(
-            f"resamples is {asked.resamples}: give 20 at least, or 0 for no intervals."
-        )
+        raise ConfigError(f"resamples is {asked.resamples}: give 20 at least, or 0.")
     if asked.frames and asked.state_set:
         raise ConfigError("frames and state_set are both given: choose one of them.")
     if asked.frames and not asked.labels:
-        raise ConfigError(
-            "frames needs labels: give a CSV file with the columns file and label, as "
-            "labels=FILE.csv."
-        )
+        raise ConfigError("frames needs labels=FILE.csv with columns file and label.")
     if asked.labels and not (asked.frames or asked.state_set):
         raise ConfigError(
-            "labels needs the states that they are of: give frames=FOLDER or "
-            "state_set=FILE.npz."
+            "labels needs the states that they are of: give frames or state_set."
         )
     if asked.labels and len(study.tasks) > 1:
-        raise ConfigError(
-            f"labels are of one task, but {len(study.tasks)} are asked: give one task."
-        )
+        raise ConfigError("labels are of one task, but several are asked: give one.")
     if asked.runs and (asked.frames or asked.state_set):
         raise ConfigError(
-            "runs adds to sampled states, but frames or state_set gives others: leave "
-            "one of them out."
+            "runs adds to a sample, not to frames or state_set: leave one of them out."
         )
     for key, _, value in (key.partition("=") for key in composed.keys):
         for given, unread in UNREAD.items():
@@ -106,10 +93,7 @@ def measure(
     """How each model's rewards agree with the truth: what a study's JSON holds.
 
     Also writes the states of each world with the labels of its tasks: states-WORLD.npz.
-
-    Args:
-        study: as `check` gives it.
-        variants: of a task: what a row tells of each, and its configuration.
+    `variants` of a task are what a row tells of each, and its configuration.
     """
     # Here, so that --help and refusals are immediate.
     from vlmrm_exp.studies.rewards import Rewarder, of_each_model, rewarders
@@ -126,7 +110,7 @@ def measure(
             jobs = [
                 (told, job)
                 for told, variant in variants(one.config)
-                for job in study.jobs(variant, rewarder.model or variant.clip)
+                for job in study.jobs(variant, rewarder.model)
             ]
             rewards = rewarder.rewards(one.states, [job for _, job in jobs])
             for (told, job), reward in zip(jobs, rewards, strict=True):
@@ -139,13 +123,13 @@ def measure(
                 rows.append(row | told | one.agreement(reward, study.asked.resamples))
         return rows
 
-    tasks = {one.config.task.name: one.about() for one in examined}
     found = of_each_model(loading, rows_of)
     for world in {one.states.world for one in examined}:
         ones = [one for one in examined if one.states.world == world]
         if ones[0].states.states is not None:
             truths = {one.config.task.name: one.truth for one in ones}
             save_states(study.folder / f"states-{world}.npz", ones[0].states, truths)
+    tasks = {one.config.task.name: one.about() for one in examined}
     return {"settings": study.settings(), "tasks": tasks, **found}
 
 

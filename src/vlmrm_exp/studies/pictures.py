@@ -32,16 +32,6 @@ VIDEO_SUFFIXES = tuple(".mp4 .webm .mov .avi .mkv .m4v .mpg .mpeg .wmv .ogv".spl
 ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
 """Formats whose further pictures follow in time, and are not pages or previews."""
 MOST_PIXELS = 1_000_000_000
-UPRIGHT = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
-"""What puts an image upright, by the orientation in its EXIF block."""
 SHOWN = re.compile(r"\[Parsed_showinfo.* pts_time:(\S+).* s:(\d+)x(\d+) ")
 """A frame's line in ffmpeg's log."""
 FAILED = re.compile(
@@ -97,16 +87,13 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
             inside = files_in(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
             if not inside:
                 raise ConfigError(
-                    f"The folder {path} holds no image or video (subfolders are not "
-                    "read): name one that does."
+                    f"{path} holds no image or video itself: name a folder that does."
                 )
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise ConfigError(
-                f"There is no {path}: give images, videos, or folders of them."
-            )
+            raise ConfigError(f"There is no {path}: give images, videos, or folders.")
     return [PictureFile(path, _kind(path)) for path in found]
 
 
@@ -115,15 +102,8 @@ def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
     Hidden files and subfolders are left out.
     """
-    return [
-        path
-        for path in sorted(
-            folder.iterdir(), key=lambda path: (natural(path.name), path.name)
-        )
-        if path.suffix.lower() in suffixes
-        and not path.name.startswith(".")
-        and path.is_file()
-    ]
+    found = [path for path in _visible(folder) if path.suffix.lower() in suffixes]
+    return sorted(found, key=lambda path: (natural(path.name), path.name))
 
 
 def left_out(paths: Sequence[str]) -> str:
@@ -131,23 +111,22 @@ def left_out(paths: Sequence[str]) -> str:
     kinds: Counter[str] = Counter()
     for folder in (Path(path).expanduser() for path in paths):
         if folder.is_dir():
-            taken = set(files_in(folder, IMAGE_SUFFIXES + VIDEO_SUFFIXES))
-            kinds.update(
-                path.suffix.lower() or "no suffix"
-                for path in folder.iterdir()
-                if path not in taken and path.name[0] != "." and path.is_file()
-            )
+            suffixes = [path.suffix.lower() for path in _visible(folder)]
+            others = set(suffixes) - {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
+            kinds.update(s or "no suffix" for s in suffixes if s in others)
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return f"Left out, as of other kinds: {told}." if told else ""
 
 
+def _visible(folder: Path) -> list[Path]:
+    """A folder's files, without hidden ones."""
+    return [p for p in folder.iterdir() if p.name[0] != "." and p.is_file()]
+
+
 def read_pictures(file: PictureFile, every: int = 1) -> Generator[Picture, None, None]:
-    """Read a file's pictures in their order, one at a time.
+    """Read a file's pictures in order, one at a time; a ConfigError if it is damaged.
 
     Of an animation or a video, each picture whose place divides by `every`.
-
-    Raises:
-        ConfigError: the file is damaged.
     """
     if file.kind == "video":
         return _read_video(file.path, every)
@@ -169,16 +148,17 @@ def to_rgb(image: "Image.Image") -> np.ndarray:
         ValueError: 32 bits a pixel, which have no known black and white. (Pillow gives
             the 16 of a PGM as 32.)
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     is_16_bits = image.mode.startswith("I;16") or image.format == "PPM"
     inverted = image.format == "TIFF" and image.getexif().get(262) == 0  # if of 16 bits
-    image.load()
-    turn = None
-    with contextlib.suppress(Exception):  # a damaged block says nothing
-        turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
-    if turn:
-        image = image.transpose(Image.Transpose[turn])
+    image = image.copy()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            ImageOps.exif_transpose(image, in_place=True)
+    except Exception as error:  # a damaged EXIF block tells the turn at most
+        if not _is_damage(error):
+            raise
     if image.mode.startswith("I"):
         if not is_16_bits:
             raise ValueError("its pixels are numbers of 32 bits, not 8 or 16")
@@ -202,10 +182,8 @@ def _kind(path: Path) -> str:
                 return "pages" if image.format == "TIFF" else "animation"
             if image.format != "MPEG":  # which Pillow knows, but does not read
                 return "image"
-    except (ConfigError, MemoryError):
-        raise
-    except Exception as error:  # a damaged file can raise nearly anything
-        if getattr(error, "filename", None) is not None:  # the system's
+    except Exception as error:
+        if not _is_damage(error):
             raise
     try:
         with contextlib.closing(_read_video(path, every=1)) as pictures:
@@ -253,12 +231,16 @@ def _read_image(file: PictureFile, every: int) -> Generator[Picture, None, None]
                     time_s = milliseconds / 1000 if file.moves else None
                     yield Picture(frame, time_s, to_rgb(image))
                 milliseconds += image.info.get("duration", 0)
-    except (ConfigError, MemoryError):
-        raise
-    except Exception as error:  # a damaged file can raise nearly anything
-        if getattr(error, "filename", None) is not None:  # the system's
+    except Exception as error:
+        if not _is_damage(error):
             raise
         raise _unreadable(f"image {file.path}", reason(error)) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an image is to blame: a damaged one can raise nearly anything."""
+    by_system = getattr(error, "filename", None) is not None
+    return not by_system and not isinstance(error, (ConfigError, MemoryError))
 
 
 def _read_video(path: Path, every: int) -> Generator[Picture, None, None]:
@@ -311,11 +293,7 @@ def _read_video(path: Path, every: int) -> Generator[Picture, None, None]:
 
 
 def _next_shown(path: Path, frame: int, log: TextIO) -> re.Match[str] | None:
-    """The next frame's line in ffmpeg's log, or None.
-
-    Raises:
-        ConfigError: an error comes before it.
-    """
+    """The next frame in ffmpeg's log, or None; a ConfigError of an error before it."""
     while line := log.readline():
         if found := SHOWN.match(line):
             return found

@@ -85,8 +85,7 @@ class Plain:
         """As `Clip.rewards`."""
         if states.states is None:
             raise ConfigError(
-                f"reward={self.name} looks at states, but frames gives pictures: leave "
-                "frames out."
+                f"reward={self.name} looks at states, not pictures: leave frames out."
             )
         episodes = Episodes(states=states.states[:, None])
         found = []
@@ -136,7 +135,7 @@ class Clip:
                 part = states.part(slice(start, start + PART))
                 file = self._kept / f"{self._key(look, part)}.npz"
                 shape = (len(part), views, self.facts["embed_dim"])
-                embeddings = (cache.load(file) or {}).get("embeddings", np.empty(0))
+                embeddings = cache.load(file).get("embeddings", np.empty(0))
                 if embeddings.shape != shape or not np.isfinite(embeddings).all():
                     if appearance is None and part.states is not None:
                         appearance = Appearance(job, self._encoder)

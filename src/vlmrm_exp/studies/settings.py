@@ -74,23 +74,19 @@ class Study:
         """The folder in which embeddings and states are kept."""
         return Path(self.asked.cache).expanduser()
 
-    def jobs(self, task: Config, model: ClipConfig) -> list[Config]:
-        """What a run of this task and model would be, for each alpha."""
-        return [replace(task, clip=model, alpha=alpha) for alpha in self.asked.alphas]
+    def jobs(self, task: Config, model: ClipConfig | None) -> list[Config]:
+        """What a run of this task would be with a model, or its own, for each alpha."""
+        clip = model or task.clip
+        return [replace(task, clip=clip, alpha=alpha) for alpha in self.asked.alphas]
 
     def settings(self) -> dict[str, Any]:
         """The study's own settings, for the record."""
-        plain = vars(self.asked)
         of_runs = {*vars(Config()), "name"} - {"seed"}
-        return {k: v for k, v in plain.items() if k not in of_runs}
+        return {k: v for k, v in vars(self.asked).items() if k not in of_runs}
 
 
 def resolve(composed: Composed) -> Study:
-    """Compose each task and each model of a study.
-
-    Raises:
-        ConfigError: there is no such task, model or setting, or it cannot be studied.
-    """
+    """Compose a study's tasks and models; a ConfigError if one cannot be studied."""
     asked = composed.cfg
     if not asked.cache:
         raise ConfigError("cache is empty: give a folder, or leave it out.")
@@ -102,9 +98,7 @@ def resolve(composed: Composed) -> Study:
     check_list("task", asked.tasks)
     sentence = any(key.startswith("prompt=") for key in composed.keys)
     if sentence and len(asked.tasks) > 1:
-        raise ConfigError(
-            f"prompt is of one task, but {len(asked.tasks)} are asked: give one task."
-        )
+        raise ConfigError("prompt is of one task, but several are asked: give one.")
     models = None
     if asked.clips is not None:
         check_list("clip", asked.clips)
@@ -126,8 +120,7 @@ def resolve(composed: Composed) -> Study:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(
-                f"Two models would be called {name}: rename a folder, as results "
-                "are told apart by its last part."
+                f"Two models would be called {name}, as their folders: rename one."
             )
     return Study(OmegaConf.to_object(asked), tasks, models, folder)
 
@@ -169,17 +162,15 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
     check_world(task)
     model = reward_class(task)
     if model.window != 1 or not model.needs_states:
-        looks_at = "an environment's steps"
-        if model.needs_states:
-            looks_at = f"{model.window} states in a row"
+        states = f"{model.window} states in a row"
+        looks_at = states if model.needs_states else "an environment's steps"
         raise ConfigError(
             f"reward={task.reward.name} looks at {looks_at}, but a study rewards "
             "single states: choose another reward."
         )
     if world_of(task.task).state_size is None:
         raise ConfigError(
-            f"task={name} renders itself, and states of its world cannot be set: "
-            "studies need a world that renders states."
+            f"task={name} renders itself, but studies need a world that renders states."
         )
     return with_members(told, task)
 
@@ -196,8 +187,7 @@ def model_of(composed: Composed, entry: str) -> ClipConfig:
         raise ConfigError(f"There is no folder {folder} for clip={entry}.")
     if not (folder / DESCRIPTION).is_file():
         raise ConfigError(
-            f"clip={entry} has no {DESCRIPTION}: give a folder that open_clip or "
-            "python -m vlmrm_exp.pretrain saved."
+            f"clip={entry} has no {DESCRIPTION}: give a folder that open_clip saved."
         )
     clip: Any = OmegaConf.to_object(composed.again("clip=base").cfg.clip)
     return replace(clip, name=folder.resolve().name, model=f"{LOCAL}{folder}")

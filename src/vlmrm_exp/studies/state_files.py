@@ -36,17 +36,15 @@ def labels_of(path: Path, states: StateSet) -> Truth:
     unknown = [name for name in named if name not in known]
     missing = [name for name in names if name not in named]
     if unknown:
-        bare = "" if column == "index" else ", by their names without folders"
+        bare = ", by names without folders" if states.files else ""
         raise ConfigError(
             f"{path} has a label for {column} {unknown[0]}, which is not among the "
-            f"{len(names)} states of {states.world} ({len(unknown)} such labels): give "
-            f"the labels of these states{bare}."
+            f"{len(names)} states of {states.world}: give labels of these{bare}."
         )
     if missing:
         raise ConfigError(
-            f"{path} has {len(named)} label{'s' * (len(named) != 1)} for "
-            f"{len(names)} states of "
-            f"{states.world}: {column} {missing[0]} has none; label every one."
+            f"{path} has {len(named)} label{'s' * (len(named) != 1)} for {len(names)} "
+            f"states of {states.world}: {column} {missing[0]} has none; label all."
         )
     goal = np.array([named[name] for name in names])
     check_classes(goal, str(path))
@@ -79,23 +77,17 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
             raise ConfigError(f"{path} has two columns {name}: leave one.")
     named: dict[str, bool] = {}
     for number, cells in lines[1:]:
-        if any(cells[len(columns) :]):
-            raise ConfigError(
-                f"{path}, line {number}: there are more cells than columns, of which "
-                f"there are {len(columns)}; put what holds a comma in quotes."
-            )
         line = dict(zip(columns, cells, strict=False))
         name = unicodedata.normalize("NFC", line.get(column, ""))
-        label = line.get("label", "")
-        if label not in LABELS:
-            raise ConfigError(
-                f"{path}, line {number}: the label is {label!r}, but must be 1 (goal) "
-                "or 0."
-            )
-        if name in named:
-            raise ConfigError(
-                f"{path}, line {number}: {column} {name} is labelled a second time."
-            )
+        label, fault = line.get("label", ""), ""
+        if any(cells[len(columns) :]):
+            fault = "there are more cells than columns: put what has a comma in quotes"
+        elif label not in LABELS:
+            fault = f"the label is {label!r}, but must be 1 (goal) or 0"
+        elif name in named:
+            fault = f"{column} {name} is labelled a second time"
+        if fault:
+            raise ConfigError(f"{path}, line {number}: {fault}.")
         named[name] = LABELS[label]
     return named
 
@@ -111,8 +103,7 @@ def picture_states(folder: Path) -> StateSet:
     files = tuple(files_in(folder, IMAGE_SUFFIXES))
     if not files:
         raise ConfigError(
-            f"There are no pictures ({', '.join(IMAGE_SUFFIXES)}) in {folder}: give a "
-            "folder, as frames=FOLDER."
+            f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES)}): give another."
         )
     return StateSet(
         str(folder),
@@ -124,16 +115,11 @@ def picture_states(folder: Path) -> StateSet:
 
 def save_states(path: Path, states: StateSet, truths: dict[str, Truth]) -> None:
     """Write states, sources, groups and the labels by task into an .npz file."""
-    assert states.states is not None
-    more: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
     for task, truth in truths.items():
-        more[f"goal_{task}"] = truth.goal
-        more[f"labelled_by_{task}"] = truth.labelled_by
-    if states.group is not None:
-        more["group"] = states.group
-    cache.store(
-        path, world=states.world, states=states.states, source=states.source, **more
-    )
+        labels[f"goal_{task}"] = truth.goal
+        labels[f"labelled_by_{task}"] = truth.labelled_by
+    cache.store(path, world=states.world, **states.arrays(), **labels)
 
 
 def stored_states(path: Path, task: TaskConfig) -> tuple[StateSet, Truth | None]:
@@ -148,48 +134,39 @@ def stored_states(path: Path, task: TaskConfig) -> tuple[StateSet, Truth | None]
     """
     if not path.is_file():
         raise ConfigError(
-            f"There is no stored state set {path}: give one that an earlier study "
-            "left, as state_set=outputs/epic/TIME/states-humanoid.npz."
+            f"There is no stored state set {path}: give states-WORLD.npz of a study."
         )
     path.open("rb").close()  # or it would be told to be damaged
     held = cache.load(path)
-    if held and "rows" in held:  # as it was called before version 0.2
+    if "rows" in held:  # as it was called before version 0.2
         held["states"] = held["rows"]
-    if held is None or not {"world", "states", "source"} <= set(held):
+    if not {"world", "states", "source"} <= set(held):
         raise ConfigError(f"{path} is not a stored state set, or is damaged.")
     world = "".join(np.ravel(held["world"]).astype(str))
-    if world != task.env:
-        raise ConfigError(
-            f"{path} holds states of {world}, but task={task.name} is of {task.env}: "
-            "give a task of that world, or another file."
-        )
-    states = held["states"]
-    if states.dtype.kind not in "fiu":
-        raise ConfigError(
-            f"{path} holds states of type {states.dtype}, which are no real numbers."
-        )
-    size = world_of(task).state_size
-    if states.ndim != 2 or states.shape[1] != size:
-        raise ConfigError(
-            f"{path} holds states of shape {states.shape}, but those of {world} have "
-            f"{size} numbers each: it is damaged."
-        )
-    if not len(states):
-        raise ConfigError(f"{path} holds no states: give another file.")
+    states, size = held["states"], world_of(task).state_size
     goal, labelled_by = f"goal_{task.name}", f"labelled_by_{task.name}"
-    for name in ("source", "group", goal):
-        if name in held and held[name].shape != states.shape[:1]:
-            raise ConfigError(
-                f"{path} has {name} of shape {held[name].shape} for {len(states)} "
-                "states: it must hold one for each."
-            )
-    if not np.isfinite(states).all():
-        raise ConfigError(f"{path} holds states that are not finite numbers.")
-    if (goal in held) != (labelled_by in held):
-        raise ConfigError(
-            f"{path} has only one of {goal} and {labelled_by}: say who gave the "
-            "labels, as labelled_by."
-        )
+    unfit = [
+        f"{name} of shape {held[name].shape}"
+        for name in ("source", "group", goal)
+        if name in held and held[name].shape != states.shape[:1]
+    ]
+    fault = ""
+    if world != task.env:
+        fault = f"holds states of {world}, but task={task.name} is of {task.env}"
+    elif states.dtype.kind not in "fiu":
+        fault = f"holds states of type {states.dtype}, which are no real numbers"
+    elif states.ndim != 2 or states.shape[1] != size:
+        fault = f"holds states {states.shape}, but they have {size} numbers each"
+    elif not len(states):
+        fault = "holds no states"
+    elif unfit:
+        fault = f"has {unfit[0]} for {len(states)} states, not one for each"
+    elif not np.isfinite(states).all():
+        fault = "holds states that are not finite numbers"
+    elif (goal in held) != (labelled_by in held):
+        fault = f"lacks one of {goal} and {labelled_by}, which say who gave the labels"
+    if fault:
+        raise ConfigError(f"{path} {fault}: mend it, or give another file.")
     states = states.astype(float)
     found = StateSet(world, held["source"], states, group=held.get("group"))
     if goal not in held or held[labelled_by].tolist() == PREDICATE:

@@ -12,7 +12,6 @@ States and labels that people bring are read in state_files.py.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +45,11 @@ class StateSet:
     def __len__(self) -> int:
         """B."""
         return len(self.source)
+
+    def arrays(self) -> dict[str, Any]:
+        """What is kept of states: their numbers, sources, and groups if there are."""
+        group = {} if self.group is None else {"group": self.group}
+        return {"states": self.states, "source": self.source, **group}
 
     def part(self, which: slice) -> "StateSet":
         """Some of them."""
@@ -132,12 +136,12 @@ def sample(
     world = world_of(task)
     assert world.sample_states is not None
     checkpoints = [file for run in runs for file in _checkpoints(run)]
-    modules: list[ModuleType] = []
+    sources = [*world.sources]
     if runs:  # here, as --help is immediate
         from vlmrm_exp import rl
         from vlmrm_exp.rl import policy, sac
 
-        modules = [rl, policy, sac]
+        sources += [str(module.__file__) for module in (rl, policy, sac)]
     key = cache.key_of(
         {
             "task": asdict(task) | {"name": None, "goal": None},
@@ -145,12 +149,12 @@ def sample(
             "seed": seed,
             "runs": [asdict(load_run_config(run).task) for run in runs],
             "libraries": cache.libraries(("gymnasium", "mujoco", "numpy")),
-            "sources": cache.sources([*world.sources, *(m.__file__ for m in modules)]),
+            "sources": cache.sources(sources),
         },
         *(file.read_bytes() for file in checkpoints),
     )
     path = None if kept is None else kept / f"{key}.npz"
-    held = (cache.load(path) if path else None) or {}
+    held = cache.load(path) if path else {}
     shape = held.get("source", np.empty(0)).size, world.state_size
     if "states" in held and held["states"].shape == shape:
         return StateSet(task.env, held["source"], held["states"], (), held.get("group"))
@@ -166,10 +170,10 @@ def sample(
         states = np.concatenate((states, visited))
         source = np.concatenate((source, np.full(len(visited), "policies")))
         group = np.concatenate((group, group.max() + 1 + episode))
+    found = StateSet(task.env, source, states, (), group)
     if path:
-        more = {} if group is None else {"group": group}
-        cache.store(path, states=states, source=source, **more)
-    return StateSet(task.env, source, states, (), group)
+        cache.store(path, **found.arrays())
+    return found
 
 
 def check_sampling(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> None:
@@ -177,15 +181,13 @@ def check_sampling(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> N
     world = world_of(task)
     if world.sample_states is None:
         raise ConfigError(
-            f"task={task.name} is of a world that has no states for studies: give "
-            "frames and labels, or state_set."
+            f"task={task.name} has no states to sample: give frames, or state_set."
         )
     if count < FEWEST:
         raise ConfigError(f"states is {count}: give at least {FEWEST}.")
     if runs and world.grid:
         raise ConfigError(
-            f"runs adds what policies visit to a sample of states, but {task.name}'s "
-            "are a uniform grid: leave runs out."
+            f"runs adds to samples, but {task.name} has a grid: leave runs out."
         )
     for run in runs:
         if (other := load_run_config(run).task).env != task.env:
@@ -197,17 +199,15 @@ def check_sampling(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> N
 
 
 def truth_of(config: Config, states: StateSet) -> Truth:
-    """Label states with the task's own predicate.
+    """Label states with the task's predicate.
 
-    Raises:
-        ConfigError: the task has no predicate, or all states are of one class.
+    A ConfigError if it has none, or all states are of one class.
     """
     world = world_of(config.task)
     predicate = world.predicate(config.task)
     if states.states is None or predicate is None:
         raise ConfigError(
-            f"task={config.task.name} has no predicate for its goal: give "
-            "labels=FILE.csv."
+            f"task={config.task.name} has no predicate for its goal: give labels."
         )
     graded = None
     if world.graded is not None and config.task.goal in ("", *world.goals[:1]):
@@ -249,8 +249,7 @@ def _checkpoints(run: Path) -> list[Path]:
     files = [file for file in files if file.is_file()]
     if not files:
         raise ConfigError(
-            f"There is no checkpoint in {run / 'checkpoints'}: give folders of "
-            "finished runs, as runs=[outputs/kneeling/NAME]."
+            f"There is no checkpoint in {run / 'checkpoints'}: give finished runs."
         )
     return files
 

@@ -94,8 +94,7 @@ def read_again(scores: Scores, shown: np.ndarray, every: int) -> list[np.ndarray
                     image = Image.fromarray(picture.pixels)
                     image.thumbnail((480, 480))
                     pictures.append(np.asarray(image))
-                    wanted.remove(picture.frame)
-                if not wanted:
+                if picture.frame == max(wanted):
                     break
     return pictures
 
@@ -120,12 +119,11 @@ def plot_strip(
     for first in range(0, len(shown), across):
         heights += [side * max(aspects[first : first + across]), bars]
     # Rewards of two alphas differ too much in scale for one axis.
-    alphas = [column.alpha for column in columns]
-    alike = np.equal.outer(alphas, alphas)
-    low = np.where(alike, scores.reward.min(axis=0), np.inf).min(axis=1)
-    high = np.where(alike, scores.reward.max(axis=0), -np.inf).max(axis=1)
+    alphas = np.array([column.alpha for column in columns])
+    alike = [scores.reward[:, alphas == alpha] for alpha in alphas]
+    low, high = np.array([(r.min(), r.max()) for r in alike]).T
     axis = "for each alpha on its own axis"
-    if alike.all():
+    if len(set(alphas)) == 1:
         axis = f"from {low[0]:.3f} to {high[0]:.3f}"
     heading = (
         f"{len(shown)} of {len(scores.file):,} pictures. A longer bar is a higher "
