@@ -24,11 +24,12 @@ def random_states(config: Config, episodes: int) -> np.ndarray:
         envs.reset(config.seed)
         states, action = [], np.empty(0)
         for t in range(envs.episode_length):
-            if t % repeat == 0 and isinstance(space, gym.spaces.Discrete):
-                action = rng.integers(space.n, size=episodes)
-            elif t % repeat == 0:
-                size = (episodes, *space.shape)
-                action = rng.uniform(space.low, space.high, size).astype(np.float32)
+            if t % repeat == 0:
+                if isinstance(space, gym.spaces.Discrete):
+                    action = rng.integers(space.n, size=episodes)
+                else:
+                    size = (episodes, *space.shape)
+                    action = rng.uniform(space.low, space.high, size).astype(np.float32)
             envs.step(action)
             states.append(envs.states())
     return np.concatenate(states)
