@@ -130,7 +130,7 @@ def open_parts(
     for name, told in judges.items():
         judge = make_judge(name, told, example)
         opened.callback(close, judge)
-        pool.judges = {**pool.judges, name: judge}
+        pool.judges[name] = judge
     return pool.around(envs), pool.around(eval_envs), pool
 
 

@@ -56,10 +56,10 @@ def accept(study: Study) -> bool:
     Raises:
         ConfigError: a model or states cannot be had.
     """
-    from vlmrm_exp.vlm.encoder import fetch_weights  # here, as --help is immediate
+    from vlmrm_exp.vlm.source import fetch  # here, as --help is immediate
 
     for model in study.models:  # nobody should wait to hear that the last is missing
-        fetch_weights(model)
+        fetch(model)
     app.tell_embedded(study.models)
     right = {model.name: told_apart(study, model) for model in study.models}
     result = examine.measure(study, lambda task: [({}, task)])

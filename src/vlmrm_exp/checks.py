@@ -7,7 +7,7 @@ or a reward model can do is checked where it is known (`envs.check_world`, `told
 import difflib
 import importlib.util
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -378,21 +378,35 @@ def one_of(name: str, value: Any, options: Sequence[str], where: str = "") -> No
         )
 
 
-def check_options(given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse options that a reward model does not have, with a ConfigError."""
+def reward_options(
+    known: Mapping[str, tuple[Any, Callable[[str, Any], None]]],
+    given: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that `reward.options` asks a reward model for.
+
+    Args:
+        known: of each option, its default and what refuses impossible values.
+        given: those that are set.
+
+    Raises:
+        ConfigError: there is no such option, or its value is impossible.
+    """
     for key in given:
         if key not in known:
             raise ConfigError(
                 f"There is no option reward.options.{key}, only {' and '.join(known)}."
                 f"{did_you_mean(key, known)}"
             )
+    asked = {key: given.get(key, default) for key, (default, _) in known.items()}
+    for key, (_, refuse) in known.items():
+        refuse(f"reward.options.{key}", asked[key])
+    return asked
 
 
-def whole_number(name: str, value: Any) -> int:
-    """The value of an option; a ConfigError if it is no number from 1 up."""
+def whole_number(name: str, value: Any) -> None:
+    """Refuse an option that is no whole number from 1 up, with a ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} is {value}: give a whole number from 1 up.")
-    return value
 
 
 def number_from_0(name: str, value: Any) -> None:

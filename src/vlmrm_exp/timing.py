@@ -312,11 +312,9 @@ def reward_stages(
             Stage("reward", "state", lambda: rewards_of(model, rollout).size, share, 4)
         ]
     encoder = load_encoder(config.clip, choose_device(config.compute.device))
-    appearance = Appearance(config, encoder)
+    appearance = Appearance(config, encoder.batch_size, encoder.embed_frames)
     opened.callback(appearance.close)
-    states = rollout.column().states
-    assert states is not None
-    some = states[: appearance.batch_size, 0]
+    some = rollout.flat[: appearance.batch_size]
     pictures = appearance.pictures(some)
     per_state = len(pictures) / len(some)
     # What renders itself did so when it was simulated.

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlmrm_exp import app, words
 from vlmrm_exp.checks import to_config
-from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.config import Config, ConfigError, as_list
 
 SAME = ("env", "env_id", "options")
 """Settings of the task on which depends what a state is."""
@@ -31,7 +31,11 @@ def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
     Raises:
         ConfigError: a judge cannot be told so; the sentence names it.
     """
-    return _configs("judge", config.judge, composed, config)
+    return {
+        name: _config("judge", name, told, composed, config)
+        for name, told in config.judge.items()
+        if told is not None
+    }
 
 
 def with_members(composed: app.Composed, config: Config) -> Config:
@@ -50,28 +54,27 @@ def with_members(composed: app.Composed, config: Config) -> Config:
     from vlmrm_exp.reward.ensemble import checked  # it imports torch
 
     checked(config.reward.options)
-    members = _configs("member", config.member, composed, config)
-    if not members:
+    changes = {
+        name: _changes(config, _config("member", name, told, composed, config), told)
+        for name, told in config.member.items()
+        if told is not None
+    }
+    if not changes:
         raise ConfigError(
             f"reward={config.reward.name} has no members: give some, as "
             "member.big=clip=bigG."
         )
-    changes = {
-        name: _changes(config, member, keys_of(config.member[name]))
-        for name, member in members.items()
-    }
     return replace(config, member=changes)
 
 
 def keys_of(told: str | list[str]) -> list[str]:
     """The keys of what a judge or a member is told."""
-    settings = [told] if isinstance(told, str) else told
-    return [setting.partition("=")[0] for setting in settings]
+    return [setting.partition("=")[0] for setting in as_list(told)]
 
 
-def _changes(own: Config, other: Config, told: list[str]) -> dict[str, Any]:
+def _changes(own: Config, other: Config, told: str | list[str]) -> dict[str, Any]:
     """Settings of `other` that were told or differ; of a group, as clip, its fields."""
-    found: dict[str, Any] = {}
+    found, keys = {}, keys_of(told)
     for key in (field.name for field in fields(Config)):
         was, now = getattr(own, key), getattr(other, key)
         if is_dataclass(now):
@@ -79,36 +82,24 @@ def _changes(own: Config, other: Config, told: list[str]) -> dict[str, Any]:
                 name: value
                 for name, value in vars(now).items()
                 if value != getattr(was, name)
-                or not {key, f"{key}.{name}"}.isdisjoint(told)
+                or not {key, f"{key}.{name}"}.isdisjoint(keys)
             }
             found |= {key: changed} if changed else {}
-        elif (now != was or key in told) and key not in NOT_OF_MEMBERS:
+        elif (now != was or key in keys) and key not in NOT_OF_MEMBERS:
             found[key] = now
     return found
-
-
-def _configs(
-    kind: str, told: dict[str, Any], composed: app.Composed, config: Config
-) -> dict[str, Config]:
-    """The configuration of each judge or member that is told something."""
-    return {
-        name: _config(kind, name, settings, composed, config)
-        for name, settings in told.items()
-        if settings is not None
-    }
 
 
 def _config(
     kind: str, name: str, told: Any, composed: app.Composed, config: Config
 ) -> Config:
+    """The configuration of one judge or member."""
     from vlmrm_exp.envs import check_world
     from vlmrm_exp.reward import make_model, reward_class
 
-    settings = [told] if isinstance(told, str) else told
+    settings = as_list(told)
     words.check_name(kind, name)
-    if not isinstance(settings, list) or not all(
-        isinstance(setting, str) and "=" in setting for setting in settings
-    ):
+    if not all(isinstance(setting, str) and "=" in setting for setting in settings):
         raise ConfigError(
             f"{kind}.{name} is {told!r}, but must say what this {kind} is told "
             f"differently, as {kind}.{name}=clip=tiny or "
@@ -125,13 +116,11 @@ def _config(
         again = composed.again(*keys)
         other = to_config(again.cfg)
         check_world(other)
-        changed = [
-            key for key in SAME if getattr(other.task, key) != getattr(config.task, key)
-        ]
-        if changed:
-            raise ConfigError(
-                f"it has another task.{changed[0]}, so other states: leave that out."
-            )
+        for key in SAME:
+            if getattr(other.task, key) != getattr(config.task, key):
+                raise ConfigError(
+                    f"it has another task.{key}, so other states: leave that out."
+                )
         reward, model = f"reward={other.reward.name}", reward_class(other)
         if model.online:
             raise ConfigError(

@@ -3,6 +3,7 @@
 Its rewards are those of a run: rendered, embedded and made by `reward/clip.py`.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -51,12 +52,9 @@ def examine(folder: Path, clip: ClipConfig, count: int) -> list[dict[str, Any]]:
 
 def _embed(encoder: Encoder, config: Config, states: np.ndarray) -> torch.Tensor:
     """States (B, S), as a run of the configured task sees them: (B, 1, D)."""
-    appearance = Appearance(config, encoder)
-    size = appearance.batch_size
-    starts = range(0, max(len(states), 1), size)
-    parts = [appearance.embed(states[start : start + size]) for start in starts]
-    appearance.close()
-    return torch.cat(parts)
+    appearance = Appearance(config, encoder.batch_size, encoder.embed_frames)
+    with contextlib.closing(appearance):
+        return appearance.see(states)
 
 
 def _judge(

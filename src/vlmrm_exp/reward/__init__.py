@@ -6,7 +6,6 @@ A reward model is chosen by name (`reward=clip`) or by `module:Class`; where it 
 `pool.py`'s business. Letters: T steps, N episodes, S numbers in a state.
 """
 
-import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -54,6 +53,12 @@ class Episodes:
         assert given is not None
         return given.shape[0], given.shape[1]
 
+    @property
+    def flat(self) -> np.ndarray:
+        """All states under each other: (T * N, S), or frames."""
+        assert self.states is not None
+        return self.states.reshape(-1, *self.states.shape[2:])
+
     def column(self) -> "Episodes":
         """All steps of all episodes under each other: (T * N, 1)."""
         return self._each(lambda x: x.reshape(-1, 1, *x.shape[2:]))
@@ -64,11 +69,9 @@ class Episodes:
 
     def split(self, ends: np.ndarray, axis: int) -> "list[Episodes]":
         """Parts that end before each of `ends`, and the rest."""
-        cuts = [0, *ends.tolist(), self.shape[axis]]
-        index = (slice(None),) * axis
         return [
-            self._each(lambda x, part=slice(*ends): x[(*index, part)])
-            for ends in itertools.pairwise(cuts)
+            self._each(lambda x, k=k: np.split(x, ends, axis)[k])
+            for k in range(len(ends) + 1)
         ]
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Episodes":
@@ -82,10 +85,7 @@ class Memory(Protocol):
     """What learning rewards needs of the replay buffer."""
 
     def newest(self) -> tuple[np.ndarray, np.ndarray]:
-        """The newest rollout: states (T, N, S), and rewards (T, N) as they came.
-
-        They are NaN where nobody looked.
-        """
+        """The newest rollout: states (T, N, S), rewards (T, N) that came, or NaN."""
         ...
 
     def draw_rewarded(
@@ -97,14 +97,10 @@ class Memory(Protocol):
     def relabel(
         self, reward: Callable[[np.ndarray, np.ndarray], np.ndarray], newest: bool
     ) -> float:
-        """Replace rewards of all rollouts, or of the newest.
+        """Replace rewards of all rollouts, or of the newest alone.
 
-        Args:
-            reward: takes states (T, N, S) and rewards (T, N) as they came.
-            newest: of the newest rollout alone.
-
-        Returns:
-            The standard deviation of all rewards that are stored now.
+        `reward` takes what `newest` gives. Returns the standard deviation of all
+        rewards that are stored now.
         """
         ...
 
@@ -261,11 +257,10 @@ def choose_device(name: str, setting: str = "compute") -> "torch.device":
     """
     import torch  # here, so that --help and refusals are immediate
 
-    if name == "gpu" and not torch.cuda.is_available():
+    there = torch.cuda.is_available()
+    if name == "gpu" and not there:
         raise ConfigError(
             f"{setting}=gpu needs a GPU that torch can use, and torch sees none: "
             f"install a CUDA build of torch, or use {setting}=cpu."
         )
-    return torch.device(
-        "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
-    )
+    return torch.device("cuda" if there and name != "cpu" else "cpu")

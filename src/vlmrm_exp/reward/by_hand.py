@@ -41,8 +41,5 @@ class HandWrittenReward(RewardModel):
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
         """(T, N) float32."""
-        assert episodes.states is not None
-        steps, count = episodes.shape
-        flat = episodes.states.reshape(steps * count, -1)
-        values = self._formula(self._goal.bodies(flat))
-        return values.reshape(steps, count).astype(np.float32)
+        values = self._formula(self._goal.bodies(episodes.flat))
+        return values.reshape(episodes.shape).astype(np.float32)

@@ -6,6 +6,7 @@ The formula is float32: rewards are small differences of close cosines. Letters:
 states, V views of each, P prompts, D embedding.
 """
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,14 +50,14 @@ def goal_baseline_reward(
         (B,) float32, at most 1.
 
     Raises:
-        ValueError: goal and baseline coincide while alpha is above 0: no line.
+        ConfigError: goal and baseline coincide while alpha is above 0: no line.
     """
     offset = states.float() - goal.float()  # (B, D)
     if alpha > 0:
         direction = goal.float() - baseline.float()
         length = direction.norm(dim=-1, keepdim=True)
         if (length < 1e-6).any():
-            raise ValueError(
+            raise ConfigError(
                 "The prompt and the baseline have the same embedding, so there is no "
                 "line to project on: say something else in one of them, or set alpha=0."
             )
@@ -80,10 +81,7 @@ class Sentence:
             for sentences in (config.prompts, config.baselines)
         )
         self._alpha = config.alpha
-        try:
-            self(self._goal[None, None])
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        self(self._goal[None, None])  # so that it is refused now
 
     @property
     def way(self) -> torch.Tensor:
@@ -98,16 +96,20 @@ class Sentence:
         return reward.reshape(embeddings.shape[:2]).mean(dim=1)
 
 
-class Views:
-    """Renders states, each view alone."""
+class Appearance:
+    """Sees states as a model does: renders each view and embeds it."""
 
-    def __init__(self, config: Config, at_once: int) -> None:
+    def __init__(
+        self, config: Config, at_once: int, embed: Callable[[np.ndarray], torch.Tensor]
+    ) -> None:
         """Open the drawing context of the configured task.
 
         Args:
             config: its task, and the size and effects of frames.
             at_once: pictures that are best made together.
+            embed: the model's part: pictures (B, H, W, 3) uint8 -> (B, D).
         """
+        self._embed = embed
         self._views = len(config.task.views)
         self.batch_size = max(1, at_once // self._views)
         self._renderer = world_of(config.task).make_renderer(
@@ -123,23 +125,18 @@ class Views:
         apart = frames.reshape(batch, height, views, width // views, 3).swapaxes(1, 2)
         return apart.reshape(batch * views, height, width // views, 3)
 
+    def batches(self, states: np.ndarray) -> list[np.ndarray]:
+        """Parts of states, or frames, that are best seen at once."""
+        return np.split(states, range(self.batch_size, len(states), self.batch_size))
+
+    def see(self, states: np.ndarray) -> torch.Tensor:
+        """States (B, S), or frames (B, H, W, 3) -> embeddings (B, V, D)."""
+        parts = [self._embed(self.pictures(part)) for part in self.batches(states)]
+        return torch.cat(parts).unflatten(0, (len(states), self._views))
+
     def close(self) -> None:
         """Free the drawing context."""
         self._renderer.close()
-
-
-class Appearance(Views):
-    """Sees states as the model does: renders each view and embeds it."""
-
-    def __init__(self, config: Config, encoder: "Encoder") -> None:
-        """Open the drawing context of the configured task."""
-        super().__init__(config, encoder.batch_size)
-        self._encoder = encoder
-
-    def embed(self, states: np.ndarray) -> torch.Tensor:
-        """States (B, S), or frames (B, H, W, 3) -> embeddings (B, V, D)."""
-        embeddings = self._encoder.embed_frames(self.pictures(states))
-        return embeddings.unflatten(0, (len(states), self._views))
 
 
 class ClipReward(RewardModel):
@@ -147,8 +144,12 @@ class ClipReward(RewardModel):
 
     sees_pictures = True
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, wordings: Sequence[Config] = ()) -> None:
         """Load the model, embed the sentences, open the drawing context.
+
+        Args:
+            config: of the run.
+            wordings: the same with each goal that `scores` tells of; none: its own.
 
         Raises:
             ConfigError: prompts that do not fit, weights that cannot be had, no GPU,
@@ -157,51 +158,37 @@ class ClipReward(RewardModel):
         from vlmrm_exp.vlm.encoder import load_encoder
         from vlmrm_exp.vlm.tokenizer import check_prompts
 
-        wordings = self.wordings(config)
+        wordings = wordings or [config]
         sentences = [s for one in wordings for s in (*one.prompts, *one.baselines)]
         check_prompts(config.clip, sentences)
         encoder = load_encoder(config.clip, choose_device(config.compute.device))
         self._sentences = [Sentence(encoder, one) for one in wordings]
         self._sentence = self._sentences[0]
         encoder.drop_text_tower()  # the sentences do not change any more
-        self._appearance = Appearance(config, encoder)
+        self._facts = encoder.facts
+        self._appearance = Appearance(config, encoder.batch_size, encoder.embed_frames)
         self.batch_size = self._appearance.batch_size
-        self._encoder = encoder
-
-    def wordings(self, config: Config) -> list[Config]:
-        """The configuration, once with each goal that embeddings are compared with."""
-        return [config]
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
         """(T, N) float32."""
-        states = episodes.states
-        assert states is not None
-        flat = states.reshape(-1, *states.shape[2:])
-        rewards = np.empty(len(flat), np.float32)
-        for start in range(0, len(flat), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            rewards[part] = self._sentence(self._appearance.embed(flat[part])).cpu()
-        return rewards.reshape(states.shape[:2])
+        parts = self._appearance.batches(episodes.flat)
+        rewards = [self._sentence(self._appearance.see(part)).cpu() for part in parts]
+        return torch.cat(rewards).numpy().reshape(episodes.shape)
 
     def scores(self, states: np.ndarray) -> np.ndarray:
         """States (B, S), or frames -> rewards of each wording's goal (B, K) float32."""
-        seen = self.embeddings(states[None])[0]  # (B, V, D)
+        seen = self._appearance.see(states)  # (B, V, D)
         rewards = torch.stack([sentence(seen) for sentence in self._sentences], 1)
         return rewards.cpu().numpy()
 
     def embeddings(self, states: np.ndarray) -> torch.Tensor:
         """States (T, N, S), or frames -> embeddings (T, N, V, D)."""
-        flat = states.reshape(-1, *states.shape[2:])
-        parts = [
-            self._appearance.embed(flat[start : start + self.batch_size])
-            for start in range(0, len(flat), self.batch_size)
-        ]
-        return torch.cat(parts).unflatten(0, states.shape[:2])
+        seen = self._appearance.see(Episodes(states=states).flat)
+        return seen.unflatten(0, states.shape[:2])
 
     def about(self) -> dict[str, Any]:
         """What embeds and what renders."""
-        drawn_by = self._appearance.drawn_by
-        return {"encoder": self._encoder.facts, "drawn_by": drawn_by}
+        return {"encoder": self._facts, "drawn_by": self._appearance.drawn_by}
 
     def close(self) -> None:
         """Free the drawing context."""

@@ -1,6 +1,6 @@
 """Several workers: started, spoken to, and replaced when they end or hang.
 
-    pool.Workers -> Crew -> [Worker, Worker, ...]
+    pool.Workers -> Crew -> [worker, worker, ...]
 
 A worker is a process (`worker.py`) or a Ray actor (`ray_worker.py`).
 """
@@ -10,11 +10,16 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vlmrm_exp.config import Config, ForeignError
 from vlmrm_exp.reward import Episodes
-from vlmrm_exp.reward.worker import Failure, Process, Worker, WorkerEnded
+from vlmrm_exp.reward.worker import Failure, Process, WorkerEnded
+
+if TYPE_CHECKING:
+    from vlmrm_exp.reward.ray_worker import RayWorker
+
+Worker: TypeAlias = "Process | RayWorker"
 
 FIRST_REWARD_S = 180  # an OpenGL driver may hang for ever (mujoco issue 3444)
 HANGS_S = 600  # a worker that gives no answer for so long, and for
@@ -113,11 +118,7 @@ class Crew:
                 self._replace(number, ended)
 
     def _replace(self, number: int, ended: WorkerEnded) -> None:
-        """Start a worker in the place of one that ended.
-
-        Raises:
-            ForeignError: several ended in a row.
-        """
+        """Start another in the place of one that ended, unless several did in a row."""
         self._ended += 1
         if self._ended == MOST_ENDED:
             raise ForeignError(

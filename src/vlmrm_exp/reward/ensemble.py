@@ -10,18 +10,27 @@ states, E members.
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from vlmrm_exp.checks import check_options, number_from_0, one_of, whole_number
+from vlmrm_exp.checks import number_from_0, one_of, reward_options, whole_number
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.reward import Episodes, RewardModel, facts_of, make_model, rewards_of
 from vlmrm_exp.reward.clip import ClipReward
 from vlmrm_exp.reward.pool import close
 from vlmrm_exp.reward.random_states import random_states
 
-OPTIONS = {"combine": "min", "weight": 0.5, "episodes": 16}
+checked = partial(
+    reward_options,
+    {
+        "combine": ("min", partial(one_of, options=("min", "mean", "uncertainty"))),
+        "weight": (0.5, number_from_0),
+        "episodes": (16, whole_number),
+    },
+)
+"""What `reward.options` asks for, or a ConfigError."""
 LEAST_SPREAD = 1e-6
 """Standard deviation of a member's rewards over their size, below which it is noise of
 float32."""
@@ -72,7 +81,7 @@ class EnsembleReward(RewardModel):
         """States (B, S), or frames -> each member's own rewards (B, E) float64."""
         parts = [
             model.scores(states)
-            if isinstance(model, _SeeAlike)
+            if type(model) is ClipReward
             else rewards_of(model, Episodes(states=states[:, None]))
             for model in self._models.values()
         ]
@@ -80,10 +89,7 @@ class EnsembleReward(RewardModel):
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
         """(T, N) float32, in standard deviations of random actions' states."""
-        states = episodes.states
-        assert states is not None
-        given = self.members(states.reshape(-1, *states.shape[2:]))
-        standardised = (given - self._mean) / self._std
+        standardised = (self.members(episodes.flat) - self._mean) / self._std
         combine, weight = self._options["combine"], self._options["weight"]
         reward = combined(standardised, combine, weight)
         return reward.reshape(episodes.shape).astype(np.float32)
@@ -104,23 +110,13 @@ class EnsembleReward(RewardModel):
             close(model)
 
 
-class _SeeAlike(ClipReward):
-    """CLIP's rewards of members that see the same: each state is embedded once."""
-
-    def __init__(self, members: list[Config]) -> None:
-        self._members = members
-        super().__init__(members[0])
-
-    def wordings(self, config: Config) -> list[Config]:
-        """The configurations of the members."""
-        return self._members
-
-
 def _load(members: Mapping[str, Config]) -> RewardModel:
-    """The reward model of a member, or of several that see the same."""
+    """The reward model of a member, or of several whose states it embeds once."""
     first, *_ = configs = list(members.values())
     try:
-        return _SeeAlike(configs) if first.reward.model == "clip" else make_model(first)
+        if first.reward.model == "clip":
+            return ClipReward(first, configs)
+        return make_model(first)
     except ConfigError as error:
         raise ConfigError(f"member.{' and '.join(members)}: {error}") from error
 
@@ -150,17 +146,3 @@ def combined(rewards: np.ndarray, how: str, weight: float) -> np.ndarray:
         return rewards.min(1)
     mean = rewards.mean(1)
     return mean if how == "mean" else mean - weight * rewards.var(1)
-
-
-def checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What `reward.options` asks for.
-
-    Raises:
-        ConfigError: there is no such option, or its value is impossible.
-    """
-    check_options(options, tuple(OPTIONS))
-    asked = {**OPTIONS, **options}
-    one_of("reward.options.combine", asked["combine"], ("min", "mean", "uncertainty"))
-    number_from_0("reward.options.weight", asked["weight"])
-    whole_number("reward.options.episodes", asked["episodes"])
-    return asked

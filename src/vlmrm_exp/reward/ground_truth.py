@@ -26,10 +26,8 @@ class PredicateReward(RewardModel):
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
         """(T, N) float32."""
-        assert episodes.states is not None
-        steps, count = episodes.states.shape[:2]
-        flat = episodes.states.reshape(steps * count, -1)
-        return self._predicate(flat).reshape(steps, count).astype(np.float32)
+        met = self._predicate(episodes.flat)
+        return met.reshape(episodes.shape).astype(np.float32)
 
     def about(self) -> dict[str, Any]:
         """Which predicate."""

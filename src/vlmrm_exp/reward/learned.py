@@ -89,9 +89,7 @@ class Estimator:
             config: its seed, device and `reward`.
             state_size: S.
         """
-        self._query_share = config.reward.query_share
-        self._max_error = config.reward.max_error
-        self._pessimism = config.reward.pessimism
+        self._asked = config.reward
         self._seed = config.seed
         self._device = choose_device(config.compute.device)
         with torch.random.fork_rng(devices=[]):
@@ -111,10 +109,10 @@ class Estimator:
     @property
     def share(self) -> float:
         """Of a rollout's states that are looked at."""
-        limit = self._max_error
+        limit, asked = self._asked.max_error, self._asked.query_share
         beyond = min(self._error or 0, 1) - limit
         more = beyond / (1 - limit) if beyond > 0 else 0
-        return self._query_share + more * (1 - self._query_share)
+        return asked + more * (1 - asked)
 
     def choose(self, episodes: Episodes) -> np.ndarray:
         """Places of the states to look at in the flattened (T, N): (K,) int64, sorted.
@@ -141,7 +139,7 @@ class Estimator:
         It can be asked again: the random numbers are those of the rollout's number.
         """
         drawn = np.zeros(shape, bool)
-        count = math.ceil(BY_CHANCE * self._query_share * drawn.size)
+        count = math.ceil(BY_CHANCE * self._asked.query_share * drawn.size)
         rng = self._rng(number, 0)
         drawn.flat[rng.choice(drawn.size, count, replace=False)] = True
         return drawn
@@ -188,7 +186,7 @@ class Estimator:
         squared = float(np.square(of_them, dtype=np.float64).mean())
         kept = 0 if self._error is None else REMEMBERED
         self._squared_error = kept * self._squared_error + (1 - kept) * squared
-        before, limit = self._error or 0, self._max_error
+        before, limit = self._error or 0, self._asked.max_error
         self._error = math.sqrt(self._squared_error) / self._spread
         if before <= limit < min(self._error, 1):
             print(
@@ -224,7 +222,7 @@ class Estimator:
         def reward(states: np.ndarray, given: np.ndarray) -> np.ndarray:
             members = self._predict(states)
             doubt = members.std(0, correction=0)
-            estimate = (members.mean(0) - self._pessimism * doubt).cpu().numpy()
+            estimate = (members.mean(0) - self._asked.pessimism * doubt).cpu().numpy()
             if not np.isfinite(estimate).all():
                 raise FloatingPointError(
                     "The networks that learn rewards gave one that is not finite: the "
@@ -259,8 +257,7 @@ class Estimator:
 
 
 _COUNTS = (
-    *("_chosen", "_learned", "_not_relabelled", "_queries"),
-    *("_squared_error", "_spread", "_error"),
+    "_chosen _learned _not_relabelled _queries _squared_error _spread _error".split()
 )
 
 

@@ -6,19 +6,25 @@ The model still sees single frames; what is new is what their embeddings are ask
 Letters: T steps, N episodes, V views of each state, D embedding.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from vlmrm_exp.checks import check_options, one_of, whole_number
+from vlmrm_exp.checks import one_of, reward_options, whole_number
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward
 
-OPTIONS = ("of", "steps")
+checked = partial(
+    reward_options,
+    {
+        "of": ("mean", partial(one_of, options=("mean", "change"))),
+        "steps": (10, whole_number),
+    },
+)
+"""What `reward.options` asks for, or a ConfigError."""
 STILL = 1e-6
 """Length of a change of unit embeddings below which nothing was seen to move."""
 
@@ -46,7 +52,8 @@ class VideoReward(ClipReward):
             ConfigError: as of `ClipReward`; impossible options; for `change`, prompt
                 and baseline that mean the same.
         """
-        self._of, self._steps = checked(config.reward.options)
+        options = checked(config.reward.options)
+        self._of, self._steps = options["of"], options["steps"]
         super().__init__(config)
         way = self._sentence.way
         if self._of == "change" and way.norm() < STILL:
@@ -57,35 +64,18 @@ class VideoReward(ClipReward):
         self._way = functional.normalize(way, dim=0)
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
-        """(T, N) float32."""
+        """(T, N) float32: the mean over views; of the first change, 0."""
         assert episodes.states is not None
-        seen = self.embeddings(episodes.states)
-        over_time = {"mean": self._of_mean, "change": self._of_change}[self._of]
-        return over_time(seen).cpu().numpy()
-
-    def _of_mean(self, seen: torch.Tensor) -> torch.Tensor:
-        """Embeddings (T, N, V, D) -> (T, N)."""
-        total = seen.cumsum(0)
-        total[self._steps :] -= total[: -self._steps].clone()
-        means = functional.normalize(total, dim=-1)
-        return self._sentence(means.flatten(0, 1)).unflatten(0, seen.shape[:2])
-
-    def _of_change(self, seen: torch.Tensor) -> torch.Tensor:
-        """Embeddings (T, N, V, D) -> (T, N), the mean over views; 0 of the first."""
-        before = torch.cat([seen[:1].expand(self._steps, -1, -1, -1), seen])
-        change = seen - before[: len(seen)]
-        length = change.norm(dim=-1)
-        cosine = (change @ self._way) / length.clamp(min=STILL)
-        return torch.where(length > STILL, cosine, 0).mean(-1)
-
-
-def checked(options: Mapping[str, Any]) -> tuple[str, int]:
-    """What `reward.options` asks for: of what, and over how many steps.
-
-    Raises:
-        ConfigError: there is no such option, or its value is impossible.
-    """
-    check_options(options, OPTIONS)
-    of, steps = options.get("of", "mean"), options.get("steps", 10)
-    one_of("reward.options.of", of, ("mean", "change"))
-    return of, whole_number("reward.options.steps", steps)
+        seen = self.embeddings(episodes.states)  # (T, N, V, D)
+        if self._of == "mean":
+            total = seen.cumsum(0)
+            total[self._steps :] -= total[: -self._steps].clone()
+            means = functional.normalize(total, dim=-1)
+            reward = self._sentence(means.flatten(0, 1)).unflatten(0, seen.shape[:2])
+        else:
+            before = torch.cat([seen[:1].expand(self._steps, -1, -1, -1), seen])
+            change = seen - before[: len(seen)]
+            length = change.norm(dim=-1)  # (T, N, V)
+            cosine = (change @ self._way) / length.clamp(min=STILL)
+            reward = torch.where(length > STILL, cosine, 0).mean(-1)
+        return reward.cpu().numpy()

@@ -9,8 +9,7 @@ depend on it. What workers are, and who takes the place of one that ends, is `cr
 import pickle
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,13 +41,11 @@ class Pool:
     _learner: RewardModel | None
     """The model that learns, if one does."""
 
-    estimator: "Estimator | None" = None
-    """Of rewards that are learned instead of asking for all; set by `make_pool`."""
-
-    judges: Mapping[str, RewardModel] = MappingProxyType({})
-    """Second opinions by name: what evaluations ask beside it, and nothing learns."""
-
     def __init__(self, config: Config, model: RewardModel | type[RewardModel]) -> None:
+        self.estimator: Estimator | None = None
+        """Of rewards that are learned instead of asking for all; set by `make_pool`."""
+        self.judges: dict[str, RewardModel] = {}
+        """Second opinions by name: evaluations ask them too, and nothing learns."""
         self.needs_states = model.needs_states
         self.cheap = model.cheap
         # Only what costs something is worth sparing, and time must have no gaps.
@@ -88,7 +85,7 @@ class Pool:
             if every > 1:
                 columns = [np.interp(np.arange(steps), at, r) for r in reward.T]
                 reward = np.stack(columns, axis=1).astype(np.float32)
-            return check_finite(reward, self._advice)
+            return self._finite(reward, reward.size)
 
         return finish
 
@@ -99,11 +96,26 @@ class Pool:
         def finish() -> np.ndarray:
             reward = np.zeros(episodes.shape, np.float32)
             reward.flat[at] = wait()[:, 0]
-            reward = check_finite(reward, self._advice, len(at))
+            reward = self._finite(reward, len(at))
             reward.flat[np.setdiff1d(np.arange(reward.size), at)] = np.nan
             return reward
 
         return finish
+
+    def _finite(self, reward: np.ndarray, asked: int) -> np.ndarray:
+        """The rewards (T, N) as they are; so many were asked for.
+
+        Raises:
+            FloatingPointError: one is not a finite number.
+        """
+        bad = np.argwhere(~np.isfinite(reward))
+        for t, n in bad:
+            raise FloatingPointError(
+                f"The reward is {reward[t, n]} at step {t + 1} of episode {n + 1} of a "
+                f"rollout, and {len(bad)} of {asked} are not finite: nothing can be "
+                f"learned from it; {self._advice}."
+            )
+        return reward
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
         """Submit and wait: (T, N) float32."""
@@ -121,12 +133,11 @@ class Pool:
             return {}
         before, episodes = self._learner.version, memory.episodes()
         with blaming(self._learner, "in update"):
-            metrics = {
-                key: float(value)
-                for key, value in self._learner.update(episodes).items()
-            }
-            if unfit := [key for key in metrics if not key.startswith("reward/")]:
-                raise ValueError(f"its metric {unfit[0]} does not begin with reward/")
+            told = self._learner.update(episodes)
+            metrics = {key: float(value) for key, value in told.items()}
+            for key in metrics:
+                if not key.startswith("reward/"):
+                    raise ValueError(f"its metric {key} does not begin with reward/")
             changed = bool(self._learner.version != before)
         if changed:
             memory.set_rewards(self.rewards(episodes))
@@ -203,27 +214,6 @@ def make_judge(name: str, config: Config, example: Episodes) -> RewardModel:
     return judge
 
 
-def check_finite(
-    reward: np.ndarray, advice: str, asked: int | None = None
-) -> np.ndarray:
-    """The rewards (T, N) as they are; `advice` ends the message.
-
-    `asked` is how many were asked for; None: all.
-
-    Raises:
-        FloatingPointError: one is not a finite number.
-    """
-    bad = ~np.isfinite(reward)
-    if bad.any():
-        t, n = np.argwhere(bad)[0]
-        raise FloatingPointError(
-            f"The reward is {reward[t, n]} at step {t + 1} of episode {n + 1} of a "
-            f"rollout, and {int(bad.sum())} of {asked or bad.size} are not finite: "
-            f"nothing can be learned from it; {advice}."
-        )
-    return reward
-
-
 class InProcess(Pool):
     """Computes in the calling process, as soon as episodes are submitted."""
 
@@ -256,13 +246,12 @@ class Workers(Pool):
         super().__init__(config, model)
         self._learner = make_model(config) if model.remembers else None
         self._sent: int | None = 0  # the version that workers have
-        self._window = model.window
         self._axis = 0 if model.window == 1 else 1  # along which work is shared out
         self._pending: deque[list[np.ndarray]] = deque()  # answers so far, of each job
         try:
             self._crew = Crew(config, example)
         except BaseException:
-            self._close_learner()
+            close(self._learner)
             raise
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -276,11 +265,7 @@ class Workers(Pool):
     def close(self) -> None:
         """Stop the workers."""
         self._crew.close()
-        self._close_learner()
-
-    def _close_learner(self) -> None:
-        if self._learner is not None:
-            close(self._learner)
+        close(self._learner)
 
     def _submit(self, episodes: Episodes) -> Wait:
         # A worker that still wants to answer does not read: both ends would wait.
@@ -307,7 +292,7 @@ class Workers(Pool):
     def _shares(self, episodes: Episodes) -> list[Episodes]:
         """A part for each worker: whole batches of states, or whole episodes."""
         size, count = 1, len(self._crew.workers)
-        if self._window == 1:
+        if self._axis == 0:
             episodes, size = episodes.column(), self._crew.batch_size
         ends = even_ends(episodes.shape[self._axis], size, count)
         return episodes.split(ends, self._axis)
@@ -335,10 +320,11 @@ def even_ends(length: int, size: int, parts: int) -> np.ndarray:
     return min(cuts, key=lambda cut: np.diff([0, *cut, length]).max())
 
 
-def close(model: RewardModel) -> None:
-    """Release what a model holds; results are whole even where that fails."""
+def close(model: RewardModel | None) -> None:
+    """Release what a model holds, if any; results are whole even where that fails."""
     try:
         with blaming(model, "in close"):
-            model.close()
+            if model is not None:
+                model.close()
     except ForeignError as error:
-        print(f"{error}", file=sys.stderr)
+        print(error, file=sys.stderr)

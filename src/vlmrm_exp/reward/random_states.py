@@ -1,5 +1,7 @@
 """States that random actions lead to: what is usual, before anything is learned."""
 
+import contextlib
+
 import gymnasium as gym
 import numpy as np
 
@@ -16,27 +18,18 @@ def random_states(config: Config, episodes: int) -> np.ndarray:
         (episodes * T, S) float64, or frames.
     """
     envs = make_envs(config.task, episodes, config.compute.num_physics_threads)
-    rng, repeat = np.random.default_rng(config.seed), 1
-    if config.algo.name == "sac":
-        repeat = config.algo.random_action_repeat
-    try:
+    rng, space = np.random.default_rng(config.seed), envs.action_space
+    repeat = config.algo.random_action_repeat if config.algo.name == "sac" else 1
+    with contextlib.closing(envs):
         envs.reset(config.seed)
         states, action = [], np.empty(0)
         for t in range(envs.episode_length):
             if t % repeat == 0:
-                action = _random_action(envs.action_space, episodes, rng)
+                if isinstance(space, gym.spaces.Discrete):
+                    action = rng.integers(space.n, size=episodes)
+                else:
+                    size = (episodes, *space.shape)
+                    action = rng.uniform(space.low, space.high, size).astype(np.float32)
             envs.step(action)
             states.append(envs.states())
-    finally:
-        envs.close()
     return np.concatenate(states)
-
-
-def _random_action(
-    space: gym.spaces.Box | gym.spaces.Discrete, count: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Uniform: (count, A) float32, or (count,) int64."""
-    if isinstance(space, gym.spaces.Discrete):
-        return rng.integers(space.n, size=count)
-    size = (count, *space.shape)
-    return rng.uniform(space.low, space.high, size).astype(np.float32)

@@ -68,7 +68,7 @@ class Actor:
 
 
 class RayWorker:
-    """This end of an actor: a `worker.Worker`."""
+    """This end of an actor, spoken to as a `worker.Process` is."""
 
     def __init__(self, arguments: bytes, gpu: bool, number: int) -> None:
         self._arguments = os.getcwd(), sys.path, arguments

@@ -9,12 +9,13 @@ B states, K stages.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from vlmrm_exp.checks import check_options, number_from_0, whole_number
+from vlmrm_exp.checks import number_from_0, reward_options, whole_number
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import Step, VectorEnv
 from vlmrm_exp.envs.in_order import Around
@@ -22,7 +23,11 @@ from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward
 from vlmrm_exp.reward.random_states import random_states
 
-OPTIONS = {"episodes": 16, "shaping": 1.0}
+checked = partial(
+    reward_options,
+    {"episodes": (16, whole_number), "shaping": (1.0, number_from_0)},
+)
+"""What `reward.options` asks for, or a ConfigError."""
 ROUNDING = 1e-4
 """Of progress: a state's embedding differs that much with the batch that it is in."""
 
@@ -57,8 +62,8 @@ class StagesReward(ClipReward):
                 random actions lead to are beyond a stage's margin.
         """
         self._options = checked(config.reward.options)
-        super().__init__(config)
         stages = config.stages
+        super().__init__(config, [replace(config, prompt=x.prompt) for x in stages])
         prompts = [stage.prompts for stage in stages]
         self.hold = [stage.hold for stage in stages]
         self._gamma = config.algo.gamma
@@ -84,10 +89,6 @@ class StagesReward(ClipReward):
                 f"{self._reached[k]:.4g}, but random actions lead to nothing below "
                 f"{self._lowest[k]:.4g}: give it a higher margin, or a quantile."
             )
-
-    def wordings(self, config: Config) -> list[Config]:
-        """The configuration with the sentence of each stage."""
-        return [replace(config, prompt=stage.prompt) for stage in config.stages]
 
     def scores(self, states: np.ndarray) -> np.ndarray:
         """States (B, S), or frames -> what each stage says of them: (B, K) float64."""
@@ -184,16 +185,3 @@ class StagedEnvs(Around):
         """Go on from a `state_dict`."""
         super().load_state_dict(state)
         self._level = np.array(state["level"])
-
-
-def checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What `reward.options` asks for.
-
-    Raises:
-        ConfigError: there is no such option, or its value is impossible.
-    """
-    check_options(options, tuple(OPTIONS))
-    asked = {**OPTIONS, **options}
-    whole_number("reward.options.episodes", asked["episodes"])
-    number_from_0("reward.options.shaping", asked["shaping"])
-    return asked

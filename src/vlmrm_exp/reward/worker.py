@@ -1,6 +1,6 @@
 """A worker that computes rewards: what it does, and how it is spoken to.
 
-crew.Crew -> Worker -> [another process: life]
+crew.Crew -> Process -> [another process: life]
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,36 +29,11 @@ class WorkerEnded(Exception):
     """A worker ended or hangs; the text says how."""
 
 
-class Worker(Protocol):
-    """This end of what carries messages to a worker and answers back, both in order."""
-
-    def send(self, message: bytes | Episodes) -> None:
-        """Hand over a pickled `state_dict`, or states to reward. It never fails.
-
-        That a worker has ended is told when its answer is waited for.
-        """
-        ...
-
-    def answer(self, timeout_s: float | None = None) -> Any:
-        """The next answer, as `life` gives them; those that are None are left out.
-
-        Raises:
-            WorkerEnded: there will be none.
-            TimeoutError: none came within so many seconds.
-        """
-        ...
-
-    def end(self) -> None:
-        """Tell it to end, without waiting for that."""
-        ...
-
-    def kill(self, patience_s: float = 0) -> None:
-        """End it by force, if it has not ended within so many seconds."""
-        ...
-
-
 class Process:
-    """A worker that is a process of its own, at the other end of a pipe."""
+    """A worker that is a process of its own, at the other end of a pipe.
+
+    Messages and answers come in order.
+    """
 
     def __init__(self, config: Config, example: Episodes) -> None:
         # spawn: an OpenGL or CUDA context does not survive a fork.
@@ -73,12 +48,20 @@ class Process:
         theirs.close()
 
     def send(self, message: bytes | Episodes) -> None:
-        """Write into the pipe."""
+        """Hand over a pickled `state_dict`, or states to reward. It never fails.
+
+        That a worker has ended is told when its answer is waited for.
+        """
         with contextlib.suppress(ConnectionError):
             self._pipe.send(message)
 
     def answer(self, timeout_s: float | None = None) -> Any:
-        """Read from the pipe."""
+        """The next answer, as `life` gives them; those that are None are left out.
+
+        Raises:
+            WorkerEnded: there will be none.
+            TimeoutError: none came within so many seconds.
+        """
         if timeout_s is not None and not self._pipe.poll(timeout_s):
             raise TimeoutError
         try:
@@ -94,11 +77,11 @@ class Process:
             raise WorkerEnded(why) from None
 
     def end(self) -> None:
-        """A worker ends when its pipe does."""
+        """Tell it to end, without waiting for that: it does when its pipe does."""
         self._pipe.close()
 
     def kill(self, patience_s: float = 0) -> None:
-        """Wait, then send SIGKILL."""
+        """End it by force, if it has not ended within so many seconds."""
         self._process.join(timeout=patience_s)
         if self._process.is_alive():
             self._process.kill()

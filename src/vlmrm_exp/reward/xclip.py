@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmrm_exp.checks import check_options, whole_number
-from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.checks import reward_options, whole_number
+from vlmrm_exp.config import Config
 from vlmrm_exp.reward import Episodes, RewardModel, choose_device
-from vlmrm_exp.reward.clip import Views, goal_baseline_reward, mean_embedding
+from vlmrm_exp.reward.clip import Appearance, goal_baseline_reward, mean_embedding
 
-OPTIONS = ("stride",)
+OPTIONS = {"stride": (1, whole_number)}
 
 
 class XClipReward(RewardModel):
@@ -44,15 +44,13 @@ class XClipReward(RewardModel):
         """
         from vlmrm_exp.vlm.video_encoder import VideoEncoder
 
-        check_options(config.reward.options, OPTIONS)
-        stride = config.reward.options.get("stride", 1)
-        self._stride = whole_number("reward.options.stride", stride)
+        self._stride = reward_options(OPTIONS, config.reward.options)["stride"]
         self._goals, self._alpha = len(config.prompts), config.alpha
         self._renormalise = config.renormalise
         prompts = [*config.prompts, *config.baselines]
         device = choose_device(config.compute.device)
-        self._encoder = VideoEncoder(config.clip, prompts, device)
-        self._views = Views(config, self._encoder.batch_size)
+        self._encoder = encoder = VideoEncoder(config.clip, prompts, device)
+        self._views = Appearance(config, encoder.batch_size, encoder.pixels)
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
         """(T, N) float32.
@@ -65,18 +63,13 @@ class XClipReward(RewardModel):
 
     def _episode(self, states: np.ndarray) -> np.ndarray:
         """States (T, S) or frames of one episode -> (T,); renders each state once."""
-        size, steps = self._views.batch_size, len(states)
-        parts = [
-            self._encoder.pixels(self._views.pictures(states[start : start + size]))
-            for start in range(0, steps, size)
-        ]
-        pixels = torch.cat(parts).unflatten(0, (steps, -1)).swapaxes(0, 1)
+        pixels = self._views.see(states)  # (T, V, 3, h, w)
         back = self._stride * torch.arange(self._encoder.num_frames - 1, -1, -1)
-        at = (torch.arange(steps)[:, None] - back).clamp(min=0)  # (T, F)
+        at = (torch.arange(len(states))[:, None] - back).clamp(min=0)  # (T, F)
         size = max(1, self._encoder.batch_size // self._encoder.num_frames)
         views = [
             torch.cat([self._rewards(view[part]) for part in at.split(size)])
-            for view in pixels
+            for view in pixels.swapaxes(0, 1)
         ]
         return torch.stack(views).mean(0).cpu().numpy()
 
@@ -87,10 +80,7 @@ class XClipReward(RewardModel):
             mean_embedding(some, self._renormalise)
             for some in (sentences[:, : self._goals], sentences[:, self._goals :])
         )
-        try:
-            return goal_baseline_reward(seen, goals, baselines, self._alpha)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        return goal_baseline_reward(seen, goals, baselines, self._alpha)
 
     def about(self) -> dict[str, Any]:
         """What embeds and what renders."""

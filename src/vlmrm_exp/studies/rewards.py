@@ -24,8 +24,7 @@ from vlmrm_exp.studies import cache, pictures
 from vlmrm_exp.studies.settings import Study
 from vlmrm_exp.studies.state_sets import StateSet
 from vlmrm_exp.vlm import encoder, loading, preprocess, source, tokenizer
-from vlmrm_exp.vlm.encoder import fetch_weights, load_encoder
-from vlmrm_exp.vlm.model_files import read_description
+from vlmrm_exp.vlm.encoder import load_encoder
 from vlmrm_exp.vlm.tokenizer import check_prompts
 
 PART = 256
@@ -53,7 +52,7 @@ def rewarders(study: Study, jobs: Sequence[Config]) -> Iterator[Rewarder]:
             model, [s for job in jobs for s in (*job.prompts, *job.baselines)]
         )
     for model in study.models:
-        fetch_weights(model)
+        source.fetch(model)
     kept = study.cache / "embeddings"
     return (Clip(model, device, kept) for model in study.models)
 
@@ -138,7 +137,8 @@ class Clip:
                 embeddings = cache.load(file).get("embeddings", np.empty(0))
                 if embeddings.shape != shape or not np.isfinite(embeddings).all():
                     if appearance is None and part.states is not None:
-                        appearance = Appearance(job, self._encoder)
+                        one = self._encoder
+                        appearance = Appearance(job, one.batch_size, one.embed_frames)
                         opened.callback(appearance.close)
                     embeddings = self._see(part, appearance)
                     cache.store(file, embeddings=embeddings)
@@ -155,9 +155,7 @@ class Clip:
             seen = torch.stack([see(pictures.read_one(f)[None]) for f in part.files])
         else:
             assert appearance is not None
-            size = appearance.batch_size
-            batches = [part.states[i : i + size] for i in range(0, len(part), size)]
-            seen = torch.cat([appearance.embed(batch) for batch in batches])
+            seen = appearance.see(part.states)
         return seen.cpu().numpy()
 
     def _look(self, states: StateSet, job: Config) -> dict[str, Any]:
@@ -195,9 +193,9 @@ class Clip:
 def _identity(model: ClipConfig, facts: dict[str, Any]) -> dict[str, Any]:
     """What makes the model what it is, wherever it lies and whatever it is called."""
     identity = {k: v for k, v in facts.items() if k not in ("name", "weights")}
-    if folder := source.find(model).folder:
-        description = read_description(folder)
-        identity["model"] = description["model_cfg"]
+    found = source.find(model)
+    if found.folder:
+        identity["model"] = found.config
     file = Path(str(facts["weights"]))
     if facts["weights_sha256"] is None and file.is_file():
         # Too large to be hashed each time.

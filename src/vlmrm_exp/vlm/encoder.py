@@ -4,6 +4,7 @@ With its own tokenizer, normalisation and interpolation; normalisation and unit 
 in float32 whatever the precision of the weights. These are tensors, never unpickled.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.vlm.int8 import not_for, to_int8
 from vlmrm_exp.vlm.loading import build, digest, fold_batch_norms
 from vlmrm_exp.vlm.preprocess import preprocess
-from vlmrm_exp.vlm.source import Source, described, fetch, find, model_config
+from vlmrm_exp.vlm.source import Source, described, fetch
 from vlmrm_exp.vlm.tokenizer import load_tokenizer
 
 DTYPES = {
@@ -36,16 +37,22 @@ class Encoder:
     def __init__(
         self, clip: ClipConfig, source: Source, tokenizer: Any, device: torch.device
     ):
-        self._clip, self._source = clip, source
-        self._tokenizer, self._device = tokenizer, device
+        self._clip, self._tokenizer, self._device = clip, tokenizer, device
         self.batch_size, precision = on_device(clip, device)
         loaded_in = "fp32" if precision == "int8" else precision
         self._dtype = DTYPES[loaded_in]
         self._model = build(clip, source, loaded_in, device)
         size = self._model.visual.image_size
-        self._size = (size, size) if isinstance(size, int) else (size[0], size[1])
-        config = model_config(source)
-        self._dim = config["embed_dim"]
+        size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self._pixels = functools.partial(
+            preprocess,
+            size=size,
+            fit=clip.preprocess,
+            interpolation=source.interpolation,
+            mean=source.mean,
+            std=source.std,
+        )
+        self._dim = source.config["embed_dim"]
         image = sum(p.numel() for p in self._model.visual.parameters())
         everything = sum(p.numel() for p in self._model.parameters())
         self.facts: dict[str, object] = {
@@ -55,8 +62,8 @@ class Encoder:
             "parameters_image": image,
             "parameters_text": everything - image,
             "embed_dim": self._dim,
-            "quick_gelu": bool(config.get("quick_gelu")),
-            "image_size": list(self._size),
+            "quick_gelu": bool(source.config.get("quick_gelu")),
+            "image_size": list(size),
             "context_length": self._tokenizer.context_length,
             "mean": list(source.mean),
             "std": list(source.std),
@@ -80,9 +87,7 @@ class Encoder:
         for start in range(0, len(frames), self.batch_size):
             # A copy, because torch takes neither read-only nor flipped arrays.
             part = np.array(frames[start : start + self.batch_size], order="C")
-            pictures, source = torch.from_numpy(part).to(self._device), self._source
-            look = self._clip.preprocess, source.interpolation, source.mean, source.std
-            pixels = preprocess(pictures, self._size, *look)
+            pixels = self._pixels(torch.from_numpy(part).to(self._device))
             embedding = self._model.encode_image(pixels.to(self._dtype))
             parts.append(functional.normalize(embedding.float(), dim=-1))
         return torch.cat(parts)
@@ -117,27 +122,22 @@ def load_encoder(clip: ClipConfig, device: torch.device) -> Encoder:
         ConfigError: unknown model or weights, no network, a damaged or unfitting file,
             a precision that this device or model has not.
     """
-    if clip.precision == "int8" and device.type != "cpu":
-        raise ConfigError(
-            "clip.precision=int8 is for CPUs, but a GPU embeds here: use bf16, or "
-            "compute=cpu."
-        )
     if clip.precision == "int8":
-        vision = model_config(described(clip))["vision_cfg"]
+        if device.type != "cpu":
+            raise ConfigError(
+                "clip.precision=int8 is for CPUs, but a GPU embeds here: use bf16, or "
+                "compute=cpu."
+            )
+        vision = described(clip).config["vision_cfg"]
         if isinstance(vision.get("layers"), list):  # a ResNet
             raise not_for(clip.name)
     tokenizer = load_tokenizer(clip)  # before gigabytes, for it may be missing
-    return Encoder(clip, fetch(clip, find(clip)), tokenizer, device)
-
-
-def fetch_weights(clip: ClipConfig) -> None:
-    """Download what `load_encoder` will read, if it is not here; loads nothing."""
-    fetch(clip, find(clip))
+    return Encoder(clip, fetch(clip), tokenizer, device)
 
 
 def on_device(clip: ClipConfig, device: torch.device) -> tuple[int, str]:
     """Frames per forward pass and precision, where `clip` leaves them open."""
     size, precision = (16, "fp32") if device.type == "cpu" else (64, "bf16")
-    return clip.batch_size or size, (
-        precision if clip.precision == "auto" else clip.precision
-    )
+    if clip.precision != "auto":
+        precision = clip.precision
+    return clip.batch_size or size, precision

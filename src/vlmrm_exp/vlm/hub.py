@@ -71,8 +71,8 @@ def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
     )
 
 
-def way_out(path: Path, otherwise: str) -> str:
-    """What to do about a damaged file: in the hub's cache, delete what is behind it."""
+def unreadable(path: Path, why: str, instead: str, as_what: str = "") -> ConfigError:
+    """Says why, and what to do: in the hub's cache, to delete what is behind it."""
     if path.is_relative_to(constants.HF_HUB_CACHE):
-        return f"delete {path.resolve()}, so that it is downloaded again"
-    return otherwise
+        instead = f"delete {path.resolve()}, so that it is downloaded again"
+    return ConfigError(f"{path} cannot be read{as_what} ({why}): {instead}.")

@@ -1,15 +1,17 @@
 """Weights into a model: whole, fitting, and ready for the device it will run on."""
 
 import logging
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, sha256
-from vlmrm_exp.vlm.hub import way_out
+from vlmrm_exp.vlm.hub import unreadable
 from vlmrm_exp.vlm.imported import open_clip
 from vlmrm_exp.vlm.model_files import CONFIG_FILE, read_sizes
 from vlmrm_exp.vlm.source import Source, quiet
@@ -45,28 +47,23 @@ def build(
     except Exception as error:  # a damaged file can raise nearly anything
         if file is None:
             raise
+        why = f"{clip.model}; {reason(error, named=True)}"
         instead = "give weights and a description that belong together"
-        raise ConfigError(
-            f"The file {file} cannot be read as that of clip={clip.name} "
-            f"({clip.model}; {reason(error, named=True)}): {way_out(file, instead)}."
-        ) from error
+        as_what = f" as that of clip={clip.name}"
+        raise unreadable(file, why, instead, as_what) from error
     return model.eval().requires_grad_(False)
 
 
 def _load_weights(model: Any, file: Path, is_tag: bool) -> None:
     """Put a file's tensors into the model; nothing of the file is run.
 
-    Raises:
-        ConfigError: they cannot be read, or open_clip would interpolate some; it may
-            for its own tags.
-        Exception: they do not fit the model.
+    Those that open_clip would interpolate are refused, but for its own tags.
     """
     own = model.state_dict()
     for name, size in read_sizes(file).items():
-        if is_tag or not name.endswith("positional_embedding"):
-            continue
         wanted = own.get(name, own.get(f"text.{name}"))
-        if wanted is not None and wanted.shape != size:
+        interpolated = name.endswith("positional_embedding") and not is_tag
+        if interpolated and wanted is not None and wanted.shape != size:
             raise ConfigError(
                 f"{name} has the size {list(size)} in {file}, but "
                 f"{list(wanted.shape)} in the model: give the weights' own "
@@ -76,7 +73,7 @@ def _load_weights(model: Any, file: Path, is_tag: bool) -> None:
     open_clip.load_checkpoint(model, str(file), weights_only=True)
 
 
-def fold_batch_norms(visual: torch.nn.Module) -> None:
+def fold_batch_norms(visual: nn.Module) -> None:
     """Merge each batch normalisation of a ResNet into its convolution, in place.
 
     Embeddings are the same but for rounding, and take half of the time on a CPU.
@@ -84,15 +81,11 @@ def fold_batch_norms(visual: torch.nn.Module) -> None:
     if not isinstance(visual, open_clip.model.ModifiedResNet):
         return
     for module in visual.modules():
-        layers = module._modules
-        pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
-        if isinstance(module, torch.nn.Sequential) and "-1" in layers:
-            pairs = [("0", "1")]  # a shortcut: pooling, convolution, normalisation
-        for conv, norm in pairs:
-            match layers.get(conv), layers.get(norm):
-                case torch.nn.Conv2d() as first, torch.nn.BatchNorm2d() as second:
-                    layers[conv] = fuse_conv_bn_eval(first, second)
-                    layers[norm] = torch.nn.Identity()
+        # Each is behind its convolution, in blocks, shortcuts and the stem.
+        for (conv, first), (norm, second) in pairwise(module.named_children()):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(first, second))
+                setattr(module, norm, nn.Identity())
     visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

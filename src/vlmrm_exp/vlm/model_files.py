@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.files import reason
-from vlmrm_exp.vlm.hub import way_out
+from vlmrm_exp.vlm.hub import unreadable
 
 CONFIG_FILE = "open_clip_config.json"
 TORCHSCRIPT = (
@@ -49,10 +49,8 @@ def read_description(folder: Path) -> dict[str, Any]:
             _check_kind(model["text_cfg"], int, "vocab_size")
     except (OSError, ValueError, TypeError) as error:
         instead = "give a folder that open_clip saved"
-        raise ConfigError(
-            f"{file} cannot be read as open_clip's description of a model "
-            f"({reason(error)}): {way_out(file, instead)}."
-        ) from error
+        as_what = " as open_clip's description of a model"
+        raise unreadable(file, reason(error), instead, as_what) from error
     return description
 
 
@@ -99,9 +97,7 @@ def read_sizes(file: Path) -> dict[str, tuple[int, ...]]:
         except Exception:  # a damaged file can raise nearly anything
             why = "it is damaged, or holds more than tensors"
     if not sizes:
-        raise ConfigError(
-            f"The weights {file} cannot be read ({why}): {way_out(file, instead)}."
-        )
+        raise unreadable(file, why, instead)
     if any(name.startswith("vision_model.") for name in sizes):
         raise ConfigError(f"The file {file} {TRANSFORMERS}")
     return {name.removeprefix("module."): tuple(size) for name, size in sizes.items()}

@@ -12,6 +12,8 @@ from functools import partial
 import torch
 from torch.nn import functional
 
+from vlmrm_exp.vlm.imported import open_clip
+
 
 def preprocess(
     frames: torch.Tensor,
@@ -40,16 +42,12 @@ def preprocess(
     height, width = pixels.shape[2:]
     pixels = resize(pixels, resized_size((height, width), size, fit), interpolation)
     # (B, 3, h, w), h and w at most `size` (pad), it (squash), or at least it (crop)
-    if fit == "crop":
-        top, left = (round((pixels.shape[2 + i] - size[i]) / 2) for i in (0, 1))
-        pixels = pixels[:, :, top : top + size[0], left : left + size[1]]
     mean_, std_ = (
         torch.tensor(list(x), device=frames.device).view(3, 1, 1) for x in (mean, std)
     )
     normalised = (pixels.float() / 255 - mean_) / std_
-    down, across = (size[i] - normalised.shape[2 + i] for i in (0, 1))
-    border = (across // 2, across - across // 2, down // 2, down - down // 2)
-    return functional.pad(normalised, border)  # with zero: `mean`, normalised
+    # The border is of zeros: `mean`, normalised.
+    return open_clip.transform.center_crop_or_pad(normalised, list(size))
 
 
 def resized_size(

@@ -8,7 +8,7 @@ weights that were not found.
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Source:
     mean: tuple[float, ...] = ()  # RGB, of values in 0..1
     std: tuple[float, ...] = ()  # both empty while an `hf-hub:` model is not fetched
     interpolation: str = "bicubic"
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """open_clip's description of the architecture; {} while not fetched."""
 
     @property
     def folder(self) -> Path | None:
@@ -108,13 +110,14 @@ def find(clip: ClipConfig) -> Source:
     return _find_in_folder(clip, folder)
 
 
-def fetch(clip: ClipConfig, source: Source) -> Source:
-    """Download what `find` left on the hub; the source with its `file`.
+def fetch(clip: ClipConfig) -> Source:
+    """What `find` says, and the weights themselves, downloaded if they are not here.
 
     Raises:
-        ConfigError: it cannot be had, or a repository's description does not say how
-            its pictures are normalised.
+        ConfigError: as `find`; they cannot be had, or a repository's description does
+            not say how its pictures are normalised.
     """
+    source = find(clip)
     if source.repo is None:
         return source
     size = f", a download of {clip.download_gb:g} GB" if clip.download_gb else ""
@@ -140,15 +143,10 @@ def described(clip: ClipConfig) -> Source:
     """Where the description is: of a repository downloaded, without the weights."""
     source = find(clip)
     if source.model.startswith("hf-hub:"):
-        return Source(f"local-dir:{fetch_description(clip)}")
+        folder = fetch_description(clip)
+        config = read_description(folder)["model_cfg"]
+        return Source(f"local-dir:{folder}", config=config)
     return source
-
-
-def model_config(source: Source) -> dict[str, Any]:
-    """open_clip's description of the architecture."""
-    if source.folder:
-        return read_description(source.folder)["model_cfg"]
-    return open_clip.get_model_config(source.model) or {}
 
 
 def _weights_file(clip: ClipConfig) -> Path | None:
@@ -180,14 +178,14 @@ def _find_architecture(clip: ClipConfig) -> Source:
         )
     tag = open_clip.get_pretrained_cfg(clip.model, clip.pretrained)
     if tag:
-        _check_quick_gelu(clip, config, [tag])
+        _check_quick_gelu(clip, config, {bool(tag.get("quick_gelu"))})
         repo, _, name = tag["hf_hub"].rpartition("/")
         safetensors = f"{name.rpartition('.')[0]}.safetensors"
         names = (safetensors, name) if name else WEIGHTS_FILES
         mean, std = _colours(clip, tag)
         way = tag["interpolation"]
-        return Source(clip.model, None, repo, names, mean, std, way)
-    file, alike = _weights_file(clip), list(known.values())
+        return Source(clip.model, None, repo, names, mean, std, way, config)
+    file = _weights_file(clip)
     if file is not None:
         if not file.is_file():
             what = f"is no tag that open_clip lists for {clip.model}"
@@ -201,46 +199,30 @@ def _find_architecture(clip: ClipConfig) -> Source:
             )
         if is_torchscript(file):
             raise ConfigError(f"The file {file} {TORCHSCRIPT}")
-        _check_file(clip, file, config, known, alike)
+        if file.suffix == ".safetensors":  # others are read when they are loaded
+            read_sizes(file)
+        trained = {bool(one.get("quick_gelu")) for one in known.values()}
+        if clip.quick_gelu is not None:
+            trained = {clip.quick_gelu}
+        if len(trained) == 2:
+            having = [tag for tag, one in known.items() if one.get("quick_gelu")]
+            raise ConfigError(
+                f"Some weights of {clip.model} were trained with QuickGELU "
+                f"({', '.join(having)}) and the others without, which gives other "
+                f"embeddings, and {file} does not say: give clip.quick_gelu=true or "
+                "false."
+            )
+        _check_quick_gelu(clip, config, trained)
     ways = {c["interpolation"] for c in known.values()}
     way = ways.pop() if len(ways) == 1 else "bicubic"
-    mean, std = _colours(clip, {}, alike)
-    return Source(clip.model, file, None, (), mean, std, way)
-
-
-def _check_file(
-    clip: ClipConfig,
-    file: Path,
-    config: dict[str, Any],
-    known: dict[str, dict[str, Any]],
-    alike: Sequence[dict[str, Any]],
-) -> None:
-    """Refuse a file in another layout, or whose activation is unknown or another.
-
-    Args:
-        clip: as configured.
-        file: is there.
-        config: the architecture's.
-        known: descriptions of open_clip's tags for it.
-        alike: those that hold for the file.
-    """
-    if file.suffix == ".safetensors":  # others are read when they are loaded
-        read_sizes(file)
-    if clip.quick_gelu is not None:
-        alike = [{"quick_gelu": clip.quick_gelu}]
-    if len({bool(one.get("quick_gelu")) for one in alike}) == 2:
-        having = [tag for tag, one in known.items() if one.get("quick_gelu")]
-        raise ConfigError(
-            f"Some weights of {clip.model} were trained with QuickGELU "
-            f"({', '.join(having)}) and the others without, which gives other "
-            f"embeddings, and {file} does not say: give clip.quick_gelu=true or false."
-        )
-    _check_quick_gelu(clip, config, alike)
+    mean, std = _colours(clip, {}, list(known.values()))
+    return Source(clip.model, file, None, (), mean, std, way, config)
 
 
 def _find_in_folder(clip: ClipConfig, folder: Path) -> Source:
     """A folder with open_clip's description and weights."""
-    asked = read_description(folder)["preprocess_cfg"]
+    description = read_description(folder)
+    asked, config = description["preprocess_cfg"], description["model_cfg"]
     known = {"interpolation": ("bicubic", "bilinear"), "mode": ("RGB",)}
     for part, ways in known.items():
         if asked.get(part) not in (None, *ways):
@@ -259,55 +241,49 @@ def _find_in_folder(clip: ClipConfig, folder: Path) -> Source:
         )
     mean, std = _colours(clip, asked)
     way = asked.get("interpolation") or "bicubic"
-    return Source(f"local-dir:{folder}", files[0], None, (), mean, std, way)
+    return Source(f"local-dir:{folder}", files[0], None, (), mean, std, way, config)
 
 
 def _colours(
-    clip: ClipConfig, own: dict[str, Any], alike: Iterable[dict[str, Any]] = ()
+    clip: ClipConfig, own: dict[str, Any], alike: Sequence[dict[str, Any]] = ()
 ) -> Iterator[tuple[float, ...]]:
-    """Mean and std, from the weights' own description or that of models alike."""
+    """Mean and std that these weights were trained with, by their own description.
+
+    Else those that `clip` gives, or that all models `alike` have.
+    """
     for part in ("mean", "std"):
-        yield _colour(clip, part, own.get(part), {tuple(a[part]) for a in alike})
-
-
-def _colour(
-    clip: ClipConfig,
-    part: str,
-    trained: Sequence[float] | None,
-    others: set[tuple[float, ...]],
-) -> tuple[float, ...]:
-    """What these weights were trained with; else `clip`'s, or what all others have."""
-    given = getattr(clip, part)
-    own = f"clip={clip.name}: preprocess_cfg.{part}"
-    for name, values in ((f"clip.{part}", given), (own, trained)):
-        if values is not None:
-            check_colour(name, values)
-    if given and trained and not np.allclose(given, trained, atol=1e-3):
-        raise ConfigError(
-            f"clip.{part}={list(given)}, but the weights of clip={clip.name} were "
-            f"trained with {list(trained)}: set clip.{part}=null."
-        )
-    if known := trained or given:
-        return tuple(known)
-    if len(others) == 1:
-        return next(iter(others))
-    if clip.pretrained == "random":
-        return getattr(open_clip, f"OPENAI_DATASET_{part.upper()}")
-    kinds = " or ".join(str(list(o)) for o in sorted(others)) or "not known"
-    raise ConfigError(
-        f"The weights of clip={clip.name} do not say which {part} their pictures are "
-        f"normalised with (models of this kind: {kinds}): give it, as "
-        f"clip.{part}=[0.5,0.5,0.5]."
-    )
+        given, trained = getattr(clip, part), own.get(part)
+        own_part = f"clip={clip.name}: preprocess_cfg.{part}"
+        for name, values in ((f"clip.{part}", given), (own_part, trained)):
+            if values is not None:
+                check_colour(name, values)
+        if given and trained and not np.allclose(given, trained, atol=1e-3):
+            raise ConfigError(
+                f"clip.{part}={list(given)}, but the weights of clip={clip.name} were "
+                f"trained with {list(trained)}: set clip.{part}=null."
+            )
+        kinds = {tuple(one[part]) for one in alike}
+        if known := trained or given:
+            yield tuple(known)
+        elif len(kinds) == 1:
+            yield kinds.pop()
+        elif clip.pretrained == "random":
+            yield getattr(open_clip, f"OPENAI_DATASET_{part.upper()}")
+        else:
+            shown = " or ".join(str(list(kind)) for kind in sorted(kinds))
+            raise ConfigError(
+                f"The weights of clip={clip.name} do not say which {part} their "
+                "pictures are normalised with (models of this kind: "
+                f"{shown or 'not known'}): give it, as clip.{part}=[0.5,0.5,0.5]."
+            )
 
 
 def _check_quick_gelu(
-    clip: ClipConfig, config: dict[str, Any], candidates: Sequence[dict[str, Any]]
+    clip: ClipConfig, config: dict[str, Any], trained: set[bool]
 ) -> None:
     """Refuse an activation that no known weights of this kind were trained with."""
-    trained = {bool(c.get("quick_gelu")) for c in candidates}
     has = bool(config.get("quick_gelu"))
-    if not trained or has in trained:
+    if trained <= {has}:
         return
     plain = clip.model.removesuffix("-quickgelu")
     other = plain if has else f"{plain}-quickgelu"

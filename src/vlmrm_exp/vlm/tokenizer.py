@@ -1,15 +1,15 @@
 """Sentences to tokens: each model's own tokenizer, and what it would not read."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmrm_exp.checks import check_extra
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, shorten
 from vlmrm_exp.vlm.hub import hub_file
 from vlmrm_exp.vlm.imported import open_clip
-from vlmrm_exp.vlm.source import Source, described, find, model_config, quiet
+from vlmrm_exp.vlm.source import Source, described, find, quiet
 
 
 def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
@@ -53,17 +53,12 @@ def check_length(
 def load_tokenizer(clip: ClipConfig) -> Any:
     """open_clip's tokenizer of the model: a SimpleTokenizer or an HFTokenizer."""
     source, name = described(clip), find(clip).model
-    text = model_config(source)["text_cfg"]
+    text = source.config["text_cfg"]
     wanted = text.get("hf_tokenizer_name")
     if not wanted:
         return _simple_tokenizer(source, text["vocab_size"])
     what = f"The tokenizer of clip={clip.name} ({wanted})"
-    if importlib.util.find_spec("transformers") is None:
-        raise ConfigError(
-            f"{what} needs the package transformers, which is not installed: run pip "
-            "install 'vlmrm_exp[hf]' (in a checkout: make setup EXTRAS=dev,hf), or "
-            "choose another clip."
-        )
+    check_extra(what, "transformers", "hf", "another clip")
     if not name.startswith("local-dir:"):
         hub_file(wanted, ("tokenizer_config.json",), what, "choose another clip")
     try:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from vlmrm_exp.config import VIDEO_MODEL, ClipConfig, ConfigError
 from vlmrm_exp.files import reason
 from vlmrm_exp.vlm.encoder import DTYPES, on_device
-from vlmrm_exp.vlm.hub import hub_file, way_out
+from vlmrm_exp.vlm.hub import hub_file, unreadable
 from vlmrm_exp.vlm.loading import digest
 from vlmrm_exp.vlm.preprocess import preprocess
 from vlmrm_exp.vlm.source import quiet
@@ -52,7 +52,7 @@ class VideoEncoder:
         # It takes seconds, and is an extra.
         import transformers  # pyright: ignore[reportMissingImports]
 
-        *_, weights = _find(clip)
+        weights = _find(clip)
         transformers.logging.disable_progress_bar()
         self.batch_size, precision = on_device(clip, device)
         self._dtype, self._device = DTYPES[precision], device
@@ -142,8 +142,8 @@ class VideoEncoder:
         return functional.normalize(video, dim=-1), functional.normalize(text, dim=-1)
 
 
-def _find(clip: ClipConfig) -> list[Path]:
-    """The files of FILES: from a folder, or from the hub's cache, or downloaded."""
+def _find(clip: ClipConfig) -> Path:
+    """The weights, beside the rest of FILES: in a folder or the hub's cache."""
     name = clip.model.removeprefix(VIDEO_MODEL)
     folder = Path(name).expanduser()
     on_hub = name.count("/") == 1 and name[0] not in "/~." and not folder.is_dir()
@@ -154,22 +154,16 @@ def _find(clip: ClipConfig) -> list[Path]:
         if on_hub:
             instead = f"give a folder by clip.model={VIDEO_MODEL}/path/to/folder"
             found.append(hub_file(name, names, what, instead))
+        elif there := [folder / one for one in names if (folder / one).is_file()]:
+            found.append(there[0])
         else:
-            found.append(_file_in(folder, names))
+            raise ConfigError(
+                f"The folder {folder} has no {' or '.join(names)}: give one with X-CLIP"
+                " and its processor, as save_pretrained of Transformers writes them."
+            )
         if len(found) == 1:  # before gigabytes
             _check_kind(clip, found[0])
-    return found
-
-
-def _file_in(folder: Path, names: Sequence[str]) -> Path:
-    """The first of `names` that is there."""
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise ConfigError(
-        f"The folder {folder} has no {' or '.join(names)}: give one with X-CLIP and its"
-        " processor, as save_pretrained of Transformers writes them."
-    )
+    return found[-1]
 
 
 def _check_kind(clip: ClipConfig, file: Path) -> None:
@@ -187,7 +181,4 @@ def _check_kind(clip: ClipConfig, file: Path) -> None:
 
 def _unreadable(path: Path, error: Exception) -> ConfigError:
     instead = "give a folder that save_pretrained of Transformers wrote"
-    return ConfigError(
-        f"{path} cannot be read as X-CLIP ({reason(error, named=True)}): "
-        f"{way_out(path, instead)}."
-    )
+    return unreadable(path, reason(error, named=True), instead, " as X-CLIP")
