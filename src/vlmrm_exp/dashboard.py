@@ -192,7 +192,7 @@ def epic_distances(paths: Iterable[Path]) -> Epics:
     for path in paths:
         data = read(path, json.loads, {}, [])
         for row in map(mapping, as_list(data.get("rows", []))):
-            about = mapping(mapping(data.get("tasks")).get(row.get("task")))
+            about = mapping(mapping(data.get("tasks")).get(str(row.get("task"))))
             settings = {
                 "reward.model": "clip",
                 "task.name": row.get("task"),
