@@ -109,7 +109,8 @@ class Pool:
             FloatingPointError: one is not a finite number.
         """
         bad = np.argwhere(~np.isfinite(reward))
-        for t, n in bad:
+        if len(bad):
+            t, n = bad[0]
             raise FloatingPointError(
                 f"The reward is {reward[t, n]} at step {t + 1} of episode {n + 1} of a "
                 f"rollout, and {len(bad)} of {asked} are not finite: nothing can be "
