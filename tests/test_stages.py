@@ -155,7 +155,9 @@ def test_agent_sees_its_stage_and_is_paid_for_it(staged):
     played = collect(around, right_first, 0)
     envs.reset(0)
     first = envs.states()[None]
-    random = sentence_rewards(random_states(config, 5)[:, None])[:, 0]
+    random = sentence_rewards(np.concatenate([*random_states(config, 5)])[:, None])[
+        :, 0
+    ]
     hill, flag = random.T
     low = np.array([hill.min(), (flag - hill).min(), (hill - flag).min()])
     high = np.array([np.quantile(hill, 0.6), 0.1, 0.1])

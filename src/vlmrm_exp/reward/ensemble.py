@@ -65,13 +65,13 @@ class EnsembleReward(RewardModel):
         self._models = {" and ".join(m): _load(m) for m in looks.values()}
         sizes = (model.batch_size for model in self._models.values())
         self.batch_size = math.lcm(*sizes)  # so that workers get whole batches of each
-        states = random_states(config, self._options["episodes"])
-        given = self.members(states)
+        usual = random_states(config, self._options["episodes"])
+        given = np.concatenate([self.members(states) for states in usual])
         self._mean, self._std = given.mean(0), given.std(0)
         alike = self._std <= LEAST_SPREAD * np.abs(given).max(0)
         for e in np.flatnonzero(alike):
             raise ConfigError(
-                f"member.{self._names[e]} gives all {len(states)} states that random "
+                f"member.{self._names[e]} gives all {len(given)} states that random "
                 f"actions lead to a reward of {given[0, e]:.4g}, so there is no spread "
                 "to standardise it by: leave it out, or give more "
                 "reward.options.episodes."

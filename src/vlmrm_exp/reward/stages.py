@@ -73,7 +73,8 @@ class StagesReward(ClipReward):
             for k, stage in enumerate(stages)
             if stage.margin is not None
         }
-        scores = self.scores(random_states(config, self._options["episodes"]))
+        usual = random_states(config, self._options["episodes"])
+        scores = np.concatenate([self.scores(states) for states in usual])
         self._lowest = scores.min(0)
         self._reached = np.array(
             [
