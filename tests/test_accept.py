@@ -44,7 +44,7 @@ runpy.run_module("vlmrm_exp.accept", run_name="__main__", alter_sys=True)
 PUBLISHED = yaml.safe_load(accept.PUBLISHED.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_checkpoint_goes_the_whole_way(tmp_path):
     """Downloaded under RN50's tag; it knows nothing, and that is what is said."""
     architecture = tmp_path / "RN50-quickgelu.json"
@@ -85,7 +85,7 @@ def kneeling(path: Path) -> list[dict]:
     return [row for row in rows if row["task"] == "kneeling"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_plain_pictures_are_told_apart_by_a_model_that_learned_them(tmp_path):
     """And not by the same model before that."""
     torch.manual_seed(0)

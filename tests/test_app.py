@@ -105,6 +105,7 @@ def test_a_full_disk_names_no_file_but_the_one_that_is_known():
     )
 
 
+@pytest.mark.slow
 def test_no_memory_and_a_full_disk_are_told(start):
     torch = RuntimeError("DefaultCPUAllocator: can't allocate memory: 40 GB")
     for error, told in (

@@ -40,6 +40,7 @@ def test_every_task_composes_with_every_experiment(compose, task, experiment):
     assert config.env_steps > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "option"),
     [(g, o) for g in ("clip", "reward", "compute", "log") for o in options(g)],
@@ -209,6 +210,7 @@ def test_a_reward_that_costs_nothing_is_asked_for_every_state(compose):
         assert compose("task=kneeling", f"reward={reward}").reward.every == 1
 
 
+@pytest.mark.slow
 def test_render_presets_leave_embedded_models_their_own_pictures(compose):
     def picture(*words: str) -> tuple[int, bool]:
         config = compose("task=kneeling", *words)
@@ -224,6 +226,7 @@ def test_render_presets_leave_embedded_models_their_own_pictures(compose):
     assert toy.frame_height == 400
 
 
+@pytest.mark.slow
 def test_what_is_typed_but_not_read_is_told(compose):
     def notes(*words: str) -> list[str]:
         typed = [word.partition("=")[0] for word in words]

@@ -227,12 +227,14 @@ def test_a_run_as_typed_goes_on_and_is_judged_again(program, start, tmp_path):
     assert recorded["members"] == now["members"]
 
 
+@pytest.mark.slow
 def test_what_is_written_is_what_was_checked(tmp_path):
     config = checked_config(*ENSEMBLE, *DIFFERENT)
     (tmp_path / "config.yaml").write_text(resolved(config))
     assert load_run_config(tmp_path) == config
 
 
+@pytest.mark.slow
 def test_members_follow_what_others_change_in_the_run(compose):
     """As a study does with another model; but they keep what they were told."""
     config = checked_config(*ENSEMBLE, *DIFFERENT, "member.same=[clip=nano, alpha=0]")
@@ -246,6 +248,7 @@ def test_members_follow_what_others_change_in_the_run(compose):
     assert {one.reward.model for one in members.values()} == {"clip"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "told"),
     [
@@ -294,6 +297,7 @@ def test_options_that_cannot_be_are_refused(options, told):
         checked_config(*TASK, "reward=ensemble", *words)  # before anything is loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -327,6 +331,7 @@ def test_members_that_change_nothing_are_told_of(words, told):
     assert notes(judge_configs(composed, config), config, typed) == told
 
 
+@pytest.mark.slow
 def test_a_judge_of_an_ensemble_is_one_told_differently():
     words = [*ENSEMBLE, "judge.x=alpha=0.4", "judge.y=reward=clip"]
     keys = to_keys(words, {}, program="config")

@@ -145,6 +145,7 @@ def test_states_go_on_after_loading(task, envs):
     assert_same([*play(other, actions), other.reset()], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_by_one")
 def test_frames_of_stored_states_equal_those_drawn_at_once(task, envs):
     renderer = make_renderer(task, 64, effects=False)

@@ -104,6 +104,7 @@ def judged(folder, **changes):
         return parts.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sac", "dqn"])
 def test_a_reward_that_leads_away_from_the_goal_raises_an_alarm(tmp_path, capsys, name):
     algo = {"gradient_steps": 20, "exploration_steps": 1600}
@@ -209,6 +210,7 @@ class Below(RewardModel):
         return np.full(episodes.shape, -1, np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "told"),
     [
@@ -304,6 +306,7 @@ def test_a_reward_by_hand_is_a_distance_in_metres(compose):
         make_model(compose("task=cartpole", "reward=by_hand"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", sorted(path.stem for path in SENTENCES.glob("*.yaml")))
 def test_wordings_are_of_the_task(compose, task):
     held = yaml.safe_load((SENTENCES / f"{task}.yaml").read_text())
@@ -357,6 +360,7 @@ def test_null_takes_a_judge_out():
 CLIP = "clip changes nothing here: reward=environment has none of it."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [

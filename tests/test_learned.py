@@ -110,6 +110,7 @@ def test_where_rewards_cannot_be_learned_all_states_are_looked_at(capsys):
     assert all("above reward.max_error=0.4" in line for line in told)
 
 
+@pytest.mark.slow
 def test_a_budget_may_be_kept_whatever_the_error(capsys):
     rng = np.random.default_rng(5)
     noise = lambda states: rng.normal(size=states.shape[:-1])  # noqa: E731
@@ -119,6 +120,7 @@ def test_a_budget_may_be_kept_whatever_the_error(capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rewards_that_are_all_alike_are_learned_exactly():
     learner, replay = estimator(0.1), a_replay()
     for seed in range(8):
@@ -129,6 +131,7 @@ def test_rewards_that_are_all_alike_are_learned_exactly():
     assert "reward/error" not in metrics
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_states_drawn_by_chance_before_they_are_learned_from():
     """Against a slow version, from the members' answers."""
     learner, replay = estimator(0.2), a_replay()
@@ -215,6 +218,7 @@ def test_estimates_are_lower_where_members_disagree():
     assert (stored[1] < stored[0])[unseen].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sac", "dqn"])
 def test_a_run_asks_for_a_share_of_its_states(tmp_path, name):
     reward = {"model": "point_mass:Distance", "query_share": 0.2}

@@ -41,6 +41,7 @@ def states() -> np.ndarray:
     return sampled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "steps"), [(0.0, 3), (0.5, 3), (0.0, 50)])
 def test_mean_is_the_reward_of_the_mean_of_the_last_embeddings(
     of, states, alpha, steps
@@ -69,6 +70,7 @@ def test_one_step_is_the_reward_of_single_states(of, states):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 50])
 def test_change_is_the_cosine_with_the_way_from_baseline_to_goal(of, states, steps):
     words = "prompt=a robot kneeling", "baseline=a standing robot"

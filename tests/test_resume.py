@@ -59,6 +59,7 @@ def go_on(folder: Path, name: str, reports: int, **changes):
         return train_until(parts, reports, kept["state"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reward"),
     [
@@ -318,6 +319,7 @@ def test_a_sweep_finds_its_jobs_although_there_are_new_settings():
     assert len(names) == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_a_version_with_less_settings_is_finished(
     tmp_path, program, monkeypatch
 ):
@@ -362,6 +364,7 @@ def finished_run(tmp_path, program, monkeypatch) -> tuple[Path, tuple[str, ...]]
     return tmp_path / "outputs" / "mountaincar" / "mine", small
 
 
+@pytest.mark.slow
 def test_what_a_damaged_folder_lacks_is_one_sentence(tmp_path, program, monkeypatch):
     run, small = finished_run(tmp_path, program, monkeypatch)
     (run / "config.yaml").write_text("")

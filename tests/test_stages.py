@@ -194,6 +194,7 @@ def test_agent_sees_its_stage_and_is_paid_for_it(staged):
     np.testing.assert_array_equal(played.goal, plain.goal)
 
 
+@pytest.mark.slow
 def test_progress_telescopes_so_that_no_circle_is_paid_for(staged):
     config, model = staged
     gamma, before = config.algo.gamma, model._options["shaping"]
@@ -231,6 +232,7 @@ def test_a_later_stage_never_pays_less(staged):
     np.testing.assert_array_equal(ended, model.level(np.full(1000, 2), progress))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_goes_on_as_if_nothing_had_been(tmp_path):
     config = training.check(_composed(*SMOKE, "log=none", "env_steps=80"))
 

@@ -13,7 +13,7 @@ import pytest
 from point_mass import read_metrics
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SWEEP = (
     "-m sweep=mine task=mountaincar reward=environment log=none seed=0 env_steps=4800 "

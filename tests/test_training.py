@@ -130,6 +130,7 @@ def test_the_environments_own_reward_can_be_learned_from(tmp_path, name):
     )
 
 
+@pytest.mark.slow
 @SOMEWHERE
 def test_a_reward_that_sees_time_needs_no_line_of_the_loop(tmp_path, name, workers):
     reward = {"model": "point_mass:Progress"}
@@ -138,6 +139,7 @@ def test_a_reward_that_sees_time_needs_no_line_of_the_loop(tmp_path, name, worke
         assert abs(line["train/reward_mean"]) <= 0.1  # at most .3 a step, both ways
 
 
+@pytest.mark.slow
 @SOMEWHERE
 def test_a_reward_that_learns_sees_its_old_states_and_rewards_them_anew(
     tmp_path, name, workers
