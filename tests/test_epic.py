@@ -349,6 +349,7 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
     ("words", "says"),
     [
         (["clip=tyni"], "clip=tyni does not exist: choose one of base, bigG"),
+        (["clip=tiny,2"], "clip=2 does not exist: choose one of base, bigG"),
         (["clip=local-dir:/nowhere"], "no folder /nowhere"),
         (["clip=tiny,tiny"], "names tiny twice"),
         (["clip=_embedded"], "is no model"),

@@ -269,6 +269,22 @@ def test_evaluate_tells_what_people_say_of_the_same_episodes(run, tmp_path, caps
     assert evaluated(tmp_path / "elsewhere", f"labels={csv}")["people"]["pairs"]
 
 
+def test_labels_of_two_runs_with_the_same_policy_are_told_apart(run, tmp_path):
+    folder, copied = (run(name, [0.05, 0.1, 1.0, 0.3]) for name in ("run", "copied"))
+    of_videos = f"videos=[{folder},{copied}]", f"out={tmp_path}/out", "serve=false"
+    label(asked(*of_videos, "episodes=2"))
+    said = {f"{folder}#0": 1, f"{folder}#1": 1, f"{copied}#0": 0, f"{copied}#1": 0}
+    say(asked(*of_videos, "episodes=2"), Ada=said)
+    label(asked(*of_videos, "episodes=2"))
+    csv = f"labels={tmp_path}/out/label.csv"
+    for one, success in ((folder, 1), (copied, 0)):
+        (row,) = evaluated(one, csv)["people"]["success"]
+        assert (row["episodes"], row["success"]) == (2, success)
+    copied.rename(tmp_path / "moved")
+    (row,) = evaluated(tmp_path / "moved", csv)["people"]["success"]
+    assert (row["episodes"], row["success"]) == (2, 1)  # of the first
+
+
 def test_labels_of_other_episodes_are_refused(run, pictures, tmp_path):
     folder, other = (
         run("run", [0.05, 0.1, 1.0, 0.3]),

@@ -130,6 +130,13 @@ def test_a_comma_that_could_be_meant_as_a_sweep_is_told(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("name", ["1", "-1e3", "NaN", "inf", "true"])
+def test_a_number_is_a_name_where_an_option_is_chosen(name):
+    [key] = words.to_keys([f"clip={name}"], {})
+    assert OverridesParser.create().parse_override(key).value() == name
+    assert words.to_keys([f"seed={name}"], {}) == [f"seed={name}"]
+
+
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b"])
 def test_a_sweeps_name_is_one_folder(name):
     with pytest.raises(ConfigError, match="it becomes a folder in outputs/sweeps/"):

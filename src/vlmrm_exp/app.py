@@ -207,7 +207,7 @@ def compose(config_name: str, *keys: str) -> Composed:
         raise ConfigError(one_sentence(error)) from error
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def _compose(loader: object, config_name: str, keys: tuple[str, ...]) -> DictConfig:
     """A run asks for the same judges and members several times, some .3 s each.
 

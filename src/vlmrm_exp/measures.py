@@ -178,8 +178,16 @@ def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """EPIC over several tasks: a row for each model and alpha, without intervals."""
     if len({row["task"] for row in rows}) < 2:
         return []
-    import pandas as pd  # here, as --help is immediate
-
-    models = pd.DataFrame(rows).groupby(["clip", "alpha"], sort=False, as_index=False)
-    means = models.agg({"parameters": "first", "epic": "mean"})
-    return means.assign(task=MEAN).to_dict("records")
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["clip"], row["alpha"]), []).append(row)
+    return [
+        {
+            "task": MEAN,
+            "clip": name,
+            "alpha": alpha,
+            "parameters": group[0]["parameters"],
+            "epic": float(np.mean([row["epic"] for row in group])),
+        }
+        for (name, alpha), group in groups.items()
+    ]

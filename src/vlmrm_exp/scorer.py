@@ -194,7 +194,9 @@ def jobs_of(composed: app.Composed) -> list[Config]:
     """
     cfg = composed.cfg
     if cfg.task.env == "gym":
-        raise ConfigError("task=gym has no sentences of its own: give prompt alone.")
+        raise ConfigError(
+            "task=gym has no sentences of its own: leave it out, and give prompt."
+        )
     if cfg.reward.model != "clip":
         raise ConfigError(
             f"reward={cfg.reward.name} looks at states, not pictures: leave it out."
@@ -206,7 +208,8 @@ def jobs_of(composed: app.Composed) -> list[Config]:
     settings.check_list("alpha", alphas)
     if not prompts:
         raise ConfigError(
-            'No prompt is given: say prompt="a robot kneeling", or take task=kneeling.'
+            'No prompt is given: say what to look for, as prompt="a robot kneeling", '
+            "or take a task's, as task=kneeling."
         )
     if len(baselines) > 1 and len(baselines) != len(prompts):
         raise ConfigError(
@@ -215,7 +218,8 @@ def jobs_of(composed: app.Composed) -> list[Config]:
         )
     if not baselines and max(alphas) > 0:
         raise ConfigError(
-            f'alpha is {max(alphas):g}, which needs a baseline, as baseline="a robot".'
+            f"alpha is {max(alphas):g}, which needs a baseline: give it, as "
+            'baseline="a robot", or set alpha=0.'
         )
     # One baseline may be for all prompts, and at alpha 0 none is read.
     pairs = zip(prompts, itertools.cycle(baselines or prompts), strict=False)

@@ -36,6 +36,8 @@ TOLD = {
 """How settings begin that hold others, and which primary configurations read them."""
 SENTENCES = {"prompt": 1, "baseline": 1, "prompts": 2, "baselines": 2, "question": 0}
 """Settings that hold sentences, and how many lists may lie in one another."""
+NUMBER = re.compile(r"[+-]?(\d[\w.+-]*|\.\d+|inf|nan)|true|false", re.IGNORECASE)
+"""What Hydra may read as a number or a truth value."""
 QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 """A text in quotes, as Hydra reads it: a backslash keeps the next quote inside."""
 
@@ -108,6 +110,8 @@ def to_keys(
         elif (conf_dir() / bare).is_dir() and (value == "null" or value[:1] == "_"):
             if word != "experiment=null":  # it has none of itself
                 raise ConfigError(f"{word} is no option: see --help for those.")
+        elif (conf_dir() / bare).is_dir() and NUMBER.fullmatch(value):
+            keys.append(f"{bare}={quoted(value)}")  # Hydra takes no number for a name
         elif key == "sweep":
             if not sweeps:
                 raise ConfigError("sweep=NAME names a sweep: add -m, or leave it out.")
@@ -241,10 +245,16 @@ def several(key: str, value: str, plural: str) -> list[str]:
     if value == "null":
         return [f"{plural}=null"]
     parts = _whole_list(value.strip()) or _whole_list(f"[{value}]") or [value]
-    parts = [part if _reads(f"x={part}") else quoted(part) for part in parts]
+    names = (conf_dir() / key).is_dir()
+    texts = [
+        quoted(part)
+        if (names and NUMBER.fullmatch(part)) or not _reads(f"x={part}")
+        else part
+        for part in parts
+    ]
     # Other keys may be of the first option.
-    own = [f"{key}={parts[0]}"] if re.fullmatch(r"\w[\w.]*", parts[0]) else []
-    return [f"{plural}=[{','.join(parts)}]", *own]
+    own = [f"{key}={texts[0]}"] if re.fullmatch(r"\w[\w.]*", parts[0]) else []
+    return [f"{plural}=[{','.join(texts)}]", *own]
 
 
 def sentences(key: str, value: str, sweeps: bool) -> str:

@@ -65,7 +65,7 @@ class EnsembleReward(RewardModel):
         self._models = {" and ".join(m): _load(m) for m in looks.values()}
         sizes = (model.batch_size for model in self._models.values())
         self.batch_size = math.lcm(*sizes)  # so that workers get whole batches of each
-        usual = random_states(config, self._options["episodes"])
+        usual = random_states(config, self._options["episodes"], self.batch_size)
         given = np.concatenate([self.members(states) for states in usual])
         self._mean, self._std = given.mean(0), given.std(0)
         alike = self._std <= LEAST_SPREAD * np.abs(given).max(0)

@@ -10,20 +10,23 @@ from vlmrm_exp.config import Config
 from vlmrm_exp.envs.in_order import make_envs
 
 
-def random_states(config: Config, episodes: int) -> Iterator[np.ndarray]:
+def random_states(
+    config: Config, episodes: int, at_once: int = 1
+) -> Iterator[np.ndarray]:
     """The states of some episodes of random actions, which the seed decides.
 
     Actions are held as long as a run's own random ones.
 
     Yields:
-        (episodes, S) float64, or frames, T times: frames of all steps are gigabytes.
+        (B, S) float64, or frames: of whole steps, B at least `at_once` but in the last
+        part. Frames of all steps would be gigabytes.
     """
     envs = make_envs(config.task, episodes, config.compute.num_physics_threads)
     rng, space = np.random.default_rng(config.seed), envs.action_space
     repeat = config.algo.random_action_repeat if config.algo.name == "sac" else 1
     with contextlib.closing(envs):
         envs.reset(config.seed)
-        action = np.empty(0)
+        states, action = [], np.empty(0)
         for t in range(envs.episode_length):
             if t % repeat == 0:
                 if isinstance(space, gym.spaces.Discrete):
@@ -32,4 +35,7 @@ def random_states(config: Config, episodes: int) -> Iterator[np.ndarray]:
                     size = (episodes, *space.shape)
                     action = rng.uniform(space.low, space.high, size).astype(np.float32)
             envs.step(action)
-            yield envs.states()
+            states.append(envs.states())
+            if len(states) * episodes >= at_once or t == envs.episode_length - 1:
+                yield np.concatenate(states)
+                states = []

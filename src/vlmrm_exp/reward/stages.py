@@ -73,7 +73,7 @@ class StagesReward(ClipReward):
             for k, stage in enumerate(stages)
             if stage.margin is not None
         }
-        usual = random_states(config, self._options["episodes"])
+        usual = random_states(config, self._options["episodes"], self.batch_size)
         scores = np.concatenate([self.scores(states) for states in usual])
         self._lowest = scores.min(0)
         self._reached = np.array(

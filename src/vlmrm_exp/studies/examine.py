@@ -36,14 +36,20 @@ def check(composed: app.Composed) -> Study:
         if getattr(asked, name) == "":
             raise ConfigError(f"{name} is empty: give a path, or leave it out.")
     if asked.resamples < 0 or 0 < asked.resamples < 20:
-        raise ConfigError(f"resamples is {asked.resamples}: give 20 at least, or 0.")
+        raise ConfigError(
+            f"resamples is {asked.resamples}: give 20 at least, or 0 for no intervals."
+        )
     if asked.frames and asked.state_set:
         raise ConfigError("frames and state_set are both given: choose one of them.")
     if asked.frames and not asked.labels:
-        raise ConfigError("frames needs labels=FILE.csv with columns file and label.")
+        raise ConfigError(
+            "frames needs labels: give a CSV file with the columns file and label, as "
+            "labels=FILE.csv."
+        )
     if asked.labels and not (asked.frames or asked.state_set):
         raise ConfigError(
-            "labels needs the states that they are of: give frames or state_set."
+            "labels needs the states that they are of: give frames=FOLDER or "
+            "state_set=FILE.npz."
         )
     if asked.labels and len(study.tasks) > 1:
         raise ConfigError("labels are of one task, but several are asked: give one.")

@@ -87,13 +87,16 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
             inside = files_in(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
             if not inside:
                 raise ConfigError(
-                    f"{path} holds no image or video itself: name a folder that does."
+                    f"The folder {path} holds no image or video (subfolders are not "
+                    "read): name one that does."
                 )
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise ConfigError(f"There is no {path}: give images, videos, or folders.")
+            raise ConfigError(
+                f"There is no {path}: give images, videos, or folders of them."
+            )
     return [PictureFile(path, _kind(path)) for path in found]
 
 
@@ -152,10 +155,11 @@ def to_rgb(image: "Image.Image") -> np.ndarray:
 
     is_16_bits = image.mode.startswith("I;16") or image.format == "PPM"
     inverted = image.format == "TIFF" and image.getexif().get(262) == 0  # if of 16 bits
-    image = image.copy()
+    image.load()
     try:
         with warnings.catch_warnings(action="ignore"):
-            ImageOps.exif_transpose(image, in_place=True)
+            if image.getexif().get(0x0112, 1) != 1:  # its orientation; a turn copies
+                image = ImageOps.exif_transpose(image)
     except Exception as error:  # a damaged EXIF block tells the turn at most
         if not _is_damage(error):
             raise

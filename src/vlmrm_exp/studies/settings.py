@@ -18,6 +18,7 @@ from vlmrm_exp.config import ClipConfig, Config, ConfigError, FolderTakenError
 from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.reward import reward_class
 from vlmrm_exp.told import with_members
+from vlmrm_exp.words import quoted
 
 LOCAL = "local-dir:"
 DESCRIPTION = "open_clip_config.json"
@@ -120,7 +121,8 @@ def resolve(composed: Composed) -> Study:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(
-                f"Two models would be called {name}, as their folders: rename one."
+                f"Two models would be called {name}: rename a folder, as results "
+                "are told apart by its last part."
             )
     return Study(OmegaConf.to_object(asked), tasks, models, folder)
 
@@ -157,7 +159,7 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
     if name.startswith("_"):
         raise ConfigError(f"task={name} is no task, but what some share.")
     # With the greatest alpha, so that two sentences that are the same are refused.
-    told = composed.again(f"task={name}", f"alpha={alpha}")
+    told = composed.again(f"task={quoted(name)}", f"alpha={alpha}")
     task = to_config(told.cfg)
     check_world(task)
     model = reward_class(task)
@@ -180,14 +182,15 @@ def model_of(composed: Composed, entry: str) -> ClipConfig:
     if entry.startswith("_"):
         raise ConfigError(f"clip={entry} is no model, but what some share.")
     if not entry.startswith(LOCAL):
-        clip = composed.again(f"clip={entry}").cfg.clip
+        clip = composed.again(f"clip={quoted(entry)}").cfg.clip
         return OmegaConf.to_object(clip)  # pyright: ignore[reportReturnType]
     folder = Path(entry.removeprefix(LOCAL)).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {folder} for clip={entry}.")
     if not (folder / DESCRIPTION).is_file():
         raise ConfigError(
-            f"clip={entry} has no {DESCRIPTION}: give a folder that open_clip saved."
+            f"clip={entry} has no {DESCRIPTION}: give a folder that open_clip or "
+            "python -m vlmrm_exp.pretrain saved."
         )
     clip: Any = OmegaConf.to_object(composed.again("clip=base").cfg.clip)
     return replace(clip, name=folder.resolve().name, model=f"{LOCAL}{folder}")

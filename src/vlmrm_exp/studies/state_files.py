@@ -141,7 +141,9 @@ def stored_states(path: Path, task: TaskConfig) -> tuple[StateSet, Truth | None]
     if "rows" in held:  # as it was called before version 0.2
         held["states"] = held["rows"]
     if not {"world", "states", "source"} <= set(held):
-        raise ConfigError(f"{path} is not a stored state set, or is damaged.")
+        raise ConfigError(
+            f"{path} is not a stored state set, or is damaged: give another file."
+        )
     world = "".join(np.ravel(held["world"]).astype(str))
     states, size = held["states"], world_of(task).state_size
     goal, labelled_by = f"goal_{task.name}", f"labelled_by_{task.name}"
@@ -164,7 +166,8 @@ def stored_states(path: Path, task: TaskConfig) -> tuple[StateSet, Truth | None]
     elif not np.isfinite(states).all():
         fault = "holds states that are not finite numbers"
     elif (goal in held) != (labelled_by in held):
-        fault = f"lacks one of {goal} and {labelled_by}, which say who gave the labels"
+        one, other = (goal, labelled_by) if goal in held else (labelled_by, goal)
+        fault = f"has {one} without {other}, which together say who gave the labels"
     if fault:
         raise ConfigError(f"{path} {fault}: mend it, or give another file.")
     states = states.astype(float)
@@ -173,6 +176,8 @@ def stored_states(path: Path, task: TaskConfig) -> tuple[StateSet, Truth | None]
         return found, None
     labels, by = held[goal], "".join(np.ravel(held[labelled_by]).astype(str)[:1])
     if labels.dtype.kind not in "bfiu" or not np.isin(labels, (0, 1)).all():
-        raise ConfigError(f"{path} has {goal} that is not 0 or 1 for every state.")
+        raise ConfigError(
+            f"{path} has {goal} that is not 0 or 1 for every state: mend it."
+        )
     check_classes(labels.astype(bool), str(path))
     return found, Truth(labels.astype(bool), by)

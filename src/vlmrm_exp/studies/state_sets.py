@@ -181,7 +181,8 @@ def check_sampling(task: TaskConfig, count: int, runs: Sequence[Path] = ()) -> N
     world = world_of(task)
     if world.sample_states is None:
         raise ConfigError(
-            f"task={task.name} has no states to sample: give frames, or state_set."
+            f"task={task.name} is of a world that has no states for studies: give "
+            "frames and labels, or state_set."
         )
     if count < FEWEST:
         raise ConfigError(f"states is {count}: give at least {FEWEST}.")
@@ -207,7 +208,8 @@ def truth_of(config: Config, states: StateSet) -> Truth:
     predicate = world.predicate(config.task)
     if states.states is None or predicate is None:
         raise ConfigError(
-            f"task={config.task.name} has no predicate for its goal: give labels."
+            f"task={config.task.name} has no predicate for its goal: give "
+            "labels=FILE.csv."
         )
     graded = None
     if world.graded is not None and config.task.goal in ("", *world.goals[:1]):
@@ -249,7 +251,8 @@ def _checkpoints(run: Path) -> list[Path]:
     files = [file for file in files if file.is_file()]
     if not files:
         raise ConfigError(
-            f"There is no checkpoint in {run / 'checkpoints'}: give finished runs."
+            f"There is no checkpoint in {run / 'checkpoints'}: give folders of "
+            "finished runs, as runs=[outputs/kneeling/NAME]."
         )
     return files
 
