@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "run_folder": {"settings", *LEAVES},
     "labelling": {"studies", "rl", "envs", "log", "measures", "video", *LEAVES},
     "scorer": {"studies", "reward", "vlm", "words", *TOOLS},
-    "studies": {"rl", "reward", "envs", "vlm", "run_folder", "told", *TOOLS},
+    "studies": {"rl", "reward", "envs", "vlm", "run_folder", "told", "words", *TOOLS},
     "pretraining": {"reward", "envs", "vlm", *TOOLS},
     "reporting": {"figures", "measures", *LEAVES},
     "rl": {"reward", "envs", "log", "measures", "video", *LEAVES},
