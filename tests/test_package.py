@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "vlmrm_exp"
-LEAVES = {"checks", "config", "files", "foreign", "refusals", "signals"}
+LEAVES = {"checks", "config", "device", "files", "foreign", "refusals", "signals"}
 TOOLS = {"app", "figures", "log", "measures", "settings", "video", *LEAVES}
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "measures": LEAVES,
     "files": {"config"},
     "checks": {"config"},
+    "device": {"config"},
     "config": set(),
     "signals": set(),
     "__init__": set(),

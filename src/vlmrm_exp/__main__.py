@@ -64,9 +64,9 @@ def run(
     with interrupts_at_the_end():
         import torch
 
+        from vlmrm_exp.device import choose_device
         from vlmrm_exp.log import RunLog
         from vlmrm_exp.log.versions import versions
-        from vlmrm_exp.reward import choose_device
         from vlmrm_exp.rl import checkpoint, dqn, sac
         from vlmrm_exp.rl.summary import finish
 

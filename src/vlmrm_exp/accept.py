@@ -15,9 +15,9 @@ import yaml
 
 from vlmrm_exp import app, epic
 from vlmrm_exp.config import ClipConfig, ConfigError
+from vlmrm_exp.device import choose_device
 from vlmrm_exp.files import short_count, table, write_json
 from vlmrm_exp.measures import epic as epic_of
-from vlmrm_exp.reward import choose_device
 from vlmrm_exp.studies import examine
 from vlmrm_exp.studies.settings import PLURAL, Study
 

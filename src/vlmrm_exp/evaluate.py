@@ -119,11 +119,12 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     # Imported here so that refusals are immediate.
     import torch
 
+    from vlmrm_exp.device import choose_device
     from vlmrm_exp.envs import check_world
     from vlmrm_exp.envs.in_order import make_envs
     from vlmrm_exp.files import write_json
     from vlmrm_exp.log.versions import versions
-    from vlmrm_exp.reward import Episodes, choose_device
+    from vlmrm_exp.reward import Episodes
     from vlmrm_exp.reward.pool import make_pool
     from vlmrm_exp.rl.evaluation import judge, play, write_video
     from vlmrm_exp.rl.policy import load_policy

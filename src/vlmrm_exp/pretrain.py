@@ -29,7 +29,7 @@ def check(composed: app.Composed) -> PretrainConfig:
     assert isinstance(config, PretrainConfig)
     settings.check(config)
     if config.device == "gpu":
-        from vlmrm_exp.reward import choose_device
+        from vlmrm_exp.device import choose_device
 
         choose_device(config.device, "device")
     return config

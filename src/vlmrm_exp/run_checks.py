@@ -37,7 +37,7 @@ def check(composed: Composed) -> Config:
         config = with_members(composed, config)
         judge_configs(composed, config)
     if config.compute.device == "gpu":
-        from vlmrm_exp.reward import choose_device
+        from vlmrm_exp.device import choose_device
 
         choose_device("gpu")
     if composed.folder is not None:

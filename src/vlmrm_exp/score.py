@@ -17,10 +17,10 @@ import pandas as pd
 from vlmrm_exp import app
 from vlmrm_exp.checks import at_least
 from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.device import choose_device
 from vlmrm_exp.files import table, write_json, written_whole
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.log.versions import versions
-from vlmrm_exp.reward import choose_device
 from vlmrm_exp.scorer import PLURAL, jobs_of, rewards_of
 from vlmrm_exp.studies.pictures import PictureFile, find_files, left_out, read_pictures
 from vlmrm_exp.studies.settings import check_out

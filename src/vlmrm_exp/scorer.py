@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from vlmrm_exp import app, words
 from vlmrm_exp.checks import check, to_config
 from vlmrm_exp.config import Config, ConfigError, conf_dir
-from vlmrm_exp.reward import choose_device
+from vlmrm_exp.device import choose_device
 from vlmrm_exp.studies import settings
 from vlmrm_exp.studies.pictures import read_one, to_rgb
 

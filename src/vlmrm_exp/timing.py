@@ -26,9 +26,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlmrm_exp.__main__ import open_parts
 from vlmrm_exp.config import Config, ForeignError, cores
+from vlmrm_exp.device import choose_device, widen_products
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.log.versions import versions
-from vlmrm_exp.reward import Episodes, choose_device, make_model, rewards_of
+from vlmrm_exp.reward import Episodes, make_model, rewards_of
 from vlmrm_exp.reward.clip import Appearance
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import dqn, means, sac
@@ -223,6 +224,7 @@ class Reference:
     def env_steps_per_s(self, turn_s: float) -> float:
         """Of one turn; torch and OpenGL may use all cores, as they come."""
         before = torch.get_num_threads()
+        widen_products(False)
         # New ones each time: they draw into whatever OpenGL context was current last.
         envs = [gym.make(self._env_id, **self._options) for _ in range(REFERENCE_ENVS)]
         for env in envs:
@@ -243,6 +245,7 @@ class Reference:
             self._learn(math.floor(due))
             due -= math.floor(due)
         torch.set_num_threads(before)
+        widen_products()
         for env in envs:
             env.close()
         if not np.ptp(frames):

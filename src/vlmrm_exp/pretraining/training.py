@@ -25,6 +25,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from vlmrm_exp.config import ConfigError, cores
+from vlmrm_exp.device import choose_device
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.pretraining.captions import Captioner
 from vlmrm_exp.pretraining.muon import Muon
@@ -37,7 +38,6 @@ from vlmrm_exp.pretraining.settings import (
     model_config,
     vocabulary_of,
 )
-from vlmrm_exp.reward import choose_device
 from vlmrm_exp.vlm.imported import open_clip
 
 REPORT_EVERY = 100  # steps; a GPU has to finish before it can tell a number

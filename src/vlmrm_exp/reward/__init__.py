@@ -243,24 +243,3 @@ def facts_of(model: RewardModel) -> dict[str, Any]:
         about = model.about()
         json.dumps(plain(about))
         return about
-
-
-def choose_device(name: str, setting: str = "compute") -> "torch.device":
-    """Turn auto, cpu or gpu into a torch device.
-
-    Args:
-        name: as compute.device has it.
-        setting: what a user chooses it by, for the message.
-
-    Raises:
-        ConfigError: gpu was asked for and there is none that torch can use.
-    """
-    import torch  # here, so that --help and refusals are immediate
-
-    there = torch.cuda.is_available()
-    if name == "gpu" and not there:
-        raise ConfigError(
-            f"{setting}=gpu needs a GPU that torch can use, and torch sees none: "
-            f"install a CUDA build of torch, or use {setting}=cpu."
-        )
-    return torch.device("cuda" if there and name != "cpu" else "cpu")

@@ -14,8 +14,9 @@ import torch
 from torch.nn import functional
 
 from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.device import choose_device
 from vlmrm_exp.envs import frames_of, world_of
-from vlmrm_exp.reward import Episodes, RewardModel, choose_device
+from vlmrm_exp.reward import Episodes, RewardModel
 
 if TYPE_CHECKING:  # it takes seconds to import, and workers alone need it
     from vlmrm_exp.vlm.encoder import Encoder

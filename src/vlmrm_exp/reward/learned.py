@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.reward import Episodes, Memory, RewardModel, choose_device
+from vlmrm_exp.device import choose_device
+from vlmrm_exp.reward import Episodes, Memory, RewardModel
 
 MEMBERS = 5
 HIDDEN = (128, 128)

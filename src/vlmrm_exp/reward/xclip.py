@@ -12,7 +12,8 @@ import torch
 
 from vlmrm_exp.checks import reward_options, whole_number
 from vlmrm_exp.config import Config
-from vlmrm_exp.reward import Episodes, RewardModel, choose_device
+from vlmrm_exp.device import choose_device
+from vlmrm_exp.reward import Episodes, RewardModel
 from vlmrm_exp.reward.clip import Appearance, goal_baseline_reward, mean_embedding
 
 OPTIONS = {"stride": (1, whole_number)}

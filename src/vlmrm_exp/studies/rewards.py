@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from vlmrm_exp.config import ClipConfig, Config, ConfigError
+from vlmrm_exp.device import choose_device
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.log.versions import versions
-from vlmrm_exp.reward import Episodes, choose_device, clip, make_model, rewards_of
+from vlmrm_exp.reward import Episodes, clip, make_model, rewards_of
 from vlmrm_exp.reward.clip import Appearance, Sentence
 from vlmrm_exp.studies import cache, pictures
 from vlmrm_exp.studies.settings import Study
