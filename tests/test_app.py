@@ -27,7 +27,12 @@ def test_composed_again_is_the_same_but_for_what_is_changed():
             "hydra/launcher=joblib does not .*hydra-joblib-launch",
         ),
         ("alhpa=1", "no setting alhpa.* Did you mean alpha?"),
-        ("alpha=much", "alpha=much is not possible"),
+        ("alpha=much", "alpha=much is not possible: give a number."),
+        ("seed=1.5", "seed=1.5 is not possible: give a whole number."),
+        ("compute.overlap=maybe", "possible: give true or false."),
+        ("env_steps=null", "possible: give a value."),
+        ("algo.hidden=3", "possible: give a list, as"),
+        ("task.options=3", "possible: give a mapping, as"),
         ("task.camera=[fixed,side]", "Views are joined with"),
     ],
 )

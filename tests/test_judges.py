@@ -215,6 +215,7 @@ class Below(RewardModel):
     ("word", "told"),
     [
         ("judge.x=tiny", "judge.x is 'tiny', but must say what this judge is told"),
+        ("judge.x=alpha=0.5,clip=tiny", "as judge.x='[alpha=0.5,clip=tiny]'"),
         ("judge.a/b=clip=tiny", "A judge is named 'a/b', which is no word: give one"),
         ("judge.x=clip=bigg", "judge.x: clip=bigg does not exist: choose one of base"),
         ("judge.x=alpha=2", "judge.x: alpha is 2.0, but must lie between 0 and 1."),

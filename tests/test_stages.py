@@ -323,8 +323,14 @@ ONE = "stages=[{prompt: a car, quantile: 0.9}]"
     ("words", "told"),
     [
         (["reward=stages"], "reward=stages needs sentences in order: choose a task"),
-        (["stages=[{prompt: a car}]"], "stages[0] has quantile None and margin None"),
-        (["stages=[{prompt: a car, quantile: 0.9, margin: 1}]"], "0.9 and margin 1.0"),
+        (
+            ["stages=[{prompt: a car}]"],
+            "stages[0] must have either a quantile or a margin",
+        ),
+        (
+            ["stages=[{prompt: a car, quantile: 0.9, margin: 1}]"],
+            "must have either a quantile or a margin",
+        ),
         (["stages=[{prompt: a car, quantile: 1.5}]"], "stages[0].quantile is 1.5"),
         (["stages=[{prompt: a car, quantile: 0}]"], "stages[0].quantile is 0.0"),
         (["stages=[{prompt: a car, margin: inf}]"], "stages[0].margin is inf"),

@@ -166,8 +166,8 @@ def _check_stages(config: Config) -> None:
         at_least(f"{name}.hold", stage.hold, 1)
         if (stage.quantile is None) == (stage.margin is None):
             raise ConfigError(
-                f"{name} has quantile {stage.quantile} and margin {stage.margin}: give "
-                "one of both, which says when it is reached."
+                f"{name} must have either a quantile or a margin, which says when it "
+                "is reached: give one of both."
             )
         if stage.quantile is not None and not 0 < stage.quantile <= 1:
             raise ConfigError(
@@ -394,8 +394,8 @@ def reward_options(
     for key in given:
         if key not in known:
             raise ConfigError(
-                f"There is no option reward.options.{key}, only {' and '.join(known)}."
-                f"{did_you_mean(key, known)}"
+                f"There is no option reward.options.{key}, only {', '.join(known)}: "
+                f"leave it out.{did_you_mean(key, known)}"
             )
     asked = {key: given.get(key, default) for key, (default, _) in known.items()}
     for key, (_, refuse) in known.items():

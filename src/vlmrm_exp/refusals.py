@@ -33,6 +33,15 @@ UNREADABLE = (
     OSError,  # OmegaConf's, of a file with one number
 )
 """What a file of settings may raise."""
+WANTED = {
+    "to Integer": "a whole number",
+    "to Float": "a number",
+    "valid bool": "true or false",
+    "not a ListConfig": "a list, as [a,b]",
+    "to Dict": "a mapping, as {key: value}",
+    "is not Optional": "a value",
+}
+"""How OmegaConf refuses a value, and what to give instead."""
 EXPECTED = (
     ConfigError,
     FloatingPointError,
@@ -106,6 +115,7 @@ def one_sentence(error: BaseException) -> str:
     if error.__cause__ is not None and text.startswith("Error merging"):
         value = text.removeprefix("Error merging override ").strip("'")
         why = one_sentence(error.__cause__)
+        why = next((f"give {WANTED[how]}." for how in WANTED if how in why), why)
         return f"{value} is not possible: {why}{_views_hint(value, '. ')}"
     if option := re.search(r"Could not find '([\w/]+)/(.*)'\n", text):
         group, wanted = option.groups()

@@ -100,7 +100,7 @@ def load_run_config(folder: Path) -> Config:
         told = f"There is no folder {folder}"
         if folder.exists():
             told = f"{folder} is a file"
-        raise ConfigError(f"{told}: give that of a run, as run=...")
+        raise ConfigError(f"{told}: give that of a run, as outputs/TASK/NAME.")
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(

@@ -8,6 +8,7 @@ that is learned from; the agent never sees what they say. Each member is one of 
 that are learned from together (`reward/ensemble.py`).
 """
 
+import re
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -105,6 +106,13 @@ def _config(
             f"differently, as {kind}.{name}=clip=tiny or "
             f"{kind}.{name}='[reward=clip, task.camera=side]'."
         )
+    # A sentence may have commas.
+    if isinstance(told, str) and settings[0].partition("=")[0] not in words.SENTENCES:
+        if re.search(r",\s*[\w.]+=", told):
+            raise ConfigError(
+                f"{kind}.{name} is told several settings by {told}: put them in "
+                f"brackets, as {kind}.{name}='[{told}]'."
+            )
     try:
         keys = words.to_keys(settings, {})
         other_reward = any(key.startswith("reward=") for key in keys)

@@ -73,7 +73,10 @@ def read_episodes(
             index_col=False,  # also where lines are longer than the first
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {reason(error)}.") from error
+        raise ConfigError(
+            f"{path} cannot be read ({reason(error)}): give the label.csv of "
+            "vlmrm_exp.label."
+        ) from error
     needed = ("run", "episode", "policy", "predicate", "predicate_share")
     raters = [name for name in table if str(name).startswith(RATER)]
     if missing := [name for name in needed if name not in table]:
