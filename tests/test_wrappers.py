@@ -387,6 +387,9 @@ def test_what_cannot_be_rewarded_is_refused_before_a_model_loads():
     del envs.metadata["autoreset_mode"]
     with pytest.raises(ConfigError, match="does not say when it is reset"):
         VectorVLMReward(envs, **undrawn)
+    space = gym.spaces.Dict(angle=gym.spaces.Box(-1, 1))
+    with pytest.raises(ConfigError, match="not dictionaries: use VecVLMReward"):
+        VLMReplayBuffer(10, space, gym.spaces.Box(-1, 1), **undrawn)
 
 
 @pytest.mark.parametrize(("name", "amount"), [("sac_sb3", "120"), ("plain_loop", "1")])

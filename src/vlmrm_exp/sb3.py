@@ -7,6 +7,7 @@ replay buffer is read (`VLMReplayBuffer`: SAC, TD3, DQN).
 from typing import Any, Unpack
 
 import numpy as np
+from gymnasium.spaces import Dict, Space
 
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.scorer import Scorer, ScorerArgs
@@ -91,20 +92,29 @@ class VLMReplayBuffer(ReplayBuffer):
     yet is NaN in `rewards`. The environments' own are not kept.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, buffer_size: int, observation_space: Space, *args: Any, **kwargs: Any
+    ) -> None:
         """Load the model.
 
         Args:
-            *args: of `ReplayBuffer`, from the algorithm.
+            buffer_size: of `ReplayBuffer`, from the algorithm.
+            observation_space: the same; not of dictionaries.
+            *args: the same.
             **kwargs: prompt, clip, baseline, alpha, overrides, as of `Scorer`; all
                 others are `ReplayBuffer`'s.
 
         Raises:
-            ConfigError: as `Scorer`.
+            ConfigError: as `Scorer`, or observations are dictionaries.
         """
+        if isinstance(observation_space, Dict):
+            raise ConfigError(
+                "VLMReplayBuffer keeps observations that are arrays, not dictionaries: "
+                "use VecVLMReward, which leaves the buffer to the algorithm."
+            )
         own = ScorerArgs.__annotations__
         self._sentence: Any = {key: kwargs.pop(key) for key in own if key in kwargs}
-        super().__init__(*args, **kwargs)
+        super().__init__(buffer_size, observation_space, *args, **kwargs)
         self._scorer = Scorer(**self._sentence)
         self._pending: dict[int, list[np.ndarray]] = {}  # frames of each row
 
