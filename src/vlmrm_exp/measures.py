@@ -5,7 +5,9 @@ by a positive number or shifted, as the policy that is best under it does. Lette
 states.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -165,10 +167,13 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     Unlike the normal approximation it stays within 0..1 and keeps a width when all or
     none succeed.
     """
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    z = NormalDist().inv_cdf(0.975)
+    total = episodes + z**2
+    centre = (successes + z**2 / 2) / total
+    spread = successes * (episodes - successes) / episodes + z**2 / 4
+    half = z * math.sqrt(spread) / total
+    # Rounding can lead a little out of 0..1.
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 MEAN = "mean over tasks"
