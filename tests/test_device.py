@@ -1,47 +1,88 @@
 """On which library a CPU's matrix products run, and that they stay fp32."""
 
+import platform
+
+import pytest
 import torch
 
 from vlmrm_exp import device
+from vlmrm_exp.scorer import Scorer
+
+AMD = device.CPU_FACTS.exists() and "AuthenticAMD" in device.CPU_FACTS.read_text()
+WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
+on_x86 = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="oneDNN computes others' products anyway"
+)
 
 
-def products_of(capfd) -> tuple[float, bool]:
-    """The error of a product of (128, 348) and (348, 256), and whether by oneDNN."""
-    a, b = torch.randn(128, 348), torch.randn(348, 256)
-    capfd.readouterr()
-    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
-        product = a @ b
-    error = (product - a.double() @ b.double()).abs().max().item()
-    return error, "primitive,exec,cpu,matmul" in capfd.readouterr().out
+@pytest.fixture(autouse=True)
+def as_torch_comes():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
-def test_products_are_fp32_whoever_computes_them(capfd):
-    """Of bf16 errors would be .2 here, of TF32 .02; they are 3e-5."""
-    try:
-        widened = device.widen_products()
-        error, by_onednn = products_of(capfd)
-        assert error < 1e-3
-        assert by_onednn == widened
-    finally:
-        device.widen_products(False)
-    error, by_onednn = products_of(capfd)
-    assert error < 1e-3
-    assert not by_onednn
+@pytest.fixture
+def by_onednn(capfd):
+    """Tells whether oneDNN computes a product."""
+
+    def ask() -> bool:
+        a, b = torch.randn(128, 348), torch.randn(348, 256)
+        capfd.readouterr()
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            product = a @ b
+        # Of bf16 it would be .2, of TF32 .02.
+        assert (product - a.double() @ b.double()).abs().max() < 1e-3
+        return "primitive,exec,cpu,matmul" in capfd.readouterr().out
+
+    return ask
 
 
-def test_a_cpu_device_has_them_widened_where_that_pays(capfd, tmp_path, monkeypatch):
-    facts = device.CPU_FACTS
-    amd = facts.exists() and "AuthenticAMD" in facts.read_text()
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    new = hasattr(torch.backends.mkldnn, "matmul")
-    try:
-        assert device.choose_device("cpu") == torch.device("cpu")
-        assert products_of(capfd)[1] == (amd and wide and new)
-        device.widen_products(False)
+@on_x86
+def test_products_are_widened_on_an_amd_processor_with_avx512_alone(
+    by_onednn, tmp_path, monkeypatch
+):
+    assert not by_onednn()
+    assert device.choose_device("cpu") == torch.device("cpu")
+    assert by_onednn() == (AMD and WIDE)
+    torch.get_float32_matmul_precision()  # which torch refuses after some settings
+    torch.set_float32_matmul_precision("highest")
+    for facts in ("vendor_id\t: GenuineIntel\n", None):
         monkeypatch.setattr(device, "CPU_FACTS", tmp_path / "cpuinfo")
-        (tmp_path / "cpuinfo").write_text("vendor_id\t: GenuineIntel\n")
-        device.choose_device("cpu")
-        assert not products_of(capfd)[1]
-    finally:
-        monkeypatch.undo()
-        device.choose_device("cpu")
+        device.CPU_FACTS.unlink(missing_ok=True)
+        if facts is not None:
+            device.CPU_FACTS.write_text(facts)
+        assert not device.widen_products()
+        assert not by_onednn()
+
+
+@on_x86
+def test_what_would_not_be_fp32_is_taken_back(by_onednn, monkeypatch):
+    monkeypatch.setattr(device, "products_are_fp32", lambda: False)
+    assert not device.widen_products()
+    assert not by_onednn()
+
+
+def test_products_of_fewer_bits_are_seen(monkeypatch):
+    assert device.products_are_fp32()
+    product = torch.Tensor.__matmul__
+
+    def of_fewer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if a.dtype == torch.float32:
+            a, b = a.bfloat16().float(), b.bfloat16().float()
+        return product(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", of_fewer)
+    assert not device.products_are_fp32()
+
+
+def test_a_setting_of_the_users_stays():
+    torch.set_float32_matmul_precision("high")
+    device.choose_device("cpu")
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_a_scorer_leaves_its_users_process_as_it_is():
+    Scorer("a car on the right", clip="nano")
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -394,8 +394,8 @@ def reward_options(
     for key in given:
         if key not in known:
             raise ConfigError(
-                f"There is no option reward.options.{key}, only {', '.join(known)}: "
-                f"leave it out.{did_you_mean(key, known)}"
+                f"There is no option reward.options.{key}, only {', '.join(known)}."
+                f"{did_you_mean(key, known) or ' Leave it out.'}"
             )
     asked = {key: given.get(key, default) for key, (default, _) in known.items()}
     for key, (_, refuse) in known.items():

@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 CPU_FACTS = Path("/proc/cpuinfo")
 
 
-def choose_device(name: str, setting: str = "compute") -> "torch.device":
-    """Turn auto, cpu or gpu into a torch device; see `widen_products` for a CPU.
+def choose_device(
+    name: str, setting: str = "compute", widen: bool = True
+) -> "torch.device":
+    """Turn auto, cpu or gpu into a torch device.
 
     Args:
         name: as compute.device has it.
         setting: what a user chooses it by, for the message.
+        widen: on a CPU, do `widen_products`, which holds for all of the process.
 
     Raises:
         ConfigError: gpu was asked for and there is none that torch can use.
@@ -31,32 +34,48 @@ def choose_device(name: str, setting: str = "compute") -> "torch.device":
         )
     if there and name != "cpu":
         return torch.device("cuda")
-    widen_products()
+    if widen and not there:  # the setting would let a GPU use TF32
+        widen_products()
     return torch.device("cpu")
 
 
-def widen_products(wide: bool = True) -> bool:
+def widen_products() -> bool:
     """Have oneDNN compute fp32 matrix products where MKL does not use the processor.
 
-    On AMD processors with AVX-512, PyTorch's MKL uses AVX2: half of the rate of a
-    Zen 5. Allowing bf16 is how PyTorch hands such products to oneDNN, which has bf16
-    for them with AMX alone and else computes in fp32; that it does is tried first.
-
-    Args:
-        wide: False: as PyTorch comes.
+    On AMD processors with AVX-512, PyTorch's MKL has half of the rate (Zen 5).
+    Allowing bf16 is how PyTorch hands such products to oneDNN, which has bf16 for them
+    with AMX alone and else computes in fp32; that it does is tried first. Whatever
+    else was set before stays.
 
     Returns:
         Whether oneDNN computes them now.
     """
     import torch
 
-    matmul = getattr(torch.backends.mkldnn, "matmul", None)  # since torch 2.9
-    if matmul is None or torch.backends.cpu.get_cpu_capability() != "AVX512":
+    try:
+        amd = "AuthenticAMD" in CPU_FACTS.read_text(encoding="utf-8")
+        untouched = torch.get_float32_matmul_precision() == "highest"
+    except (OSError, RuntimeError):  # the second: set by torch's newer names
         return False
-    if not CPU_FACTS.exists() or "AuthenticAMD" not in CPU_FACTS.read_text():
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if not (amd and wide and untouched):
         return False
-    matmul.fp32_precision = "bf16" if wide else "none"
-    of_fp32 = torch.full((64, 64), 1 + 2**-20)  # bf16 and TF32 have 8 and 11 bits
-    if not torch.equal(of_fp32 @ torch.eye(64), of_fp32):
-        matmul.fp32_precision = "none"
-    return matmul.fp32_precision == "bf16"
+    torch.set_float32_matmul_precision("medium")
+    if products_are_fp32():
+        return True
+    torch.set_float32_matmul_precision("highest")
+    return False
+
+
+def products_are_fp32() -> bool:
+    """Whether products of fp32 matrices have errors of fp32, not of bf16 or TF32."""
+    import torch
+
+    random = torch.Generator("cpu").manual_seed(0)
+    shape = (2, 2, 64, 64)
+    a, b = torch.randn(
+        shape, generator=random, dtype=torch.float32, device="cpu"
+    ).unbind()
+    exact = a.double() @ b.double()
+    errors = (a @ b - exact, a[0] @ b[0] - exact[0])
+    return all(error.abs().max() < 1e-5 * exact.abs().max() for error in errors)

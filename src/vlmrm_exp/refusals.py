@@ -34,12 +34,12 @@ UNREADABLE = (
 )
 """What a file of settings may raise."""
 WANTED = {
-    "to Integer": "a whole number",
-    "to Float": "a number",
-    "valid bool": "true or false",
-    "not a ListConfig": "a list, as [a,b]",
-    "to Dict": "a mapping, as {key: value}",
-    "is not Optional": "a value",
+    r"converted to Integer$": "a whole number",
+    r"converted to Float$": "a number",
+    r"is not a valid bool \(type \w+\)$": "true or false",
+    r"is not a ListConfig, list or tuple\.?$": "a list, as [a,b]",
+    r"^Cannot assign \w+ to Dict\S*": "a mapping, as {key: value}",
+    r"is not Optional$": "a value",
 }
 """How OmegaConf refuses a value, and what to give instead."""
 EXPECTED = (
@@ -115,8 +115,9 @@ def one_sentence(error: BaseException) -> str:
     if error.__cause__ is not None and text.startswith("Error merging"):
         value = text.removeprefix("Error merging override ").strip("'")
         why = one_sentence(error.__cause__)
-        why = next((f"give {WANTED[how]}." for how in WANTED if how in why), why)
-        return f"{value} is not possible: {why}{_views_hint(value, '. ')}"
+        gives = (f"give {WANTED[how]}" for how in WANTED if re.search(how, why))
+        why = next(gives, why.rstrip("."))
+        return f"{value} is not possible: {why}.{_views_hint(value)}"
     if option := re.search(r"Could not find '([\w/]+)/(.*)'\n", text):
         group, wanted = option.groups()
         options = re.findall(r"^\t(\w+)$", text, re.MULTILINE)
@@ -154,11 +155,11 @@ def is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and words)
 
 
-def _views_hint(argument: str, before: str = " ") -> str:
+def _views_hint(argument: str) -> str:
     """How several cameras are given, to who gave camera=VALUE otherwise."""
     if not argument.partition("=")[0].endswith("camera"):
         return ""
-    return f"{before}Views are joined with +, as fixed+side."
+    return " Views are joined with +, as fixed+side."
 
 
 def setting_names() -> list[str]:

@@ -96,7 +96,9 @@ class Scorer:
 
         job = _job(prompt, baseline, alpha, clip, overrides)
         app.tell_embedded([job.clip])
-        encoder = load_encoder(job.clip, choose_device(job.compute.device))
+        # The process is its user's: how it multiplies is not changed.
+        device = choose_device(job.compute.device, widen=False)
+        encoder = load_encoder(job.clip, device)
         self._rewards = rewards_of(encoder, [job])
         encoder.drop_text_tower()  # the sentences do not change any more
         self._clip, self._batch_size = job.clip.name, encoder.batch_size
@@ -201,7 +203,7 @@ def jobs_of(composed: app.Composed) -> list[Config]:
         raise ConfigError(
             f"reward={cfg.reward.name} looks at states, not pictures: leave it out."
         )
-    choose_device(cfg.compute.device)
+    choose_device(cfg.compute.device, widen=False)
     prompts = _sentences(composed, "prompt")
     baselines = _sentences(composed, "baseline")
     alphas = [cfg.alpha] if cfg.alphas is None else list(cfg.alphas)

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlmrm_exp.__main__ import open_parts
 from vlmrm_exp.config import Config, ForeignError, cores
-from vlmrm_exp.device import choose_device, widen_products
+from vlmrm_exp.device import choose_device
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.log.versions import versions
 from vlmrm_exp.reward import Episodes, make_model, rewards_of
@@ -222,9 +222,9 @@ class Reference:
         self.env_steps_per_s(0)
 
     def env_steps_per_s(self, turn_s: float) -> float:
-        """Of one turn; torch and OpenGL may use all cores, as they come."""
-        before = torch.get_num_threads()
-        widen_products(False)
+        """Of one turn; torch and OpenGL are as they come, and may use all cores."""
+        before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
         # New ones each time: they draw into whatever OpenGL context was current last.
         envs = [gym.make(self._env_id, **self._options) for _ in range(REFERENCE_ENVS)]
         for env in envs:
@@ -244,8 +244,8 @@ class Reference:
             blocks, due = blocks + 1, due + self._share
             self._learn(math.floor(due))
             due -= math.floor(due)
-        torch.set_num_threads(before)
-        widen_products()
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
         for env in envs:
             env.close()
         if not np.ptp(frames):

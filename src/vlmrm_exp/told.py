@@ -106,9 +106,10 @@ def _config(
             f"differently, as {kind}.{name}=clip=tiny or "
             f"{kind}.{name}='[reward=clip, task.camera=side]'."
         )
-    # A sentence may have commas.
-    if isinstance(told, str) and settings[0].partition("=")[0] not in words.SENTENCES:
-        if re.search(r",\s*[\w.]+=", told):
+    if isinstance(told, str):
+        key, _, value = told.partition("=")
+        one = key.lstrip("+") in words.SENTENCES or value[:1] in ("[", "{", "'", '"')
+        if not one and re.search(r",\s*\+*[\w.]+=", value):
             raise ConfigError(
                 f"{kind}.{name} is told several settings by {told}: put them in "
                 f"brackets, as {kind}.{name}='[{told}]'."
