@@ -217,7 +217,7 @@ def test_the_first_episodes_are_shown_in_a_video(make: Make, capsys):
         ([], "Which run?"),
         (["run="], "Which run?"),
         (["run=a", "episode=3"], "no setting episode"),
-        (["run=a", "episodes=many"], "could not be converted to Integer"),
+        (["run=a", "episodes=many"], "give a whole number"),
         (["run=a", "episodes=0"], "episodes is 0: give a whole number from 1 up"),
         (["run=a", "reward_episodes=0"], "reward_episodes is 0"),
         (["run=a", "seed=-1"], "from 0 up"),

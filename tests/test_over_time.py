@@ -103,7 +103,7 @@ def test_change_needs_two_sentences(of):
     [
         ({"of": "sum"}, "reward.options.of is 'sum', but must be one of mean, change"),
         ({"steps": 0}, "reward.options.steps is 0: give a whole number"),
-        ({"step": 3}, "no option reward.options.step, only of and steps. Did you mean"),
+        ({"step": 3}, "no option reward.options.step, only of, steps. Did you mean"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, told):
