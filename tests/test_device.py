@@ -8,7 +8,8 @@ import torch
 from vlmrm_exp import device
 from vlmrm_exp.scorer import Scorer
 
-AMD = device.CPU_FACTS.exists() and "AuthenticAMD" in device.CPU_FACTS.read_text()
+FACTS = device.CPU_FACTS.read_text() if device.CPU_FACTS.exists() else ""
+ZEN_5 = "AuthenticAMD" in FACTS and "\ncpu family\t: 26\n" in FACTS
 WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
 on_x86 = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="oneDNN computes others' products anyway"
@@ -40,15 +41,15 @@ def by_onednn(capfd):
 
 
 @on_x86
-def test_products_are_widened_on_an_amd_processor_with_avx512_alone(
-    by_onednn, tmp_path, monkeypatch
-):
+def test_products_are_widened_on_a_zen_5_alone(by_onednn, tmp_path, monkeypatch):
     assert not by_onednn()
     assert device.choose_device("cpu") == torch.device("cpu")
-    assert by_onednn() == (AMD and WIDE)
+    assert by_onednn() == (ZEN_5 and WIDE)
     torch.get_float32_matmul_precision()  # which torch refuses after some settings
     torch.set_float32_matmul_precision("highest")
-    for facts in ("vendor_id\t: GenuineIntel\n", None):
+    intel = "vendor_id\t: GenuineIntel\ncpu family\t: 26\n"
+    zen_4 = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\n"
+    for facts in (intel, zen_4, None):
         monkeypatch.setattr(device, "CPU_FACTS", tmp_path / "cpuinfo")
         device.CPU_FACTS.unlink(missing_ok=True)
         if facts is not None:

@@ -1,5 +1,6 @@
 """Where torch computes, and with what on a CPU."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     import torch
 
 CPU_FACTS = Path("/proc/cpuinfo")
+AMD = re.compile(r"^vendor_id\s*: AuthenticAMD\ncpu family\s*: (\d+)$", re.MULTILINE)
+ZEN_5 = 26  # the first family that computes all 512 bits of AVX-512 at once
 
 
 def choose_device(
@@ -42,7 +45,7 @@ def choose_device(
 def widen_products() -> bool:
     """Have oneDNN compute fp32 matrix products where MKL does not use the processor.
 
-    On AMD processors with AVX-512, PyTorch's MKL has half of the rate (Zen 5).
+    On AMD's Zen 5, PyTorch's MKL has half of the rate, which is that of AVX2.
     Allowing bf16 is how PyTorch hands such products to oneDNN, which has bf16 for them
     with AMX alone and else computes in fp32; that it does is tried first. Whatever
     else was set before stays.
@@ -53,12 +56,12 @@ def widen_products() -> bool:
     import torch
 
     try:
-        amd = "AuthenticAMD" in CPU_FACTS.read_text(encoding="utf-8")
+        amd = AMD.search(CPU_FACTS.read_text(encoding="utf-8"))
         untouched = torch.get_float32_matmul_precision() == "highest"
     except (OSError, RuntimeError):  # the second: set by torch's newer names
         return False
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    if not (amd and wide and untouched):
+    if not (amd and int(amd[1]) >= ZEN_5 and wide and untouched):
         return False
     torch.set_float32_matmul_precision("medium")
     if products_are_fp32():
