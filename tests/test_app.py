@@ -33,6 +33,7 @@ def test_composed_again_is_the_same_but_for_what_is_changed():
         ("env_steps=null", "possible: give a value."),
         ("algo.hidden=3", "possible: give a list, as"),
         ("task.options=3", "possible: give a mapping, as"),
+        ("stages=[3]", "possible: give mappings, as"),
         ("task.camera=[fixed,side]", "Views are joined with"),
     ],
 )

@@ -350,10 +350,13 @@ def test_studies_of_states_ask_an_ensemble_as_a_run_does():
     states = np.concatenate([*random_states(task, 1)])
     model = make_model(checked_config(*ENSEMBLE, *DIFFERENT, *SHORT))
     expected = model.rewards(Episodes(states=states[:, None]))[:, 0]
+    made_of = model.about()
     model.close()
     asked = StateSet("mountain_car", np.full(len(states), "random"), states)
-    (found,) = Plain(task).rewards(asked, [task])
+    study = Plain(task)
+    (found,) = study.rewards(asked, [task])
     np.testing.assert_array_equal(found, expected)
+    assert study.facts == made_of and set(made_of["members"]) > {"own"}
 
 
 @pytest.mark.slow

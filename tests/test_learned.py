@@ -272,7 +272,7 @@ class Blind(Distance):
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        ("point_mass:Progress", "looks at 2 states in a row"),
+        ("point_mass:Progress", "looks at several states in a row"),
         ("point_mass:Learned", "learns itself"),
         ("test_learned:Blind", "looks at no states"),
     ],

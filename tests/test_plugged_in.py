@@ -125,7 +125,7 @@ def test_a_study_refuses_a_reward_that_sees_time(start, conf, tmp_path):
     words = ("--config-dir", str(conf), "reward=progress", f"out={tmp_path}/out")
     ended = start(words, lambda _: None, "epic", epic.check, epic.PLURAL)
     assert ended.code == 2
-    assert "reward=progress looks at 2 states in a row, but a study" in ended.err
+    assert "reward=progress looks at several states in a row, but a study" in ended.err
     assert not (tmp_path / "out").exists()
 
 

@@ -40,6 +40,7 @@ WANTED = {
     r"is not a ListConfig, list or tuple\.?$": "a list, as [a,b]",
     r"^Cannot assign \w+ to Dict\S*": "a mapping, as {key: value}",
     r"is not Optional$": "a value",
+    r"is not a subclass of StageConfig": "mappings, as [{prompt: ..., quantile: 0.99}]",
 }
 """How OmegaConf refuses a value, and what to give instead."""
 EXPECTED = (

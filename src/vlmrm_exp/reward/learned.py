@@ -272,7 +272,7 @@ def make_estimator(
     """
     share, name = config.reward.query_share, config.reward.name
     if model.window > 1:
-        why = f"reward={name} looks at {model.window} states in a row"
+        why = f"reward={name} looks at several states in a row"
     elif model.remembers:
         why = f"reward={name} learns itself"
     elif not model.needs_states or example.states is None:

@@ -19,7 +19,7 @@ from vlmrm_exp.device import choose_device
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.log.versions import versions
-from vlmrm_exp.reward import Episodes, clip, make_model, rewards_of
+from vlmrm_exp.reward import Episodes, clip, facts_of, make_model, rewards_of
 from vlmrm_exp.reward.clip import Appearance, Sentence
 from vlmrm_exp.studies import cache, pictures
 from vlmrm_exp.studies.settings import Study
@@ -79,7 +79,8 @@ class Plain:
     parameters = None
 
     def __init__(self, config: Config) -> None:
-        self.name, self.facts, self.drawn_by = config.reward.name, {}, set()
+        self.name, self.drawn_by = config.reward.name, set()
+        self.facts: dict[str, Any] = {}
 
     def rewards(self, states: StateSet, jobs: Sequence[Config]) -> list[np.ndarray]:
         """As `Clip.rewards`."""
@@ -92,6 +93,7 @@ class Plain:
         for job in jobs:
             with contextlib.closing(make_model(job)) as model:
                 found.append(rewards_of(model, episodes)[:, 0])
+                self.facts = facts_of(model)
         return found
 
 

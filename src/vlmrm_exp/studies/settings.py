@@ -164,7 +164,7 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
     check_world(task)
     model = reward_class(task)
     if model.window != 1 or not model.needs_states:
-        states = f"{model.window} states in a row"
+        states = "several states in a row"
         looks_at = states if model.needs_states else "an environment's steps"
         raise ConfigError(
             f"reward={task.reward.name} looks at {looks_at}, but a study rewards "
