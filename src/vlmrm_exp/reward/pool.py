@@ -177,10 +177,8 @@ class Pool:
 def make_pool(config: Config, example: Episodes) -> Pool:
     """Build what rewards a run's states.
 
-    Args:
-        config: its reward model, and where to compute.
-        example: a few states, rewarded at once, so that what is wrong shows before
-            anything depends on it.
+    `example` is a few states, rewarded at once, so that what is wrong shows before
+    anything depends on it.
 
     Raises:
         ConfigError: as the model's constructor.

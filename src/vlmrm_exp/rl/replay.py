@@ -31,13 +31,9 @@ class Replay:
     ) -> None:
         """Set memory aside; on the CPU the system hands it out as it is filled.
 
-        Args:
-            capacity: in transitions, at least one rollout; rounded down to whole ones.
-            envs: tells the sizes.
-            seed: of the draws.
-            device: where the transitions lie and are drawn.
-            normalise_rewards: give rewards out with mean 0 and standard deviation 1
-                over all that is stored.
+        `capacity` is in transitions: rounded down to whole rollouts, at least one; the
+        seed is of the draws. `normalise_rewards` gives rewards out with mean 0 and
+        standard deviation 1 over all that is stored.
 
         Raises:
             ConfigError: it does not fit into memory.
@@ -78,13 +74,9 @@ class Replay:
         reward: np.ndarray,
         states: np.ndarray | None = None,
     ) -> None:
-        """Add a rollout.
+        """Add a rollout: a `Rollout`'s arrays, and its rewards (T, N) float32.
 
-        Args:
-            observation: (T + 1, N, O) float32.
-            action: (T, N, A) float32, or (T, N) int64.
-            reward: (T, N) float32.
-            states: (T, N, S); only a `RememberingReplay` stores them.
+        Only a `RememberingReplay` stores the states.
         """
         rollout: dict[str, Any] = {
             "observation": observation,
