@@ -53,12 +53,9 @@ def train(composed: app.Composed) -> float | None:
 def run(
     config: Config, folder: Path, judges: Mapping[str, Config] = MappingProxyType({})
 ) -> float | None:
-    """Train, evaluate and write everything into `folder`.
+    """Train, evaluate and write everything into `folder`; goes on if it holds a state.
 
-    Args:
-        config: checked.
-        folder: the run's, from whose state it goes on if there is one.
-        judges: configurations of second opinions, by name.
+    `judges` are configurations of second opinions, by name.
     """
     # Imported here so that --help, --cfg and refusals are immediate.
     with interrupts_at_the_end():
@@ -104,10 +101,9 @@ def open_parts(
     opened: contextlib.ExitStack,
     judges: Mapping[str, Config] = MappingProxyType({}),
 ) -> tuple[Any, Any, Any]:
-    """Open what a run simulates, rewards and judges with; `opened` closes it.
+    """Open environments of training, those of evaluation, and the pool with judges.
 
-    Returns:
-        Environments of training, those of evaluation, and the pool.
+    `opened` closes them.
     """
     import numpy as np  # as above; `run` has imported all of it
 

@@ -80,9 +80,8 @@ class CheckFirst(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Tell of a failed job of a sweep at once: the others go on for hours."""
-        if config.hydra.mode != RunMode.MULTIRUN:
-            return
-        if job_return.status == JobStatus.FAILED:
+        swept = config.hydra.mode == RunMode.MULTIRUN
+        if swept and job_return.status == JobStatus.FAILED:
             job = f"Job {config.hydra.job.num} ({' '.join(job_return.overrides or [])})"
             error = job_return._return_value
             sentence = one_sentence(error) if is_expected(error) else error

@@ -8,7 +8,6 @@ depend on it. What workers are, and who takes the place of one that ends, is `cr
 
 import pickle
 import sys
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -178,10 +177,8 @@ class Pool:
 def make_pool(config: Config, example: Episodes) -> Pool:
     """Build what rewards a run's states.
 
-    Args:
-        config: its reward model, and where to compute.
-        example: a few states, rewarded at once, so that what is wrong shows before
-            anything depends on it.
+    `example` is a few states, rewarded at once, so that what is wrong shows before
+    anything depends on it.
 
     Raises:
         ConfigError: as the model's constructor.
@@ -248,7 +245,7 @@ class Workers(Pool):
         self._learner = make_model(config) if model.remembers else None
         self._sent: int | None = 0  # the version that workers have
         self._axis = 0 if model.window == 1 else 1  # along which work is shared out
-        self._pending: deque[list[np.ndarray]] = deque()  # answers so far, of each job
+        self._job: list[np.ndarray] | None = None  # the newest one's answers so far
         try:
             self._crew = Crew(config, example)
         except BaseException:
@@ -270,8 +267,8 @@ class Workers(Pool):
 
     def _submit(self, episodes: Episodes) -> Wait:
         # A worker that still wants to answer does not read: both ends would wait.
-        if self._pending:
-            self._finish(self._pending[-1])
+        if self._job is not None:
+            self._finish(self._job)
         if self._learner is not None and self._learner.version != self._sent:
             self._sent = self._learner.version
             with blaming(self._learner, "in state_dict"):
@@ -281,8 +278,7 @@ class Workers(Pool):
                 learned = pickle.dumps(state)
             self._crew.tell(learned)
         self._crew.ask(self._shares(episodes))
-        job: list[np.ndarray] = []
-        self._pending.append(job)
+        job = self._job = []
 
         def wait() -> np.ndarray:
             self._finish(job)
@@ -299,14 +295,10 @@ class Workers(Pool):
         return episodes.split(ends, self._axis)
 
     def _finish(self, job: list[np.ndarray]) -> None:
-        """Wait for a job's answers, those of earlier jobs first."""
-        count = len(self._crew.workers)
-        while len(job) < count:
-            oldest = self._pending[0]
-            # Kept between calls: Ctrl-C may come between two workers' answers.
-            while len(oldest) < count:
-                oldest.append(self._crew.receive(len(oldest)))
-            self._pending.popleft()
+        """Wait for a job's answers: of one that is not the newest, they are there."""
+        # Kept between calls: Ctrl-C may come between two workers' answers.
+        while len(job) < len(self._crew.workers):
+            job.append(self._crew.receive(len(job)))
 
 
 def even_ends(length: int, size: int, parts: int) -> np.ndarray:

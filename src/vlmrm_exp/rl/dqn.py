@@ -6,6 +6,7 @@ by the network that learns (arXiv 1509.06461).
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,11 +38,9 @@ class QNetwork(nn.Module):
     def __init__(self, observation_dim: int, num_actions: int, hidden: Sequence[int]):
         super().__init__()
         layers: list[nn.Module] = []
-        width_in = observation_dim
-        for width in hidden:
-            layers += [nn.Linear(width_in, width), nn.ReLU(inplace=True)]
-            width_in = width
-        self.net = nn.Sequential(*layers, nn.Linear(width_in, num_actions))
+        for widths in itertools.pairwise([observation_dim, *hidden, num_actions]):
+            layers += [nn.Linear(*widths), nn.ReLU(inplace=True)]
+        self.net = nn.Sequential(*layers[:-1])  # no ReLU after the last
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Observations (B, O) -> values (B, number of actions)."""
@@ -197,16 +196,10 @@ def train(
 ) -> State:
     """Simulate, reward, learn and report, until all env steps are learned from.
 
-    Args:
-        config: checked.
-        envs: `algo.num_envs` of them, with discrete actions.
-        eval_envs: others, so that evaluation leaves training's random stream alone;
-            best `evaluation.episodes` of them.
-        pool: where states become rewards.
-        log: takes metrics; checkpoints go into its folder.
-        device: of networks and replay.
-        saved: a `State.state_dict` to go on from.
-        save: called after each rollout that was learned from.
+    `envs` have discrete actions. `eval_envs` are others, so that evaluation leaves
+    training's random stream alone; best `evaluation.episodes` of them. `saved` is a
+    `State.state_dict` to go on from; `save` is called after each rollout that was
+    learned from.
 
     Raises:
         FloatingPointError: a reward or a loss is not a finite number.
@@ -277,15 +270,14 @@ def train(
             log.lap("perf/learn_s")
 
             # Report, and evaluate when it is time.
-            metrics |= rollout_metrics(rollout, replay.newest_reward(), envs)
+            reward = replay.newest_reward()
+            metrics |= rollout_metrics(rollout, reward, envs)
             metrics["train/gradient_steps"] = state.gradient_steps
             ended = state.env_steps >= config.env_steps and not state.rewards
             if state.learned_steps >= state.next_evaluation or ended:
-                folder = log.folder / "checkpoints"
-                metrics |= evaluate(config, state, eval_envs, folder)
+                metrics |= evaluate(config, state, eval_envs, log.folder)
                 log.lap("perf/evaluate_s")
-            spreads = {"train/rewards": replay.newest_reward()}
-            log.metrics(state.learned_steps, metrics, spreads)
+            log.metrics(state.learned_steps, metrics, {"train/rewards": reward})
             save(state)
     state.interrupted, state.whole = interrupt.number, not interrupt.midway
     return state

@@ -219,14 +219,14 @@ def evaluate(
         config: the run's.
         state: of the run, which is told when this is due next.
         envs: as of `play`.
-        folder: for checkpoints.
+        folder: the run's.
 
     Returns:
         The metrics of the run among what `judge` gives.
     """
     act, seed = state.agent.act_greedily, make_seeds(config.seed).evaluation
     judged = judge(play(envs, act, config.evaluation.episodes, seed, state.pool))
-    keep(state, judged, folder)
+    keep(state, judged, folder / "checkpoints")
     every = config.evaluation.every
     state.next_evaluation = (state.learned_steps // every + 1) * every
     return {

@@ -1,7 +1,7 @@
 """Replay for rewards that are learned: old states get new rewards."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,19 +37,7 @@ class RememberingReplay(Replay):
             )
         self._states = torch.empty((*shape, *state.shape), dtype=torch.float64)
         self._given = torch.empty(shape)  # as they came, NaN where none did
-
-    def add(
-        self,
-        observation: np.ndarray,
-        action: np.ndarray,
-        reward: np.ndarray,
-        states: np.ndarray | None = None,
-    ) -> None:
-        """Add a rollout, with its states."""
-        assert states is not None
-        self._states[self._next].copy_(torch.from_numpy(states))
-        self._given[self._next].copy_(torch.from_numpy(reward))
-        super().add(observation, action, reward)
+        self._stored |= {"states": self._states, "given": self._given}
 
     def episodes(self) -> Episodes:
         """All stored states, as (T, rollouts x N, S)."""
@@ -92,16 +80,3 @@ class RememberingReplay(Replay):
             self._reward[slot].copy_(torch.from_numpy(told))
         self._measure_rewards()
         return self._reward[: self._filled].std(correction=0).item()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is stored, states besides."""
-        return super().state_dict() | {
-            "states": self._states[: self._filled],
-            "given": self._given[: self._filled],
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict` of a buffer of the same shape."""
-        super().load_state_dict(state)
-        self._states[: self._filled].copy_(state["states"])
-        self._given[: self._filled].copy_(state["given"])

@@ -31,13 +31,9 @@ class Replay:
     ) -> None:
         """Set memory aside; on the CPU the system hands it out as it is filled.
 
-        Args:
-            capacity: in transitions, at least one rollout; rounded down to whole ones.
-            envs: tells the sizes.
-            seed: of the draws.
-            device: where the transitions lie and are drawn.
-            normalise_rewards: give rewards out with mean 0 and standard deviation 1
-                over all that is stored.
+        `capacity` is in transitions: rounded down to whole rollouts, at least one; the
+        seed is of the draws. `normalise_rewards` gives rewards out with mean 0 and
+        standard deviation 1 over all that is stored.
 
         Raises:
             ConfigError: it does not fit into memory.
@@ -55,20 +51,16 @@ class Replay:
         action = envs.action_space.shape or ()  # () of discrete ones
         shape = (self.capacity, steps, count)
         _check_memory(envs.observation_space, math.prod(shape), device)
-        self._observation = torch.empty(
-            (self.capacity, steps + 1, count, *envs.observation_space.shape),
-            device=device,
-        )
-        self._action = torch.empty(
-            (*shape, *action),
-            dtype=torch.int64 if discrete else torch.float32,
-            device=device,
-        )
+        observations = (self.capacity, steps + 1, count, *envs.observation_space.shape)
+        kind = torch.int64 if discrete else torch.float32
         self._reward = torch.empty(shape, device=device)
+        self._stored = {
+            "observation": torch.empty(observations, device=device),
+            "action": torch.empty((*shape, *action), dtype=kind, device=device),
+            "reward": self._reward,
+        }
         # The same memory with one row per step, to gather from.
-        self._observation_rows = self._observation.flatten(0, 2)
-        self._action_rows = self._action.flatten(0, 2)
-        self._reward_rows = self._reward.flatten(0, 2)
+        self._rows = {name: each.flatten(0, 2) for name, each in self._stored.items()}
 
     @property
     def size(self) -> int:
@@ -82,17 +74,19 @@ class Replay:
         reward: np.ndarray,
         states: np.ndarray | None = None,
     ) -> None:
-        """Add a rollout.
+        """Add a rollout: a `Rollout`'s arrays, and its rewards (T, N) float32.
 
-        Args:
-            observation: (T + 1, N, O) float32.
-            action: (T, N, A) float32, or (T, N) int64.
-            reward: (T, N) float32.
-            states: (T, N, S); see `RememberingReplay`.
+        Only a `RememberingReplay` stores the states.
         """
-        self._observation[self._next].copy_(torch.from_numpy(observation))
-        self._action[self._next].copy_(torch.from_numpy(action))
-        self._reward[self._next].copy_(torch.from_numpy(reward))
+        rollout: dict[str, Any] = {
+            "observation": observation,
+            "action": action,
+            "reward": reward,
+            "states": states,
+            "given": reward,
+        }
+        for name, memory in self._stored.items():
+            memory[self._next].copy_(torch.from_numpy(rollout[name]))
         self._next = (self._next + 1) % self.capacity
         self._filled = min(self._filled + 1, self.capacity)
         self._measure_rewards()
@@ -108,14 +102,13 @@ class Replay:
         # A rollout has one more observation than steps: N rows more per rollout.
         slot = place.div(self._transitions, rounding_mode="floor")
         before = place + slot * self._num_envs
+        after = before + self._num_envs
+        reward = self._rows["reward"].index_select(0, place)
         return Batch(
-            observation=self._observation_rows.index_select(0, before),
-            action=self._action_rows.index_select(0, place),
-            reward=(self._reward_rows.index_select(0, place) - self._reward_mean)
-            / self._reward_std,
-            next_observation=self._observation_rows.index_select(
-                0, before + self._num_envs
-            ),
+            observation=self._rows["observation"].index_select(0, before),
+            action=self._rows["action"].index_select(0, place),
+            reward=(reward - self._reward_mean) / self._reward_std,
+            next_observation=self._rows["observation"].index_select(0, after),
             last=place - slot * self._transitions >= self._transitions - self._num_envs,
         )
 
@@ -129,22 +122,16 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored (views, not copies), where the ring stands, the draws."""
-        return {
-            "observation": self._observation[: self._filled],
-            "action": self._action[: self._filled],
-            "reward": self._reward[: self._filled],
-            "next": self._next,
-            "generator": self.generator.get_state(),
-        }
+        stored = {name: each[: self._filled] for name, each in self._stored.items()}
+        return stored | {"next": self._next, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict` of a buffer of the same shape."""
         self._filled = len(state["reward"])
         # More room than before: after what is there.
         self._next = state["next"] if self._filled == self.capacity else self._filled
-        self._observation[: self._filled].copy_(state["observation"])
-        self._action[: self._filled].copy_(state["action"])
-        self._reward[: self._filled].copy_(state["reward"])
+        for name, memory in self._stored.items():
+            memory[: self._filled].copy_(state[name])
         self.generator.set_state(state["generator"])
         self._measure_rewards()
 

@@ -63,13 +63,12 @@ def collect(
     t = 0
     with blaming(envs, lambda: f"at step {t} of an episode"):
         observation = np.array(envs.reset(seed), np.float32)
-        observations, actions, steps = [observation], [], []
+        start, actions, steps = observation, [], []
         states: np.ndarray | None = None
         for t in range(1, envs.episode_length + 1):
             action = act(observation)
             step = _checked(envs, envs.step(action))
             observation = step.observation
-            observations.append(observation)
             actions.append(action)
             steps.append(step)
             if keep_states:
@@ -82,18 +81,15 @@ def collect(
                 if now.shape != states.shape[1:]:
                     raise ValueError(f"its states are {now.shape}, not as before")
                 states[t - 1] = now
+    observations, env_reward, goal, online, passed = zip(*steps, strict=True)
     return Rollout(
         states=states,
-        env_reward=np.stack([step.env_reward for step in steps]),
-        online=(
-            None
-            if steps[-1].online is None
-            else np.stack([step.online for step in steps])
-        ),
-        observation=np.stack(observations).astype(np.float32, copy=False),
+        env_reward=np.stack(env_reward),
+        online=None if online[-1] is None else np.stack(online),
+        observation=np.stack([start, *observations]),
         action=np.stack(actions),
-        goal=flags([step.goal for step in steps]),
-        passed=steps[-1].passed,
+        goal=flags(goal),
+        passed=passed[-1],
     )
 
 
@@ -110,18 +106,16 @@ def _checked(envs: VectorEnv, step: Step) -> Step:
         None if step.online is None else np.array(step.online, np.float32),
         {name: np.array(parts) for name, parts in step.passed.items()},
     )
+    if step.goal is not None and step.goal.dtype != bool:
+        raise ValueError(f"its goal is of {step.goal.dtype}, not bool")
     count = (envs.num_envs,)
-    shapes = {"observation": count + envs.observation_space.shape, "env_reward": count}
-    if step.online is not None:
-        shapes["online"] = count
-    if step.goal is not None:
-        shapes["goal"] = count
-        if step.goal.dtype != bool:
-            raise ValueError(f"its goal is of {step.goal.dtype}, not bool")
+    shapes = {"observation": count + envs.observation_space.shape}
+    shapes |= dict.fromkeys(("env_reward", "online", "goal"), count)
     for name, shape in shapes.items():
-        if getattr(step, name).shape != shape:
-            raise ValueError(f"its {name} is {getattr(step, name).shape}, not {shape}")
-        if not np.isfinite(getattr(step, name)).all():
+        given = getattr(step, name)
+        if given is not None and given.shape != shape:
+            raise ValueError(f"its {name} is {given.shape}, not {shape}")
+        if given is not None and not np.isfinite(given).all():
             raise ValueError(f"its {name} is not finite")
     return step
 

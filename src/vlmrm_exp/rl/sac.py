@@ -41,11 +41,9 @@ class Actor(nn.Module):
     def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int]):
         super().__init__()
         layers: list[nn.Module] = []
-        width_in = observation_dim
-        for width in hidden:
-            layers += [nn.Linear(width_in, width), nn.ReLU(inplace=True)]
-            width_in = width
-        self.net = nn.Sequential(*layers, nn.Linear(width_in, 2 * action_dim))
+        for widths in itertools.pairwise([observation_dim, *hidden, 2 * action_dim]):
+            layers += [nn.Linear(*widths), nn.ReLU(inplace=True)]
+        self.net = nn.Sequential(*layers[:-1])  # no ReLU after the last
 
     def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Observations (B, O) -> mean (B, A), log standard deviation (B, A)."""
@@ -106,16 +104,9 @@ def squashed_gaussian(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Action tanh(mean + std * noise) and its log-density in the unit box.
 
-    log(1 - tanh(u)^2) is written as 2 (log 2 - u - softplus(-2u)), which does not
-    underflow where tanh saturates.
-
-    Args:
-        mean: (B, A).
-        log_std: (B, A).
-        noise: (B, A), standard normal.
-
-    Returns:
-        Actions (B, A) and log-densities (B,).
+    Mean, log_std and noise (standard normal), (B, A) each -> actions (B, A) and
+    log-densities (B,). log(1 - tanh(u)^2) is written as
+    2 (log 2 - u - softplus(-2u)), which does not underflow where tanh saturates.
     """
     u = mean + log_std.exp() * noise
     gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
@@ -191,25 +182,21 @@ class SAC:
         self.held_action = torch.empty(0)
         self.held_steps = 0
         # Lists made once: walking a module's parameters costs as much as a layer.
-        self._actor: list[torch.Tensor] = list(self.actor.parameters())
+        actor: list[torch.Tensor] = list(self.actor.parameters())
         if algo.learn_temperature:  # by the same step: each one costs
-            self._actor.append(self.log_temperature)
-        self._critics: list[torch.Tensor] = list(self.critics.parameters())
+            actor.append(self.log_temperature)
+        self._learned = {"actor": actor, "critics": list(self.critics.parameters())}
         self._targets: list[torch.Tensor] = list(self.targets.parameters())
         # In place, all tensors at once: target += tau (critic - target).
         self._follow = get_ema_multi_avg_fn(1 - algo.tau)
-        on_gpu = device.type == "cuda"
         self.optimisers = {
             name: torch.optim.Adam(
                 parameters,
                 algo.learning_rate,
                 fused=True,
-                capturable=on_gpu,  # by a CUDA graph
+                capturable=device.type == "cuda",  # by a CUDA graph
             )
-            for name, parameters in (
-                ("actor", self._actor),
-                ("critics", self._critics),
-            )
+            for name, parameters in self._learned.items()
         }
 
     def random_action(self, num_envs: int) -> np.ndarray:
@@ -235,23 +222,29 @@ class SAC:
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Explore: observations (N, O) -> sampled actions (N, A) in bounds."""
         inputs = network_input(observation, self.algo.squash_observations)
-        mean, log_std = self.actor(torch.from_numpy(inputs).to(self.device))
-        unit, _ = squashed_gaussian(mean, log_std, self._noise(mean))
+        unit, _ = self._sample(torch.from_numpy(inputs).to(self.device))
         return to_bounds(unit.cpu().numpy(), self.low, self.high)
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Take one gradient step on each network; its metrics stay on the device."""
         temperature = self.log_temperature.detach().exp()
-        metrics, target = {}, self._target(batch, temperature)
+        with torch.no_grad():
+            action, log_prob = self._sample(batch.next_observation)
+            target = critic_target(
+                batch,
+                self.targets(batch.next_observation, action),
+                log_prob,
+                temperature,
+                self.algo.gamma,
+                self.algo.bootstrap_at_time_limit,
+            )
 
         value = self.critics(batch.observation, batch.action)
         loss = critic_loss(value, target)
-        self._step("critics", loss, self._critics)
-        metrics["loss/critic"] = loss.detach()
-        metrics["train/q_mean"] = value.detach().mean()
+        self._step("critics", loss)
+        metrics = {"loss/critic": loss.detach(), "train/q_mean": value.detach().mean()}
 
-        mean, log_std = self.actor(batch.observation)
-        action, log_prob = squashed_gaussian(mean, log_std, self._noise(mean))
+        action, log_prob = self._sample(batch.observation)
         value = self.critics(batch.observation, action)
         loss = actor_loss(value, log_prob, temperature)
         metrics["loss/actor"] = loss.detach()
@@ -263,35 +256,24 @@ class SAC:
             )
             metrics["loss/temperature"] = of_temperature.detach()
             loss = loss + of_temperature  # neither depends on the other's parameters
-        self._step("actor", loss, self._actor)
+        self._step("actor", loss)
 
-        self._follow(self._targets, self._critics, 0)
+        self._follow(self._targets, self._learned["critics"], 0)
         return metrics
 
-    @torch.no_grad()
-    def _target(self, batch: Batch, temperature: torch.Tensor) -> torch.Tensor:
-        mean, log_std = self.actor(batch.next_observation)
-        action, log_prob = squashed_gaussian(mean, log_std, self._noise(mean))
-        return critic_target(
-            batch,
-            self.targets(batch.next_observation, action),
-            log_prob,
-            temperature,
-            self.algo.gamma,
-            self.algo.bootstrap_at_time_limit,
-        )
+    def _sample(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw unit actions (B, A), with their log-densities (B,)."""
+        mean, log_std = self.actor(observation)
+        noise = torch.randn(mean.shape, generator=self.generator, device=self.device)
+        return squashed_gaussian(mean, log_std, noise)
 
-    def _step(
-        self, name: str, loss: torch.Tensor, parameters: Sequence[torch.Tensor]
-    ) -> None:
+    def _step(self, name: str, loss: torch.Tensor) -> None:
         # Only these gradients: the actor's loss would also compute the critics'.
+        parameters = self._learned[name]
         gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimisers[name].step()
-
-    def _noise(self, like: torch.Tensor) -> torch.Tensor:
-        return torch.randn(like.shape, generator=self.generator, device=self.device)
 
     def checkpoint(self) -> dict[str, Any]:
         """What acting without exploration needs, copied to the CPU: see `Policy`."""
@@ -353,16 +335,10 @@ def train(
 ) -> State:
     """Simulate, reward, learn and report, until all env steps are learned from.
 
-    Args:
-        config: checked.
-        envs: `algo.num_envs` of them, with bounded continuous actions.
-        eval_envs: others, so that evaluation leaves training's random stream alone;
-            best `evaluation.episodes` of them.
-        pool: where states become rewards.
-        log: takes metrics; checkpoints go into its folder.
-        device: of networks and replay.
-        saved: a `State.state_dict` to go on from.
-        save: called after each rollout that was learned from.
+    `envs` have bounded continuous actions. `eval_envs` are others, so that evaluation
+    leaves training's random stream alone; best `evaluation.episodes` of them. `saved`
+    is a `State.state_dict` to go on from; `save` is called after each rollout that was
+    learned from.
 
     Raises:
         FloatingPointError: a reward or a loss is not a finite number.
@@ -433,15 +409,14 @@ def train(
             log.lap("perf/learn_s")
 
             # Report, and evaluate when it is time.
-            metrics |= rollout_metrics(rollout, replay.newest_reward(), envs)
+            reward = replay.newest_reward()
+            metrics |= rollout_metrics(rollout, reward, envs)
             metrics["train/gradient_steps"] = state.gradient_steps
             ended = state.env_steps >= config.env_steps and not state.rewards
             if state.learned_steps >= state.next_evaluation or ended:
-                folder = log.folder / "checkpoints"
-                metrics |= evaluate(config, state, eval_envs, folder)
+                metrics |= evaluate(config, state, eval_envs, log.folder)
                 log.lap("perf/evaluate_s")
-            spreads = {"train/rewards": replay.newest_reward()}
-            log.metrics(state.learned_steps, metrics, spreads)
+            log.metrics(state.learned_steps, metrics, {"train/rewards": reward})
             save(state)
     state.interrupted, state.whole = interrupt.number, not interrupt.midway
     return state
