@@ -106,7 +106,8 @@ class Envs(point_mass.PointMassEnvs):
 
     def reset(self, seed=None):
         self.t = 0
-        return super().reset(seed)
+        observation = super().reset(seed)
+        return observation[:1] if self.fault == "start" else observation
 
     def step(self, action):
         self.t += 1

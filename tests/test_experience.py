@@ -237,6 +237,7 @@ def test_network_input_squashes_on_both_sides():
     ("fault", "sentence"),
     [
         ("raise", "RuntimeError: out of range"),
+        ("start", r"its observation is \(1, 1\), not \(3, 1\)"),
         ("goal", r"its goal is \(1,\), not \(3,\)"),
         ("kind", "its goal is of int64, not bool"),
         ("nan", "its env_reward is not finite"),
@@ -248,7 +249,8 @@ def test_network_input_squashes_on_both_sides():
 def test_what_a_world_of_ones_own_does_wrong_is_told_with_its_step(fault, sentence):
     task = TaskConfig("p", "faulty:WORLD", episode_length=9, options={"fault": fault})
     envs = world_of(task).make_envs(task, 3, 1)
-    told = rf"^faulty:Envs failed at step 3 of an episode \(.*{sentence}"
+    step = 0 if fault == "start" else 3
+    told = rf"^faulty:Envs failed at step {step} of an episode \(.*{sentence}"
     with pytest.raises(ForeignError, match=told):
         collect(envs, lambda _: np.zeros((3, 1), np.float32))
 

@@ -62,8 +62,9 @@ def collect(
     """
     t = 0
     with blaming(envs, lambda: f"at step {t} of an episode"):
-        observation = np.array(envs.reset(seed), np.float32)
-        start, actions, steps = observation, [], []
+        none_yet = np.zeros(envs.num_envs, np.float32)
+        start = _checked(envs, Step(envs.reset(seed), none_yet, None)).observation
+        observation, actions, steps = start, [], []
         states: np.ndarray | None = None
         for t in range(1, envs.episode_length + 1):
             action = act(observation)
