@@ -142,6 +142,39 @@ class Learned(RewardModel):
         self.weight = state["weight"]
 
 
+class Gone(RewardModel):
+    """How far it went in two steps; an episode of one step is none to it."""
+
+    window = 3
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        first = episodes.states[..., 0]
+        before = np.concatenate([first[:1], first[:1], first[:-2]])
+        return (first - before).astype(np.float32)
+
+
+class Rare(Learned):
+    """Its number of changes, of which there is one in three updates; or minus that."""
+
+    def __init__(self, config: Config) -> None:
+        self.sign, self.updates = config.reward.options.get("sign", 1), 0
+
+    def rewards(self, episodes: Episodes) -> np.ndarray:
+        return np.full(episodes.shape, self.sign * self.version, np.float32)
+
+    def update(self, episodes: Episodes) -> dict[str, float]:
+        self.updates += 1
+        self.version = self.updates // 3
+        return {"reward/changes": self.version}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.updates = state["updates"]
+        self.version = self.updates // 3
+
+
 def point_mass_config(name: str = "sac", **changes: Any) -> Config:
     """A run of a few hundred steps on the point mass, without a video.
 

@@ -34,6 +34,10 @@ def test_composed_again_is_the_same_but_for_what_is_changed():
         ("algo.hidden=3", "possible: give a list, as"),
         ("task.options=3", "possible: give a mapping, as"),
         ("stages=[3]", "possible: give mappings, as"),
+        (
+            "stages=[{quantil: 0.5}]",
+            "no setting stages.quantil: see .* Did you mean stages.quantile?",
+        ),
         ("task.camera=[fixed,side]", "Views are joined with"),
     ],
 )

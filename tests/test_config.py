@@ -146,7 +146,16 @@ def test_list_and_quoted_prompts_keep_their_meaning(compose):
         (["algo.buffer_size=3000", "algo.learning_starts=2000"], "buffer of 1600 (wh"),
         (["algo.learning_starts=50000"], "would never learn"),
         (["clip.mean=[0.5]"], "three"),
-        (["task=gym"], "prompt has no value"),
+        (["task=gym"], 'no value for prompt, baseline: give prompt="'),
+        (["task=gym", "prompt=x"], 'no value for baseline: give baseline="a p'),
+        (["task.hold=201"], "task.hold is 201 env steps, but an episode has 200"),
+        (
+            [
+                "stages=[{prompt: a, quantile: 0.9, hold: 201}]",
+                "reward=stages",
+            ],
+            "stages[0].hold is 201 env steps, but an episode has 200",
+        ),
         (["task=gym", "prompt=x", "baseline=y"], "task.env_id=Pendulum-v1"),
     ],
 )

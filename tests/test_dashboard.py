@@ -202,7 +202,7 @@ def test_epic_is_that_of_the_same_reward(verb, tmp_path, changed, epic) -> None:
     epic_json(tmp_path / "epic", **changed)
     out = tmp_path / "out.json"
     folders = str(tmp_path / "run"), str(tmp_path / "epic")
-    ended = verb("entity=lab", *folders, "dry_run=true", f"out={out}")
+    ended = verb(*folders, "dry_run=true", f"out={out}")
     assert ended.code == 0, ended.err
     sent = json.loads(out.read_text())
     assert sent["summaries"] == ({"run": {"reward/epic": epic}} if epic else {})

@@ -158,6 +158,22 @@ def test_only_the_first_episodes_are_rendered(make: Make, capsys):
     assert "rewards differ" not in printed  # its weights are the run's
 
 
+def test_a_reward_that_learned_is_asked_with_what_it_has_learned(program, tmp_path):
+    folder = tmp_path / "run"
+    ended = program(
+        *CARTPOLE, "reward.options.sign=-1", "reward.model=point_mass:Rare",
+        "env_steps=160",
+        f"hydra.run.dir={folder}",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    learned = json.loads((folder / "summary.json").read_text())["eval/reward_mean"]
+    assert learned < 0  # nothing is learned: 0
+    assert evaluated(folder, "episodes=2")["eval/reward_mean"] == learned
+    (folder / "checkpoints" / "reward.pt").unlink()
+    with pytest.raises(ConfigError, match=r"reward learns, but .* is missing"):
+        evaluated(folder, "episodes=2")
+
+
 def test_random_actions_stand_beside_a_policy(make: Make):
     """They need no checkpoint, repeat, and leave the policy's own file alone."""
     folder = make(BALANCING)
@@ -256,7 +272,7 @@ def test_compute_is_told_here_and_all_else_by_the_run(trained: Path):
         (b"task: [", "while parsing"),
         (b"sead: 1", "sead"),
         (b"- 1", "this version can read"),
-        (b"seed: 1", "has no value"),
+        (b"seed: 1", "no value for prompt, algo.name, .* and [0-9]+ others"),
         (b"5", "this version can read"),
         (b"\xff\xfe\x80", "this version can read"),
     ],

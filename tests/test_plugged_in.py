@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import point_mass
 import reacher
 from point_mass import Progress, read_metrics
 from vlmrm_exp import app, epic
 from vlmrm_exp.config import TaskConfig
+from vlmrm_exp.envs import world_of
 from vlmrm_exp.notes import unread
 from worlds import make_envs
 
@@ -25,6 +27,7 @@ def conf(tmp_path) -> Path:
         ("task/reacher", reacher.TASK),
         ("reward/progress", "name: progress\nmodel: point_mass:Progress\n"),
         ("reward/weighed", "name: weighed\nmodel: point_mass:Learned\n"),
+        ("reward/gone", "name: gone\nmodel: point_mass:Gone\n"),
     ):
         path = tmp_path / "conf" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +49,20 @@ def test_a_world_of_ones_own_is_trained_in(program, conf, tmp_path):
     assert summary["eval/success_rate"] is not None
     assert -1 < summary["eval/reward_mean"] < 1
     assert (tmp_path / "run" / "videos" / "eval.mp4").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_reward_is_tried_with_as_many_states_as_it_wants(
+    program, conf, tmp_path, workers
+):
+    words = "task=mountaincar", "reward=gone", f"compute.workers={workers}"
+    assert run(program, conf, tmp_path, *words)["gradient_steps"] > 0
+
+
+def test_a_worlds_module_decides_what_is_kept_of_its_states():
+    assert world_of(TaskConfig("p", "point_mass:WORLD")).sources == (
+        point_mass.__file__,
+    )
 
 
 def test_a_world_of_ones_own_is_measured(start, conf, tmp_path):

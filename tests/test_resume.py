@@ -31,6 +31,7 @@ REWARDS = [
     {"model": "point_mass:Learned"},
     # With an error from the first rollout on, which changes how many are looked at.
     {"model": "point_mass:Distance", "query_share": 0.2, "max_error": 0.05},
+    {"model": "point_mass:Rare"},
 ]
 
 
@@ -67,6 +68,7 @@ def go_on(folder: Path, name: str, reports: int, **changes):
         ("dqn", REWARDS[0]),
         ("sac", REWARDS[1]),
         ("dqn", REWARDS[2]),
+        ("sac", REWARDS[3]),
     ],
 )
 @pytest.mark.parametrize("overlap", [True, False])

@@ -160,6 +160,31 @@ def test_a_reward_that_learns_sees_its_old_states_and_rewards_them_anew(
     torch.testing.assert_close(batch.reward, expected)
 
 
+@BOTH
+def test_all_that_is_stored_is_of_the_reward_models_newest_version(tmp_path, name):
+    """Also what was asked for before it changed, and came after (overlap)."""
+    versions, stored = [], []
+
+    def save(state) -> None:
+        versions.append(float(state.pool.version))
+        stored.append(state.replay.gather(torch.arange(state.replay.size)).reward)
+
+    with point_mass(
+        tmp_path, name, reward={"model": "point_mass:Rare"}, env_steps=8 * ROLLOUT
+    ) as parts:
+        parts.train(save=save)
+    assert versions == [0, 0, 1, 1, 1, 2, 2, 2]
+    for version, rewards in zip(versions, stored, strict=True):
+        assert rewards.unique().tolist() == [version]
+
+
+def test_rewards_of_different_versions_choose_no_policy(tmp_path):
+    """Of a reward that fell as it learned, the first policy would be kept."""
+    reward = {"model": "point_mass:Rare", "options": {"sign": -1}}
+    with point_mass(tmp_path, reward=reward, evaluation={"every": 1}) as parts:
+        assert finished(parts, parts.train())["best_env_steps"] == 800
+
+
 @pytest.mark.parametrize(("model", "asked"), [("Distance", 8 * 5), ("Cheap", 8 * 20)])
 def test_only_what_costs_something_is_asked_less_often(tmp_path, model, asked):
     """A predicate's rewards, 1 or 0, are told of every state, not interpolated."""

@@ -190,7 +190,8 @@ def test_what_is_not_clear_is_refused_by_its_name(typed, reason):
         ("seed=0,1", "seed=0,1"),
         ("+foo=1", "foo=1"),  # which Hydra does not know
         ("++hydra.job.name=x", "++hydra.job.name=x"),
-        ("+task.options.mass=2", "+task.options.mass=2"),
+        ("+task.options.mass=2", "++task.options.mass=2"),
+        ("reward.options.of=change", "++reward.options.of=change"),
         ("name=1e3", "name='1e3'"),
         ("name=a,b", "name=a,b"),
         ("experiment=null", []),

@@ -105,12 +105,9 @@ def open_parts(
 
     `opened` closes them.
     """
-    import numpy as np  # as above; `run` has imported all of it
-
-    from vlmrm_exp.envs import check_algo
+    from vlmrm_exp.envs import check_algo  # as above; `run` has imported all of it
     from vlmrm_exp.envs.in_order import make_envs
-    from vlmrm_exp.reward import Episodes
-    from vlmrm_exp.reward.pool import close, make_judge, make_pool
+    from vlmrm_exp.reward.pool import close, example_of, make_judge, make_pool
 
     threads = config.compute.num_physics_threads
     envs = make_envs(config.task, config.algo.num_envs, threads)
@@ -119,12 +116,10 @@ def open_parts(
     opened.callback(eval_envs.close)
     check_algo(envs.action_space, config.algo.name, config.task.env_id)
     envs.reset(config.seed)
-    own = np.zeros((1, config.algo.num_envs), np.float32)
-    example = Episodes(states=envs.states()[None], env_reward=own, online=own)
-    pool = make_pool(config, example)
+    pool = make_pool(config, example_of(config, envs))
     opened.callback(pool.close)
     for name, told in judges.items():
-        judge = make_judge(name, told, example)
+        judge = make_judge(name, told, example_of(told, envs))
         opened.callback(close, judge)
         pool.judges[name] = judge
     return pool.around(envs), pool.around(eval_envs), pool

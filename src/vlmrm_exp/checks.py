@@ -47,12 +47,16 @@ def to_config(cfg: DictConfig) -> Config:
     """
     missing = OmegaConf.missing_keys(cfg)
     if missing:
-        key = "prompt" if "prompt" in missing else min(missing)
-        example = {
+        examples = {
             "prompt": 'prompt="a pendulum standing upright"',
             "baseline": 'baseline="a pendulum"',
-        }.get(key, f"{key}=VALUE")
-        raise ConfigError(f"{key} has no value in this task: give it, as {example}.")
+        }
+        keys = sorted(missing, key=lambda key: (key != "prompt", key))[:4]
+        gives = " ".join(examples.get(key, f"{key}=VALUE") for key in keys)
+        others = f" and {len(missing) - 4} others" if len(missing) > 4 else ""
+        raise ConfigError(
+            f"There is no value for {', '.join(keys)}{others}: give {gives}."
+        )
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, Config)
     _check_keys(cfg, config)
@@ -91,8 +95,8 @@ def check(config: Config) -> None:
             "they must differ."
         )
     number_from_0("reward.pessimism", config.reward.pessimism)
-    _check_stages(config)
     _check_task(config.task)
+    _check_stages(config)
     check_clip(config.clip)
     if config.reward.model == "xclip":
         _check_video_model(config.clip)
@@ -164,6 +168,7 @@ def _check_stages(config: Config) -> None:
         name = f"stages[{k}]"
         _check_prompts(f"{name}.prompt", stage.prompt)
         at_least(f"{name}.hold", stage.hold, 1)
+        _fits_into_episode(f"{name}.hold", stage.hold, config.task)
         if (stage.quantile is None) == (stage.margin is None):
             raise ConfigError(
                 f"{name} must have either a quantile or a margin, which says when it "
@@ -229,6 +234,7 @@ def _check_task(task: TaskConfig) -> None:
         raise ConfigError(
             f"task.camera is {task.camera!r}, which has one view twice: give each once."
         )
+    _fits_into_episode("task.hold", task.hold, task)
     if task.env == "gym" and not task.env_id:
         raise ConfigError(
             "task=gym needs the Gymnasium id of an environment: "
@@ -238,6 +244,14 @@ def _check_task(task: TaskConfig) -> None:
         raise ConfigError(
             "task.episode_length is null, but only task=gym has a limit of its own: "
             "give a number of env steps."
+        )
+
+
+def _fits_into_episode(name: str, hold: int, task: TaskConfig) -> None:
+    if task.episode_length is not None and hold > task.episode_length:
+        raise ConfigError(
+            f"{name} is {hold} env steps, but an episode has {task.episode_length}: "
+            "it could never be held so long."
         )
 
 

@@ -93,11 +93,11 @@ def check(composed: app.Composed) -> DashboardConfig:
     Raises:
         ConfigError: one sentence says what is wrong.
     """
-    if OmegaConf.is_missing(composed.cfg, "entity"):
+    asked: Any = OmegaConf.to_object(composed.cfg)
+    if not asked.entity and not asked.dry_run:
         raise ConfigError(
             "Whose project? Give your user's or team's name at W&B, as entity=NAME."
         )
-    asked: Any = OmegaConf.to_object(composed.cfg)
     check_extra("A dashboard", "wandb_workspaces", "dashboard", "the verb report")
     if asked.dry_run and not asked.files:
         raise ConfigError(

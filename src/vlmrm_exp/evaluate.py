@@ -124,8 +124,8 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     from vlmrm_exp.envs.in_order import make_envs
     from vlmrm_exp.files import write_json
     from vlmrm_exp.log.versions import versions
-    from vlmrm_exp.reward import Episodes
-    from vlmrm_exp.reward.pool import make_pool
+    from vlmrm_exp.reward.pool import example_of, make_pool
+    from vlmrm_exp.rl.checkpoint import load_reward
     from vlmrm_exp.rl.evaluation import judge, play, write_video
     from vlmrm_exp.rl.policy import load_policy
 
@@ -147,20 +147,24 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
         )
         opened.callback(envs.close)
         envs.reset(seed)
-        own = np.zeros((1, envs.num_envs), np.float32)
-        asks_for_all = replace(config.reward, query_share=1.0)
-        pool = make_pool(
-            replace(config, reward=asks_for_all),
-            Episodes(states=envs.states()[None], env_reward=own, online=own),
-        )
+        asks_for_all = replace(config, reward=replace(config.reward, query_share=1.0))
+        pool = make_pool(asks_for_all, example_of(config, envs))
         opened.callback(pool.close)
+        load_reward(folder, pool)
         envs = pool.around(envs)
         if policy:
             policy.check_fits(envs, folder, config.task.name)
         envs.action_space.seed(seed)
 
+        held, steps = np.empty(0), 0
+
         def random(observation: np.ndarray) -> np.ndarray:
-            return np.stack([envs.action_space.sample() for _ in observation])
+            """As training's: each action is held for some steps."""
+            nonlocal held, steps
+            if steps % config.algo.random_action_repeat == 0:
+                held = np.stack([envs.action_space.sample() for _ in observation])
+            steps += 1
+            return held
 
         act = policy.act if policy else random
         rewarded = asked.reward_episodes

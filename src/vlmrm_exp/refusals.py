@@ -20,6 +20,7 @@ from vlmrm_exp.config import (
     ConfigError,
     FinishedError,
     ForeignError,
+    StageConfig,
     conf_dir,
 )
 from vlmrm_exp.files import reason, unusable
@@ -132,7 +133,9 @@ def one_sentence(error: BaseException) -> str:
             f"{did_you_mean(wanted, options)}{plugin}"
         )
     if unknown := re.search(r"Could not override '(.+)'", text):
-        wanted = unknown.group(1)
+        wanted = unknown[1]
+        if stage := re.search(r"Key '(.+)' not in 'StageConfig'", str(error.__cause__)):
+            wanted = f"{wanted}.{stage[1]}"
         return (
             f"There is no setting {wanted}: see --help for those there are."
             f"{did_you_mean(wanted, set(setting_names()) - {wanted})}"
@@ -172,4 +175,4 @@ def setting_names() -> list[str]:
             names += [field.name, *(f"{field.name}.{f.name}" for f in fields(inner))]
         else:
             names.append(field.name)
-    return names
+    return names + [f"stages.{field.name}" for field in fields(StageConfig)]

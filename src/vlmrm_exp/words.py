@@ -27,8 +27,8 @@ HYDRA_TAKES_VALUE = tuple(
 )
 """Options of Hydra that a value follows."""
 SETTINGS = (".yaml", ".yml", ".YAML", ".YML")
-ADDED = ("hydra", "task.options.", "reward.options.")
-"""Keys that + may add."""
+OPEN = ("task.options.", "reward.options.")
+"""How keys begin that name settings of one's own, which need not be there before."""
 TOLD = {
     "judge.": ("config",),
     "member.": ("config", "bench", "epic", "landscape", "peak"),
@@ -121,7 +121,9 @@ def to_keys(
                     "give a word without slashes."
                 )
             keys.append(readable(f"hydra.sweep.dir=outputs/sweeps/{value}"))
-        elif bare.startswith(ADDED):
+        elif bare.startswith(OPEN):
+            keys.append(readable(f"++{bare}={value}"))
+        elif bare.startswith("hydra"):
             keys.append(readable(word))
         else:  # all others are there, or are told as unknown
             keys.append(readable(f"{bare}={value}"))

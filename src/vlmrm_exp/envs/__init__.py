@@ -10,9 +10,10 @@ import contextlib
 import importlib
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -190,7 +191,8 @@ class World:
     renders_with: Callable[[], str] = lambda: "unknown"
     """The drawing library, and the driver behind it; goes into caches' keys."""
     sources: tuple[str, ...] = ()
-    """Python files that decide the picture; go into caches' keys."""
+    """Python files that decide the picture; go into caches' keys, as does the module of
+    a world of one's own."""
 
 
 def world_of(task: TaskConfig) -> World:
@@ -205,7 +207,8 @@ def world_of(task: TaskConfig) -> World:
         raise ConfigError(
             f"task.env is {task.env!r}, which is no vlmrm_exp.envs.World: give one."
         )
-    return world
+    own = ":" in task.env and sys.modules[task.env.partition(":")[0]].__file__
+    return replace(world, sources=(*world.sources, own)) if own else world
 
 
 def load(path: str, setting: str) -> Any:

@@ -147,6 +147,7 @@ def judges(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
         if len(pooled):
             best.set_xscale("log")
             best.xaxis.set_major_formatter(lambda n, _: f"{n:g}")
+            best.xaxis.set_minor_formatter("")
         figure.align_ylabels()
         figures.save(figure, path)
 

@@ -8,6 +8,7 @@ depend on it. What workers are, and who takes the place of one that ends, is `cr
 
 import pickle
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ class Pool:
         """Of rewards that are learned instead of asking for all; set by `make_pool`."""
         self.judges: dict[str, RewardModel] = {}
         """Second opinions by name: evaluations ask them too, and nothing learns."""
+        self.version = 0
+        """How often a model that learns has changed what it would answer."""
+        self._asked: deque[int] = deque()  # versions of rollouts still to be learned
         self.needs_states = model.needs_states
         self.cheap = model.cheap
         # Only what costs something is worth sparing, and time must have no gaps.
@@ -74,6 +78,8 @@ class Pool:
         """
         if thin and self.estimator is not None:
             return self._submit_some(episodes, self.estimator.choose(episodes))
+        if thin and self._learner is not None:
+            self._asked.append(self.version)
         steps = episodes.shape[0]
         every = self._every if thin else 1
         at = np.arange(steps - 1, -1, -every)[::-1]
@@ -124,6 +130,9 @@ class Pool:
     def learn(self, memory: Memory) -> dict[str, float]:
         """Let a model that learns do so, then give all that is stored its new rewards.
 
+        To be called once for each rollout that was submitted with `thin`: with overlap,
+        its rewards may be of a version before the last.
+
         Returns:
             Metrics; none of a model that does not learn.
         """
@@ -138,21 +147,24 @@ class Pool:
             for key in metrics:
                 if not key.startswith("reward/"):
                     raise ValueError(f"its metric {key} does not begin with reward/")
-            changed = bool(self._learner.version != before)
-        if changed:
+            self.version += bool(self._learner.version != before)
+        if self._asked.popleft() != self.version:
             memory.set_rewards(self.rewards(episodes))
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """What a model that learns has learned."""
         learner = self.estimator or self._learner
-        return {} if learner is None else learner.state_dict()
+        learned = {} if learner is None else learner.state_dict()
+        asked = {"version": self.version, "asked": list(self._asked)}
+        return {"learned": learned, **asked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
+        self.version, self._asked = state["version"], deque(state["asked"])
         learner = self.estimator or self._learner
         if learner is not None:
-            learner.load_state_dict(state)
+            learner.load_state_dict(state["learned"])
 
     def around(self, envs: VectorEnv) -> VectorEnv:
         """What an agent acts in: `envs`, or what an online model makes of them."""
@@ -196,6 +208,19 @@ def make_pool(config: Config, example: Episodes) -> Pool:
         pool = Workers(config, example)
     pool.estimator = estimator
     return pool
+
+
+def example_of(config: Config, envs: VectorEnv) -> Episodes:
+    """What `make_pool` and `make_judge` try a model with: states of `envs`, as reset.
+
+    Of each environment one step; where the model wants several in a row, that many of
+    the first one, in which nothing moves.
+    """
+    window = reward_class(config).window
+    steps, count = (1, envs.num_envs) if window == 1 else (window, 1)
+    none = np.zeros((steps, count), np.float32)
+    states = np.repeat(envs.states()[None, :count], steps, axis=0)
+    return Episodes(states=states, env_reward=none, online=none)
 
 
 def make_judge(name: str, config: Config, example: Episodes) -> RewardModel:

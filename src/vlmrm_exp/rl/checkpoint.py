@@ -17,9 +17,10 @@ import torch
 from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.files import written_whole
 from vlmrm_exp.log import RunLog
+from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl.state import State
 
-FORMAT = 3
+FORMAT = 4
 """Of the file; another one is refused."""
 MOST_TIME = 0.02
 """Share of a run's time that saving takes at most."""
@@ -27,12 +28,39 @@ ARRAY = "numpy.ndarray"
 """Marks an array in the file, where it is a tensor."""
 NAMES = ("state.pt", "state-before.pt")
 """In the folder checkpoints/: the newest, and the one before."""
+REWARD = "reward.pt"
+"""There too, of a reward that learns: what it has learned in the end."""
 
 
 def save_policy(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Write a checkpoint: tensors and primitives, so that reading it runs no code."""
     with written_whole(path) as part, part.open("wb") as file:
         torch.save(dict(checkpoint), file)
+
+
+def save_reward(folder: Path, pool: Pool) -> None:
+    """Keep what a run's reward model has learned, for later evaluations."""
+    if pool.remembers and not pool.estimator:
+        save_policy(folder / "checkpoints" / REWARD, _packed(pool.state_dict()))
+
+
+def load_reward(folder: Path, pool: Pool) -> None:
+    """Give a pool what the run's reward model has learned.
+
+    Raises:
+        ConfigError: it is not there, or damaged.
+    """
+    if not pool.remembers or pool.estimator:
+        return
+    path = folder / "checkpoints" / REWARD
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise ConfigError(
+            f"This run's reward learns, but {path}, what it has learned, is missing or "
+            f"damaged ({type(error).__name__}): its rewards cannot be had again."
+        ) from error
+    pool.load_state_dict(_unpacked(kept))
 
 
 class Checkpoint:

@@ -239,8 +239,9 @@ def evaluate(
 def keep(state: State, judged: Mapping[str, Any], folder: Path) -> None:
     """Save the present policy, also as the best if none had a higher reward.
 
-    Of equals the latest: where all rewards are the same, the most trained one. A line
-    tells of each judge that now disagrees with the reward.
+    Of equals the latest: where all rewards are the same, the most trained one. Rewards
+    of a model that has learned since cannot be compared: then it is the best too. A
+    line tells of each judge that now disagrees with the reward.
 
     Args:
         state: of the run.
@@ -256,8 +257,9 @@ def keep(state: State, judged: Mapping[str, Any], folder: Path) -> None:
             f"judge/{name} {does}.",
             file=sys.stderr,
         )
-    if reward >= state.best_reward:
+    if reward >= state.best_reward or state.pool.version != state.best_version:
         state.best, state.best_reward = checkpoint, reward
+        state.best_version = state.pool.version
         save_policy(folder / "best.pt", checkpoint)
 
 

@@ -43,6 +43,8 @@ class State:
     best: dict[str, Any] | None = None
     """Checkpoint of the policy with the highest reward so far."""
     best_reward: float = -math.inf
+    best_version: int = 0
+    """Of the reward model, if it learns, that this reward is of."""
     alarms: Alarms = field(default_factory=Alarms)
     """Where judges disagree with the reward."""
     interrupted: int = 0

@@ -13,7 +13,7 @@ from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.rl import make_seeds
-from vlmrm_exp.rl.checkpoint import save_policy
+from vlmrm_exp.rl.checkpoint import save_policy, save_reward
 from vlmrm_exp.rl.evaluation import (
     Played,
     judge,
@@ -62,6 +62,7 @@ def finish(
     try:
         save_policy(checkpoints / "last.pt", last)
         save_policy(checkpoints / "best.pt", best)
+        save_reward(log.folder, state.pool)
         if state.interrupted:
             print("\nInterrupted: writing checkpoint, summary and video.", flush=True)
             episodes = min(episodes, evaluation.episodes)
