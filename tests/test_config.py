@@ -148,7 +148,7 @@ def test_list_and_quoted_prompts_keep_their_meaning(compose):
         (["clip.mean=[0.5]"], "three"),
         (["task=gym"], 'no value for prompt, baseline: give prompt="'),
         (["task=gym", "prompt=x"], 'no value for baseline: give baseline="a p'),
-        (["task.hold=201"], "task.hold is 201 env steps, but an episode has 200"),
+        (["task=kneel_then_stand", "task.hold=101"], "but an episode has 100: it co"),
         (
             [
                 "stages=[{prompt: a, quantile: 0.9, hold: 201}]",

@@ -170,7 +170,7 @@ def test_a_reward_that_learned_is_asked_with_what_it_has_learned(program, tmp_pa
     assert learned < 0  # nothing is learned: 0
     assert evaluated(folder, "episodes=2")["eval/reward_mean"] == learned
     (folder / "checkpoints" / "reward.pt").unlink()
-    with pytest.raises(ConfigError, match=r"reward learns, but .* is missing"):
+    with pytest.raises(ConfigError, match=r"reward learns, but .* cannot be read"):
         evaluated(folder, "episodes=2")
 
 

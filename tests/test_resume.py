@@ -194,8 +194,27 @@ def test_a_state_of_another_format_is_refused(tmp_path):
     newest, _ = saved_run(tmp_path)
     kept = torch.load(newest, weights_only=True)
     torch.save(kept | {"format": 99}, newest)
-    with pytest.raises(ConfigError, match=r"format 99, but this version reads 3.*anew"):
+    with pytest.raises(ConfigError, match=r"format 99, but this version reads 4.*anew"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("reward", [REWARDS[0], REWARDS[1]])
+def test_a_state_of_the_format_before_is_read_where_no_reward_learns(tmp_path, reward):
+    with point_mass(tmp_path, reward=reward) as parts:
+        whole = read_metrics(tmp_path) if parts.train() else []
+    with point_mass(tmp_path / "cut", reward=reward) as parts, pytest.raises(Cut):
+        train_until(parts, 2)
+    newest = tmp_path / "cut" / "checkpoints" / "state.pt"
+    kept = torch.load(newest, weights_only=True)
+    kept["format"], kept["state"]["pool"] = 3, kept["state"]["pool"]["learned"]
+    del kept["state"]["best_version"]
+    torch.save(kept, newest)
+    if reward == REWARDS[1]:
+        with pytest.raises(ConfigError, match="has format 3"):
+            load(tmp_path / "cut")
+    else:
+        go_on(tmp_path / "cut", "sac", 99, reward=reward)
+        assert read_metrics(tmp_path / "cut") == whole
 
 
 def test_a_view_of_a_large_buffer_is_saved_alone(tmp_path):

@@ -204,6 +204,11 @@ def test_words_become_keys(word, key):
     assert words.to_keys([word], PLURAL) == (key if isinstance(key, list) else [key])
 
 
+def test_a_study_adds_no_options_of_ones_own():
+    word = "reward.options.of=change"
+    assert words.to_keys([word], {}, program="score") == [word]
+
+
 def test_a_settings_file_is_one_that_is_there(tmp_path):
     path = tmp_path / "study.yaml"
     with pytest.raises(ConfigError, match="There is no settings file"):

@@ -51,9 +51,10 @@ def to_config(cfg: DictConfig) -> Config:
             "prompt": 'prompt="a pendulum standing upright"',
             "baseline": 'baseline="a pendulum"',
         }
-        keys = sorted(missing, key=lambda key: (key != "prompt", key))[:4]
+        keys, others = sorted(missing, key=lambda key: (key != "prompt", key)), ""
+        if len(keys) > 5:
+            keys, others = keys[:4], f" and {len(keys) - 4} others"
         gives = " ".join(examples.get(key, f"{key}=VALUE") for key in keys)
-        others = f" and {len(missing) - 4} others" if len(missing) > 4 else ""
         raise ConfigError(
             f"There is no value for {', '.join(keys)}{others}: give {gives}."
         )
@@ -168,7 +169,8 @@ def _check_stages(config: Config) -> None:
         name = f"stages[{k}]"
         _check_prompts(f"{name}.prompt", stage.prompt)
         at_least(f"{name}.hold", stage.hold, 1)
-        _fits_into_episode(f"{name}.hold", stage.hold, config.task)
+        if config.reward.model == "stages":
+            _fits_into_episode(f"{name}.hold", stage.hold, config.task)
         if (stage.quantile is None) == (stage.margin is None):
             raise ConfigError(
                 f"{name} must have either a quantile or a margin, which says when it "
@@ -234,7 +236,8 @@ def _check_task(task: TaskConfig) -> None:
         raise ConfigError(
             f"task.camera is {task.camera!r}, which has one view twice: give each once."
         )
-    _fits_into_episode("task.hold", task.hold, task)
+    if task.before:
+        _fits_into_episode("task.hold", task.hold, task)
     if task.env == "gym" and not task.env_id:
         raise ConfigError(
             "task=gym needs the Gymnasium id of an environment: "

@@ -92,7 +92,8 @@ def measure(study: Study) -> dict[str, Any]:
         for job in jobs:
             name = job.clip.name if by_model else job.reward.name
             with contextlib.closing(make_model(job)) as model:
-                facts[name] = facts_of(model).get("encoder", {})
+                about = facts_of(model)
+                facts[name] = about.get("encoder", about)
                 of_goals = goals[job.task.name]
                 row, shown = _search(study, job, model, of_goals, progress.update)
             rows.append({"task": job.task.name, "clip": name, **row})

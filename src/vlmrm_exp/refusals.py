@@ -133,12 +133,13 @@ def one_sentence(error: BaseException) -> str:
             f"{did_you_mean(wanted, options)}{plugin}"
         )
     if unknown := re.search(r"Could not override '(.+)'", text):
-        wanted = unknown[1]
+        wanted, names = unknown[1], set(setting_names()) - {unknown[1]}
         if stage := re.search(r"Key '(.+)' not in 'StageConfig'", str(error.__cause__)):
             wanted = f"{wanted}.{stage[1]}"
+            names = {f"stages.{field.name}" for field in fields(StageConfig)}
         return (
             f"There is no setting {wanted}: see --help for those there are."
-            f"{did_you_mean(wanted, set(setting_names()) - {wanted})}"
+            f"{did_you_mean(wanted, names)}"
         )
     if text.startswith("Ambiguous value for argument"):
         argument = text.splitlines()[0].split("'")[1]
@@ -175,4 +176,4 @@ def setting_names() -> list[str]:
             names += [field.name, *(f"{field.name}.{f.name}" for f in fields(inner))]
         else:
             names.append(field.name)
-    return names + [f"stages.{field.name}" for field in fields(StageConfig)]
+    return names

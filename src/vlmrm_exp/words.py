@@ -121,9 +121,9 @@ def to_keys(
                     "give a word without slashes."
                 )
             keys.append(readable(f"hydra.sweep.dir=outputs/sweeps/{value}"))
-        elif bare.startswith(OPEN):
-            keys.append(readable(f"++{bare}={value}"))
-        elif bare.startswith("hydra"):
+        elif bare.startswith(OPEN) and program in ("", "config", "bench"):
+            keys.append("++" + readable(f"{bare}={value}"))
+        elif bare.startswith(("hydra", *OPEN)):
             keys.append(readable(word))
         else:  # all others are there, or are told as unknown
             keys.append(readable(f"{bare}={value}"))

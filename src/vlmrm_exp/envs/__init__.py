@@ -207,8 +207,10 @@ def world_of(task: TaskConfig) -> World:
         raise ConfigError(
             f"task.env is {task.env!r}, which is no vlmrm_exp.envs.World: give one."
         )
-    own = ":" in task.env and sys.modules[task.env.partition(":")[0]].__file__
-    return replace(world, sources=(*world.sources, own)) if own else world
+    module, own, _ = task.env.partition(":")
+    file = getattr(sys.modules[module], "__file__", None) if own else None
+    # A notebook has no file.
+    return replace(world, sources=(*world.sources, file)) if file else world
 
 
 def load(path: str, setting: str) -> Any:

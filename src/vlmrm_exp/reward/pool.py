@@ -147,9 +147,13 @@ class Pool:
             for key in metrics:
                 if not key.startswith("reward/"):
                     raise ValueError(f"its metric {key} does not begin with reward/")
-            self.version += bool(self._learner.version != before)
-        if self._asked.popleft() != self.version:
+            changed = bool(self._learner.version != before)
+        asked = self._asked.popleft()
+        if changed:
+            self.version += 1
             memory.set_rewards(self.rewards(episodes))
+        elif asked != self.version:
+            memory.relabel(lambda s, _: self.rewards(Episodes(states=s)), newest=True)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:

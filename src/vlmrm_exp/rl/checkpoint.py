@@ -29,7 +29,7 @@ ARRAY = "numpy.ndarray"
 NAMES = ("state.pt", "state-before.pt")
 """In the folder checkpoints/: the newest, and the one before."""
 REWARD = "reward.pt"
-"""There too, of a reward that learns: what it has learned in the end."""
+"""There too, of a reward that learns: what it had learned when a policy was kept."""
 
 
 def save_policy(path: Path, checkpoint: Mapping[str, Any]) -> None:
@@ -55,12 +55,13 @@ def load_reward(folder: Path, pool: Pool) -> None:
     path = folder / "checkpoints" / REWARD
     try:
         kept = torch.load(path, map_location="cpu", weights_only=True)
+        pool.load_state_dict(_unpacked(kept))
     except Exception as error:  # a damaged file can raise nearly anything
         raise ConfigError(
-            f"This run's reward learns, but {path}, what it has learned, is missing or "
-            f"damaged ({type(error).__name__}): its rewards cannot be had again."
+            f"This run's reward learns, but {path}, what it has learned, cannot be "
+            f"read ({type(error).__name__}): it is written at each evaluation, and an "
+            "older version wrote none."
         ) from error
-    pool.load_state_dict(_unpacked(kept))
 
 
 class Checkpoint:
@@ -139,6 +140,10 @@ def load(folder: Path) -> dict[str, Any]:
             kind = type(error).__name__
             told.append(f"{path} is damaged or no state of a run ({kind})")
             continue
+        if found == 3 and not kept["state"]["pool"]:
+            # Where no reward learns, nothing else has changed since.
+            kept["state"]["pool"] = {"learned": {}, "version": 0, "asked": []}
+            found = FORMAT
         if found != FORMAT:
             raise ConfigError(
                 f"{path} has format {found}, but this version reads {FORMAT}: go on "

@@ -19,7 +19,7 @@ from vlmrm_exp.measures import wilson_interval
 from vlmrm_exp.reward import rewards_of
 from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import make_seeds
-from vlmrm_exp.rl.checkpoint import save_policy
+from vlmrm_exp.rl.checkpoint import save_policy, save_reward
 from vlmrm_exp.rl.rollout import Act, Rollout, collect
 from vlmrm_exp.rl.state import State
 from vlmrm_exp.video import write_episodes
@@ -227,6 +227,7 @@ def evaluate(
     act, seed = state.agent.act_greedily, make_seeds(config.seed).evaluation
     judged = judge(play(envs, act, config.evaluation.episodes, seed, state.pool))
     keep(state, judged, folder / "checkpoints")
+    save_reward(folder, state.pool)
     every = config.evaluation.every
     state.next_evaluation = (state.learned_steps // every + 1) * every
     return {

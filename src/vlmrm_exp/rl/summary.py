@@ -58,7 +58,10 @@ def finish(
     evaluation, episodes = config.evaluation, config.evaluation.final_episodes
     checkpoints = log.folder / "checkpoints"
     last = state.checkpoint()
-    best = state.best or last
+    if state.best is None or state.best_version != state.pool.version:
+        best = last
+    else:
+        best = state.best
     try:
         save_policy(checkpoints / "last.pt", last)
         save_policy(checkpoints / "best.pt", best)
