@@ -252,7 +252,7 @@ def test_workers_follow_what_a_model_has_learned():
         )
         pool = open_pool(config, np.ones((1, 1, 2)))
         memory = Memory()
-        before = pool.rewards(memory.episodes())
+        before = pool.submit(memory.episodes(), thin=True)()
         assert pool.learn(memory) == {"reward/weight": 12.0}
         assert before.tolist() == np.full((4, 3), -1).tolist()
         assert memory.reward.tolist() == np.full((4, 3), -12).tolist()
@@ -412,6 +412,7 @@ def test_a_worker_in_anothers_place_knows_what_was_learned():
         reward={"model": "point_mass:Learned"}, compute={"workers": 2}
     )
     pool, memory = open_pool(config, np.ones((1, 1, 2))), Memory()
+    pool.submit(memory.episodes(), thin=True)()
     pool.learn(memory)
     pool._crew.workers[1].kill()
     np.testing.assert_array_equal(pool.rewards(memory.episodes()), np.full((4, 3), -12))
