@@ -157,7 +157,7 @@ class Pool:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """What a model that learns has learned."""
+        """What a model that learns has learned, and versions of rewards in flight."""
         learner = self.estimator or self._learner
         learned = {} if learner is None else learner.state_dict()
         asked = {"version": self.version, "asked": list(self._asked)}
