@@ -55,6 +55,8 @@ class CheckFirst(Callback):
     before = Before()
     goes_on: bool = False
     """Whether a sweep may be started again in its folder."""
+    program: str = "config"
+    """Its primary configuration, which a settings file may build on."""
     failed: ClassVar[list[str]] = []
     """Jobs of a sweep."""
 
@@ -76,7 +78,7 @@ class CheckFirst(Callback):
 
         CheckFirst.failed.clear()
         with ending():
-            check_jobs(config, check, CheckFirst.goes_on)
+            check_jobs(config, check, CheckFirst.goes_on, CheckFirst.program)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Tell of a failed job of a sweep at once: the others go on for hours."""
@@ -153,6 +155,7 @@ def start(
         signal.signal(number, stop)
     OmegaConf.register_new_resolver("options", options_text, replace=True)
     CheckFirst.check, CheckFirst.goes_on = check, goes_on
+    CheckFirst.program = config_name
 
     @hydra.main(
         version_base="1.3", config_path=str(conf_dir()), config_name=config_name

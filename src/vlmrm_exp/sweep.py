@@ -16,15 +16,16 @@ SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 def check_jobs(
-    config: DictConfig, check: Callable[..., DictConfig], goes_on: bool
+    config: DictConfig, check: Callable[..., DictConfig], goes_on: bool, program: str
 ) -> None:
     """Check all jobs of a sweep, if they are known before it starts.
 
     Args:
-        config: the sweep's, Hydra's part included; what a sweep file says of sentences
+        config: the sweep's, Hydra's part included; what a sweep file says of settings
             is put into Hydra's words.
         check: composes and checks a job, given its overrides.
         goes_on: whether a sweep may be started again in its folder.
+        program: its primary configuration, as for `words.to_keys`.
 
     Raises:
         ConfigError: the first job that cannot start, or two of the same settings.
@@ -37,10 +38,9 @@ def check_jobs(
             "hydra.sweep.dir=..., or remove it."
         )
     params = config.hydra.sweeper.get("params") or {}
+    keys = [words.swept(key, value, program) for key, value in params.items()]
     with read_write(config):
-        for key, value in params.items():
-            params[key] = words.swept(key, value)
-    keys = [f"{key}={value}" for key, value in params.items()]
+        config.hydra.sweeper.params = dict(key.split("=", 1) for key in keys)
     keys += config.hydra.overrides.task
     if any(key.startswith("name=") for key in keys):
         print("name is not read in a sweep; sweep=NAME names its folder.")

@@ -97,11 +97,6 @@ def to_keys(
             )
         elif key in plural:
             keys += several(key, value, plural[key])
-        elif bare in SENTENCES:
-            keys.append(f"{bare}={sentences(bare, value, sweeps)}")
-        elif any(bare.startswith(of) and program in TOLD[of] for of in TOLD):
-            check_name(*bare.split(".", 1))
-            keys.append(f"++{bare}={sentences(bare, value, sweeps)}")
         elif bare == "member" and program in TOLD["member."]:
             raise ConfigError(
                 "Members have names: give each as member.NAME=..., as "
@@ -121,12 +116,8 @@ def to_keys(
                     "give a word without slashes."
                 )
             keys.append(readable(f"hydra.sweep.dir=outputs/sweeps/{value}"))
-        elif bare.startswith(OPEN) and program in ("", "config", "bench"):
-            keys.append("++" + readable(f"{bare}={value}"))
-        elif bare.startswith(("hydra", *OPEN)):
-            keys.append(readable(word))
-        else:  # all others are there, or are told as unknown
-            keys.append(readable(f"{bare}={value}"))
+        else:
+            keys.append(setting(key, value, sweeps, program))
     for key in {one.partition("=")[0] for one in keys}:
         given = [one for one in keys if one.partition("=")[0] == key]
         if len(given) > 1:
@@ -142,6 +133,25 @@ def to_keys(
             )
         keys.append(f"files=[{','.join(quoted(name) for name in named)}]")
     return options + keys  # which Hydra takes in this order alone
+
+
+def setting(key: str, value: str, sweeps: bool, program: str = "") -> str:
+    """Hydra's override of one setting; `sweeps` and `program` are as in `to_keys`.
+
+    Raises:
+        ConfigError: the value cannot be read.
+    """
+    bare = key.lstrip("+")
+    if bare in SENTENCES:
+        return f"{bare}={sentences(bare, value, sweeps)}"
+    if any(bare.startswith(of) and program in TOLD[of] for of in TOLD):
+        check_name(*bare.split(".", 1))
+        return f"++{bare}={sentences(bare, value, sweeps)}"
+    if bare.startswith(OPEN) and program in ("", "config", "bench"):
+        return "++" + readable(f"{bare}={value}")
+    if bare.startswith(("hydra", *OPEN)):
+        return readable(f"{key}={value}")
+    return readable(f"{bare}={value}")  # it is there, or is told as unknown
 
 
 def wording(kind: str, number: int | None = None, *, _root_: Any) -> Any:
@@ -230,16 +240,14 @@ def _check_groups(folder: Path) -> None:
             )
 
 
-def swept(key: str, value: object) -> str:
-    """What a sweep file says of one setting, as on the command line."""
+def swept(key: str, value: object, program: str = "") -> str:
+    """Hydra's override for what a sweep file says of one setting."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         raise ConfigError(
             f"{key} is a list under hydra.sweeper.params: write its values as on the "
             f'command line, as {key}: "0,1", or for sentences "choice(a car, a flag)".'
         )
-    if key in SENTENCES or key.lstrip("+").startswith(tuple(TOLD)):
-        return sentences(key, str(value), True)
-    return readable(f"{key}={value}").partition("=")[2]
+    return setting(key, str(value), True, program)
 
 
 def several(key: str, value: str, plural: str) -> list[str]:
