@@ -220,10 +220,9 @@ def _compose(loader: object, config_name: str, keys: tuple[str, ...]) -> DictCon
 
 def composed_by_hydra(cfg: DictConfig, own: Any, folder: Path) -> Composed:
     """What a program gets of Hydra's composition; `own` is Hydra's own part."""
-    if "hydra" in cfg:
-        cfg = copy.deepcopy(cfg)
-        with read_write(cfg), open_dict(cfg):
-            del cfg["hydra"]
+    cfg = copy.deepcopy(cfg)
+    with read_write(cfg), open_dict(cfg):
+        cfg.pop("hydra", None)
     # As they are: reading them would take the backslash off a \${ in a sentence.
     keys: Any = OmegaConf.to_container(own.overrides.task, resolve=False)
     return Composed(cfg, tuple(keys), own.job.config_name, folder)
@@ -234,8 +233,7 @@ def options_text(*groups: str) -> str:
     loader = GlobalHydra.instance().config_loader()
     lines = []
     for group in groups:
-        options = loader.get_group_options(group)
-        shown = [option for option in options if not option.startswith("_")]
+        shown = [o for o in loader.get_group_options(group) if not o.startswith("_")]
         lines.append(f"  {group}: {', '.join(shown)}")
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from vlmrm_exp.checks import folder_name
 from vlmrm_exp.config import ConfigError, conf_dir
 
 HYDRA_TAKES_VALUE = tuple(
@@ -110,22 +111,15 @@ def to_keys(
         elif key == "sweep":
             if not sweeps:
                 raise ConfigError("sweep=NAME names a sweep: add -m, or leave it out.")
-            if "/" in value or value in ("", ".", ".."):
-                raise ConfigError(
-                    f"sweep is {value!r}, but it becomes a folder in outputs/sweeps/: "
-                    "give a word without slashes."
-                )
+            folder_name("sweep", value, "outputs/sweeps/")
             keys.append(readable(f"hydra.sweep.dir=outputs/sweeps/{value}"))
         else:
             keys.append(setting(key, value, sweeps, program))
-    for key in {one.partition("=")[0] for one in keys}:
-        given = [one for one in keys if one.partition("=")[0] == key]
-        if len(given) > 1:
-            print(
-                f"{key.lstrip('+')} is given {len(given)} times: "
-                f"{given[-1].lstrip('+')} counts.",
-                flush=True,
-            )
+    last = {one.partition("=")[0]: one.lstrip("+") for one in keys}
+    for key, counts in last.items():
+        if (times := sum(one.startswith(f"{key}=") for one in keys)) > 1:
+            told = f"{key.lstrip('+')} is given {times} times: {counts} counts."
+            print(told, flush=True)
     if named:
         if any(key.startswith("files=") for key in keys):
             raise ConfigError(
@@ -270,11 +264,6 @@ def several(key: str, value: str, plural: str) -> list[str]:
 def sentences(key: str, value: str, sweeps: bool) -> str:
     """Hydra's text of one sentence, a list of them, or one for each job of a sweep.
 
-    Args:
-        key: the setting.
-        value: as typed.
-        sweeps: whether there are several jobs.
-
     Raises:
         ConfigError: a bracket is not closed, or several sentences have but one job.
     """
@@ -295,12 +284,12 @@ def sentences(key: str, value: str, sweeps: bool) -> str:
             f"write {key}=[...] to use them together; a sentence that looks so needs "
             "quotes around it."
         )
-    if text.startswith("[") and not _whole_list(text):
-        if text.count("[") != text.count("]"):
-            raise ConfigError(
-                f"{key} has a bracket that is not closed: close it, or put a sentence "
-                f"with brackets in quotes, as {key}='\"...\"'."
-            )
+    unclosed = text.startswith("[") and not _whole_list(text)
+    if unclosed and text.count("[") != text.count("]"):
+        raise ConfigError(
+            f"{key} has a bracket that is not closed: close it, or put a sentence "
+            f"with brackets in quotes, as {key}='\"...\"'."
+        )
     if sweeps and len(parts) > 1:
         print(
             f"{key} is one sentence, with its commas; for several jobs write "
