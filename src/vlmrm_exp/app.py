@@ -104,14 +104,18 @@ class Composed:
     folder: Path | None = None
     """For results; None: a job of a sweep that has not begun."""
 
-    def again(self, *keys: str) -> "Composed":
+    def again(self, *keys: str, without: tuple[str, ...] = ()) -> "Composed":
         """Compose once more with other values; settings files hold for it too.
 
-        Raises:
-            ConfigError: no such option, or an impossible value.
+        Keys that begin with one of `without` are left out.
         """
         changed = {key.partition("=")[0] for key in keys}
-        kept = [key for key in self.keys if key.partition("=")[0] not in changed]
+        kept = [
+            key
+            for key in self.keys
+            if key.partition("=")[0] not in changed
+            and not key.lstrip("+~").startswith(without)
+        ]
         return compose(self.config_name, *kept, *keys)
 
 
@@ -194,11 +198,7 @@ def start(
 
 
 def compose(config_name: str, *keys: str) -> Composed:
-    """Compose a configuration, within a program or without.
-
-    Raises:
-        ConfigError: no such option, or an impossible value.
-    """
+    """Compose a configuration, within a program or without; else a ConfigError."""
     try:
         if GlobalHydra.instance().is_initialized():
             loader = GlobalHydra.instance().config_loader()

@@ -101,9 +101,6 @@ def agreement(
     pearson, epic and auroc against `goal`, (B,) bool, the binary truth of the paper's
     Lemma 1; pearson_graded and epic_graded against what a good reward orders states by,
     (B,) float, if that is known. Resamples, seed and groups are those of `interval`.
-
-    Raises:
-        ConfigError: as `check_reward` and `check_classes`.
     """
     check_reward(reward)
     check_classes(goal)

@@ -80,9 +80,7 @@ def is_expected(error: BaseException) -> bool:
 def end(error: BaseException, folder: Path | None = None) -> None:
     """End the program with one sentence, if the error is not a mistake of ours.
 
-    Args:
-        error: what ended it.
-        folder: where its traceback is, of an error of others.
+    `folder` is where its traceback is, of an error of others.
     """
     nameless = isinstance(error, OSError) and not getattr(error, "filename", None)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -12,11 +12,7 @@ from vlmrm_exp.told import judge_configs, with_members
 
 
 def check(composed: Composed) -> Config:
-    """Typed values that fit each other, the task's world and the reward model.
-
-    Raises:
-        ConfigError: one sentence says what does not.
-    """
+    """Typed values that fit each other, the world and the reward; else a ConfigError."""
     config = to_config(composed.cfg)
     from vlmrm_exp.envs import check_world, world_of
 

@@ -190,9 +190,7 @@ def _hydra_of_our_own() -> Iterator[None]:
 def jobs_of(composed: app.Composed) -> list[Config]:
     """What a training run would be told, for each prompt at each alpha.
 
-    Raises:
-        ConfigError: a value is missing or impossible, numbers do not match, or the
-            model would not read a sentence to its end.
+    A sentence that the model would not read to its end is refused too.
     """
     cfg = composed.cfg
     if cfg.task.env == "gym":
@@ -263,11 +261,7 @@ def _sentences(composed: app.Composed, key: str) -> list[Any]:
 def rewards_of(
     encoder: "Encoder", jobs: Sequence[Config]
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """What rewards pictures as training does: (B, H, W, 3) uint8 -> (B, C) float32.
-
-    Raises:
-        ConfigError: a prompt and its baseline mean the same to the model.
-    """
+    """What rewards pictures as training does: (B, H, W, 3) uint8 -> (B, C) float32."""
     import torch
 
     from vlmrm_exp.reward.clip import Sentence

@@ -77,11 +77,7 @@ def write_episodes(
 
 
 def _encode(target: Path, images: Iterator[Image.Image], fps: int) -> int | None:
-    """Write images with ffmpeg; how many there are in the file.
-
-    Raises:
-        OSError, RuntimeError: it failed.
-    """
+    """Write images with ffmpeg; how many there are in the file."""
     first = next(images)
     writer = imageio_ffmpeg.write_frames(
         target,
@@ -149,17 +145,11 @@ def _draw(episodes: Sequence[Episode], title: str) -> Iterator[Image.Image]:
 def _draw_panel(
     rewards: np.ndarray, known: Sequence[np.ndarray], size: tuple[int, int], unit: float
 ) -> tuple[Image.Image, Image.Image, np.ndarray]:
-    """Plot one episode's rewards; what is not finite leaves a gap.
+    """Plot one episode's rewards (T,); what is not finite leaves a gap.
 
-    Args:
-        rewards: (T,).
-        known: the rewards of all episodes, for the axis.
-        size: width and height in pixels.
-        unit: pixels for each point of a font or line.
-
-    Returns:
-        The panel before and after the curve is drawn, and where the rewards lie in
-        it: x, y (T, 2), in pixels from the top left.
+    The axis is for the rewards of all episodes, `known`; `size` is in pixels, `unit`
+    those for each point of a font or line. Returns the panel before and after the curve
+    is drawn, and where the rewards lie in it: x, y (T, 2), in pixels from the top left.
     """
     values = np.concatenate(known)
     values = values[np.isfinite(values)]

@@ -130,11 +130,7 @@ def to_keys(
 
 
 def setting(key: str, value: str, sweeps: bool, program: str = "") -> str:
-    """Hydra's override of one setting; `sweeps` and `program` are as in `to_keys`.
-
-    Raises:
-        ConfigError: the value cannot be read.
-    """
+    """Hydra's override of one setting; `sweeps`: there are several jobs."""
     bare = key.lstrip("+")
     if bare in SENTENCES:
         return f"{bare}={sentences(bare, value, sweeps)}"
@@ -180,11 +176,7 @@ def _text(word: str) -> str:
 
 
 def _read_settings(path: Path, sweeps: bool) -> bool:
-    """Whether a settings file asks for several jobs; refuses what Hydra would drop.
-
-    Raises:
-        ConfigError: it is not there, no YAML, or begins with nothing of the program's.
-    """
+    """Whether a settings file asks for several jobs; refuses what Hydra would drop."""
     if not path.is_file():
         raise ConfigError(f"There is no settings file {path}.")
     if path.suffix != ".yaml":
@@ -262,11 +254,7 @@ def several(key: str, value: str, plural: str) -> list[str]:
 
 
 def sentences(key: str, value: str, sweeps: bool) -> str:
-    """Hydra's text of one sentence, a list of them, or one for each job of a sweep.
-
-    Raises:
-        ConfigError: a bracket is not closed, or several sentences have but one job.
-    """
+    """Hydra's text of one sentence, a list of them, or one for each job of a sweep."""
     text, depth = value.strip(), SENTENCES.get(key, 1)
     if text in ("", "null"):
         return text
@@ -371,8 +359,7 @@ def literal(text: str) -> str:
 def readable(word: str) -> str:
     """Any other key=value as it is; what Hydra cannot read is taken as a text.
 
-    Raises:
-        ConfigError: that is not clear, because of commas, quotes or brackets.
+    Where commas, quotes or brackets leave that unclear, it is refused.
     """
     key, _, value = word.partition("=")
     as_text = f"{key}={quoted(value)}"

@@ -12,20 +12,9 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "vlmrm_exp",
-    "gymnasium",
-    "huggingface_hub",
-    "hydra-core",
-    "mujoco",
-    "numpy",
-    "omegaconf",
-    "open_clip_torch",
-    "pillow",
-    "timm",
-    "torch",
-    "torchvision",
-    "wandb",
-)
+    "vlmrm_exp gymnasium huggingface_hub hydra-core mujoco numpy omegaconf "
+    "open_clip_torch pillow timm torch torchvision wandb"
+).split()
 CHECKOUT = Path(__file__).resolve().parents[3]
 """Of our code, unless it was installed otherwise."""
 
