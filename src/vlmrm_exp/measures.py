@@ -173,9 +173,6 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-MEAN = "mean over tasks"
-
-
 def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """EPIC over several tasks: a row for each model and alpha, without intervals."""
     if len({row["task"] for row in rows}) < 2:
@@ -185,7 +182,7 @@ def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault((row["clip"], row["alpha"]), []).append(row)
     return [
         {
-            "task": MEAN,
+            "task": "mean over tasks",
             "clip": name,
             "alpha": alpha,
             "parameters": group[0]["parameters"],

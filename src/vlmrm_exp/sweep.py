@@ -12,8 +12,6 @@ from vlmrm_exp import words
 from vlmrm_exp.config import ConfigError, FolderTakenError
 from vlmrm_exp.settings import settings_hash
 
-SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-
 
 def check_jobs(
     config: DictConfig, check: Callable[..., DictConfig], goes_on: bool, program: str
@@ -30,8 +28,8 @@ def check_jobs(
     Raises:
         ConfigError: the first job that cannot start, or two of the same settings.
     """
-    if config.hydra.sweeper._target_ != SWEEPER:
-        return
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return  # another one chooses its jobs as it goes
     if Path(config.hydra.sweep.dir, "multirun.yaml").exists() and not goes_on:
         raise FolderTakenError(
             f"{config.hydra.sweep.dir} holds a sweep already: choose another "
