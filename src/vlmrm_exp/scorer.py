@@ -5,14 +5,12 @@
 `python -m vlmrm_exp.score` and the wrappers of `vlmrm_exp.wrappers` ask the same.
 """
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, TypedDict
 
-import hydra
 import numpy as np
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -20,7 +18,7 @@ from omegaconf import OmegaConf
 
 from vlmrm_exp import app, words
 from vlmrm_exp.checks import check, to_config
-from vlmrm_exp.config import Config, ConfigError, conf_dir
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.device import choose_device
 from vlmrm_exp.studies import settings
 from vlmrm_exp.studies.pictures import read_one, to_rgb
@@ -161,8 +159,13 @@ def _job(
     for name, said in (("prompt", prompt), ("baseline", baseline)):
         if said is not None:
             keys.append(f"{name}={_as_typed(name, said)}")
-    with _hydra_of_our_own():
+    # A program that uses this may be a Hydra application itself.
+    instance = GlobalHydra.instance()
+    theirs, instance.hydra = instance.hydra, None
+    try:
         [job] = jobs_of(app.compose("score", *keys))
+    finally:
+        GlobalHydra.instance().hydra = theirs
     return job
 
 
@@ -173,18 +176,6 @@ def _as_typed(name: str, said: Any) -> str:
     if isinstance(said, Sequence) and all(isinstance(one, str) for one in said):
         return f"[{','.join(words.quoted(one) for one in said)}]"
     raise ConfigError(f"{name} is {said!r}: give a sentence, or a list of sentences.")
-
-
-@contextlib.contextmanager
-def _hydra_of_our_own() -> Iterator[None]:
-    """Compose in here, also within a program that is a Hydra application itself."""
-    instance = GlobalHydra.instance()
-    theirs, instance.hydra = instance.hydra, None
-    try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = theirs
 
 
 def jobs_of(composed: app.Composed) -> list[Config]:

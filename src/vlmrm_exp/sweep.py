@@ -16,17 +16,15 @@ from vlmrm_exp.settings import settings_hash
 def check_jobs(
     config: DictConfig, check: Callable[..., DictConfig], goes_on: bool, program: str
 ) -> None:
-    """Check all jobs of a sweep, if they are known before it starts.
+    """Refuse a sweep of which a job cannot start, if they are known before it starts.
+
+    What a sweep file says of settings is put into Hydra's words.
 
     Args:
-        config: the sweep's, Hydra's part included; what a sweep file says of settings
-            is put into Hydra's words.
+        config: the sweep's, Hydra's part included.
         check: composes and checks a job, given its overrides.
         goes_on: whether a sweep may be started again in its folder.
         program: its primary configuration, as for `words.to_keys`.
-
-    Raises:
-        ConfigError: the first job that cannot start, or two of the same settings.
     """
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return  # another one chooses its jobs as it goes

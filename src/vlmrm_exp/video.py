@@ -99,6 +99,8 @@ def _encode(target: Path, images: Iterator[Image.Image], fps: int) -> int | None
 
 def _draw(episodes: Sequence[Episode], title: str) -> Iterator[Image.Image]:
     """Draw each frame of the video."""
+    import matplotlib
+
     height, width = episodes[0][0].shape[1:3]
     factor = -(-MIN_PICTURE_HEIGHT // height)  # rounded up
     height, width = height * factor, width * factor
@@ -106,7 +108,8 @@ def _draw(episodes: Sequence[Episode], title: str) -> Iterator[Image.Image]:
     full_width += full_width % 2
     unit = min(max(full_width / 480, 0.85), 3.0)  # of all lengths but the picture's
     left, right = 14 * unit, full_width - 14 * unit
-    small, large = _font(13 * unit), _font(17 * unit)
+    font = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    small, large = (ImageFont.truetype(font, size * unit) for size in (13, 17))
 
     lines = _wrap(title, large, right - left)
     top = round((23 * len(lines) + 16) * unit) if lines else 0
@@ -191,10 +194,3 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, room: float) -> list[str]:
         if all(font.getlength(line) <= room for line in lines):
             return lines
     return [text] if text.strip() else []
-
-
-def _font(size: float) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    return ImageFont.truetype(fonts / "DejaVuSans.ttf", size)

@@ -1,9 +1,9 @@
 """What a program ran on, for versions.json."""
 
-import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -48,12 +48,10 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    # platform.processor() is empty on most Linux systems.
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    # platform.processor() is empty on most Linux systems, this on an ARM.
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    found = re.search(r"^model name\s*: (.*)$", facts, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _commit(checkout: Path) -> dict[str, Any]:
