@@ -250,13 +250,9 @@ def check_compute(compute: ComputeConfig) -> None:
 
 
 def check_extra(asked: str, package: str, extra: str, instead: str) -> None:
-    """Refuse what needs a package of an optional extra that is not installed.
+    """Refuse what is `asked` for where a package of an extra is not installed.
 
-    Args:
-        asked: what needs it.
-        package: as it is imported.
-        extra: of pyproject.toml.
-        instead: what can be used without it.
+    `package` is as it is imported; `instead` is what can be used without it.
     """
     if importlib.util.find_spec(package) is None:
         raise ConfigError(

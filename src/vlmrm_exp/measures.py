@@ -105,9 +105,8 @@ def agreement(
     check_reward(reward)
     check_classes(goal)
     measured: dict[str, float] = {}
-    for suffix, truth in (("", goal), ("_graded", graded)):
-        if truth is None:
-            continue
+    truths = {"": goal} if graded is None else {"": goal, "_graded": graded}
+    for suffix, truth in truths.items():
         correlation = float(pearson(reward, truth))
         measured[f"pearson{suffix}"] = correlation
         measured[f"epic{suffix}"] = float(epic(correlation))

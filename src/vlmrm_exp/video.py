@@ -49,13 +49,12 @@ def write_episodes(
 
     Args:
         path: of the mp4; an older file is replaced.
-        episodes: at least one frame in all, every frame of the same size. The reward
-            axis is the same for all of them. Without rewards no curve is drawn.
+        episodes: at least one frame in all, each of the same size, else a ValueError.
+            The reward axis is the same for all. Without rewards no curve is drawn.
         fps: frames per second.
         title: written above the picture, in at most three lines.
 
     Raises:
-        ValueError: frames differ in size.
         OSError: the file cannot be written.
     """
     sizes = {frames.shape[1:] for frames, _ in episodes}
