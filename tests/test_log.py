@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import wandb_server
 from vlmrm_exp import log
 from vlmrm_exp.config import (
     AlgoConfig,
@@ -316,16 +317,58 @@ def test_wandb_runs_of_one_process_are_separate(tmp_path: Path) -> None:
         assert [row["eval/reward_mean"] for row in rows] == [value]
 
 
-def test_close_ends_the_process_of_wandb(tmp_path: Path) -> None:
-    def children() -> str:
-        tasks = Path("/proc/self/task").glob("*/children")
-        pids = " ".join(task.read_text() for task in tasks).split()
-        return " ".join(Path(f"/proc/{p}/cmdline").read_text() for p in pids)
+def wandbs_own() -> list[int]:
+    """Processes that W&B has started for this one."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    pids = " ".join(task.read_text() for task in tasks).split()
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in pids}
+    return [pid for pid, command in commands.items() if "wandb-core" in command]
 
+
+def test_close_ends_the_process_of_wandb(tmp_path: Path) -> None:
     run = log.RunLog(tmp_path, make_config("offline"))
-    assert "wandb-core" in children()
+    assert len(wandbs_own()) == 1
     run.close()
-    assert "wandb-core" not in children()
+    assert wandbs_own() == []
+
+
+def test_a_run_ends_in_one_sentence_where_the_process_of_wandb_is_gone(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import os, pathlib, signal, test_log\n"
+        "for name in ('one', 'next'):\n"
+        "    folder = pathlib.Path(test_log.sys.argv[1], name)\n"
+        "    run = test_log.log.RunLog(folder, test_log.make_config('offline'))\n"
+        "    if name == 'one':\n"
+        "        os.kill(*test_log.wandbs_own(), signal.SIGKILL)\n"
+        "    run.close()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    ended = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    one, following = (line for line in ended.stdout.splitlines() if "sync" in line)
+    assert one.startswith("W&B: the upload did not end (")
+    assert f"; go on with: wandb sync {tmp_path}/one/wandb/" in one
+    assert following.startswith("W&B: kept offline")
+
+
+def test_a_server_that_is_gone_is_waited_for_only_so_long(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("vlmrm_exp.log.wandb.FINISH_S", 2.0)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    with wandb_server.wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        run = log.RunLog(tmp_path, make_config("online"))
+    run.metrics(8, {"train/x": 1.0})
+    started = time.perf_counter()
+    run.close()
+    assert time.perf_counter() - started < 10
+    assert "W&B: the upload did not end (" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_run_that_goes_on_has_one_id_and_is_uploaded_in_order(

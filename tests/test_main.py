@@ -163,6 +163,20 @@ def test_a_choice_of_prompts_is_swept(program, tmp_path):
     assert sorted(prompts) == [["a car, red"], ["b", "c"]]
 
 
+def test_a_sweep_file_has_options_of_ones_own(program, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "defaults: [config, _self_]\n"
+        f"hydra: {{mode: MULTIRUN, sweep: {{dir: {tmp_path}/sweep}}, sweeper: "
+        "{params: {reward.options.mine: '1,2', ++task.options.mass: 3}}}\n"
+    )
+    ended = program(str(file), *SMOKE, "reward=environment", "env_steps=20")
+    assert ended.code == 0, ended.err
+    jobs = [load_run_config(f) for f in (tmp_path / "sweep").glob("mountaincar-*")]
+    options = sorted((job.reward.options["mine"], job.task.options) for job in jobs)
+    assert options == [(1, {"mass": 3}), (2, {"mass": 3})]
+
+
 def test_what_is_refused_late_leaves_things_as_they_were(
     program, tmp_path, monkeypatch
 ):

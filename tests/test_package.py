@@ -24,10 +24,9 @@ TOOLS = {"app", "figures", "log", "measures", "settings", "video", *LEAVES}
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
     "verb": {"scorer", "studies", "pretraining", "reporting", "rl", "reward", "envs",
-             "vlm", "told", "notes", "run_checks", "run_folder", "labelling", *TOOLS},
+             "vlm", "told", "notes", "run_folder", "labelling", *TOOLS},
     "told": {"app", "words", "envs", "reward", *LEAVES},
     "notes": {"app", "reward", "told", *LEAVES},
-    "run_checks": {"app", "settings", "envs", "reward", "told", "run_folder", *LEAVES},
     "run_folder": {"settings", *LEAVES},
     "labelling": {"studies", "rl", "envs", "log", "measures", "video", *LEAVES},
     "scorer": {"studies", "reward", "vlm", "words", *TOOLS},
@@ -42,7 +41,7 @@ MAY_IMPORT = {
     "leftovers": {"config"},
     "sweep": {"settings", "words", "config"},
     "settings": {"words", "config"},
-    "words": {"config"},
+    "words": {"checks", "config"},
     "refusals": {"checks", "config", "files"},
     "foreign": {"config", "files"},
     "log": LEAVES,

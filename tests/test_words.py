@@ -275,17 +275,25 @@ def test_two_settings_files_or_one_that_is_shadowed(tmp_path):
 
 
 def test_sweep_files_take_sentences_as_the_command_line_does():
-    assert words.swept("prompt", "a car, at the peak") == "'a car, at the peak'"
-    assert words.swept("prompt", "choice(a, b)") == "choice(['a'],['b'])"
-    judges = words.swept("++judge.x", "choice(clip=tiny, prompt=a car)")
-    assert judges == "choice(['clip=tiny'],['prompt=a car'])"
+    said = words.swept("prompt", "a car, at the peak")
+    assert said == "prompt='a car, at the peak'"
+    assert words.swept("prompt", "choice(a, b)") == "prompt=choice(['a'],['b'])"
+    for key in ("judge.x", "++judge.x"):
+        judges = words.swept(key, "choice(clip=tiny, prompt=a car)", "config")
+        assert judges == "++judge.x=choice(['clip=tiny'],['prompt=a car'])"
+
+
+@pytest.mark.parametrize("key", ["reward.options.of", "+task.options.mass"])
+def test_sweep_files_add_options_of_ones_own_as_the_command_line_does(key):
+    assert words.swept(key, "1,2", "config") == "++" + key.lstrip("+") + "=1,2"
+    assert words.swept(key, "1,2", "score") == f"{key}=1,2"
 
 
 def test_judges_are_added_where_there_may_be_some():
     keys = words.to_keys(["judge.x=prompt=a car, red"], {}, program="config")
     assert keys == ["++judge.x='prompt=a car, red'"]
     assert words.to_keys(["judge.x=clip=tiny"], {}) == ["judge.x='clip=tiny'"]
-    assert words.swept("seed", "0,1") == "0,1"
+    assert words.swept("seed", "0,1") == "seed=0,1"
     with pytest.raises(ConfigError, match='as seed: "0,1"'):
         words.swept("seed", [0, 1])
 

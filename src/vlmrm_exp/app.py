@@ -55,6 +55,8 @@ class CheckFirst(Callback):
     before = Before()
     goes_on: bool = False
     """Whether a sweep may be started again in its folder."""
+    program: str = "config"
+    """Its primary configuration, which a settings file may build on."""
     failed: ClassVar[list[str]] = []
     """Jobs of a sweep."""
 
@@ -76,7 +78,7 @@ class CheckFirst(Callback):
 
         CheckFirst.failed.clear()
         with ending():
-            check_jobs(config, check, CheckFirst.goes_on)
+            check_jobs(config, check, CheckFirst.goes_on, CheckFirst.program)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Tell of a failed job of a sweep at once: the others go on for hours."""
@@ -102,14 +104,18 @@ class Composed:
     folder: Path | None = None
     """For results; None: a job of a sweep that has not begun."""
 
-    def again(self, *keys: str) -> "Composed":
+    def again(self, *keys: str, without: tuple[str, ...] = ()) -> "Composed":
         """Compose once more with other values; settings files hold for it too.
 
-        Raises:
-            ConfigError: no such option, or an impossible value.
+        Keys that begin with one of `without` are left out.
         """
         changed = {key.partition("=")[0] for key in keys}
-        kept = [key for key in self.keys if key.partition("=")[0] not in changed]
+        kept = [
+            key
+            for key in self.keys
+            if key.partition("=")[0] not in changed
+            and not key.lstrip("+~").startswith(without)
+        ]
         return compose(self.config_name, *kept, *keys)
 
 
@@ -153,6 +159,7 @@ def start(
         signal.signal(number, stop)
     OmegaConf.register_new_resolver("options", options_text, replace=True)
     CheckFirst.check, CheckFirst.goes_on = check, goes_on
+    CheckFirst.program = config_name
 
     @hydra.main(
         version_base="1.3", config_path=str(conf_dir()), config_name=config_name
@@ -191,11 +198,7 @@ def start(
 
 
 def compose(config_name: str, *keys: str) -> Composed:
-    """Compose a configuration, within a program or without.
-
-    Raises:
-        ConfigError: no such option, or an impossible value.
-    """
+    """Compose a configuration, within a program or without; else a ConfigError."""
     try:
         if GlobalHydra.instance().is_initialized():
             loader = GlobalHydra.instance().config_loader()
@@ -217,10 +220,9 @@ def _compose(loader: object, config_name: str, keys: tuple[str, ...]) -> DictCon
 
 def composed_by_hydra(cfg: DictConfig, own: Any, folder: Path) -> Composed:
     """What a program gets of Hydra's composition; `own` is Hydra's own part."""
-    if "hydra" in cfg:
-        cfg = copy.deepcopy(cfg)
-        with read_write(cfg), open_dict(cfg):
-            del cfg["hydra"]
+    cfg = copy.deepcopy(cfg)
+    with read_write(cfg), open_dict(cfg):
+        cfg.pop("hydra", None)
     # As they are: reading them would take the backslash off a \${ in a sentence.
     keys: Any = OmegaConf.to_container(own.overrides.task, resolve=False)
     return Composed(cfg, tuple(keys), own.job.config_name, folder)
@@ -231,8 +233,7 @@ def options_text(*groups: str) -> str:
     loader = GlobalHydra.instance().config_loader()
     lines = []
     for group in groups:
-        options = loader.get_group_options(group)
-        shown = [option for option in options if not option.startswith("_")]
+        shown = [o for o in loader.get_group_options(group) if not o.startswith("_")]
         lines.append(f"  {group}: {', '.join(shown)}")
     return "\n".join(lines)
 

@@ -41,14 +41,10 @@ ConfigStore.instance().store(name="bench_schema", node=BenchConfig)
 
 
 def check(composed: app.Composed) -> tuple[BenchConfig, Config | None, Path]:
-    """What is timed, the reference where Gymnasium has one, and the results' folder.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """What is timed, the reference where Gymnasium has one, and the results' folder."""
     folder = check_out(composed)
-    no_folder = replace(composed, folder=None)
-    config: Any = training.check(no_folder)
+    composed = replace(composed, folder=None)
+    config: Any = training.check(composed)
     at_least("turns", config.turns, 1)
     if not (math.isfinite(config.turn_s) and config.turn_s > 0):
         raise ConfigError(f"turn_s is {config.turn_s}: give seconds above 0.")
@@ -56,10 +52,8 @@ def check(composed: app.Composed) -> tuple[BenchConfig, Config | None, Path]:
         return config, None, folder
     reference = copy.deepcopy(config)
     if config.reference_clip:
-        keys = composed.keys
-        kept = [key for key in keys if not key.lstrip("+~").startswith("clip.")]
-        other = replace(no_folder, keys=tuple(kept))
-        reference = training.check(other.again(f"clip={config.reference_clip}"))
+        other = composed.again(f"clip={config.reference_clip}", without=("clip.",))
+        reference = training.check(other)
         if reference.clip.model != "embedded":
             reference.clip.pretrained = "random"
     reference.clip.precision = "fp32"

@@ -1,7 +1,8 @@
 """Which settings are possible: every rule that needs nothing but their values.
 
-It imports nothing heavy, so that every refusal of bad input is immediate. What a world
-or a reward model can do is checked where it is known (`envs.check_world`, `told`).
+A refusal is a ConfigError: one sentence with the value, what was expected, what to do.
+Nothing heavy is imported, so that it comes at once. What a world or a reward model can
+do is checked where it is known (`envs.check_world`, `told`).
 """
 
 import difflib
@@ -40,11 +41,7 @@ UNREAD = {
 
 
 def to_config(cfg: DictConfig) -> Config:
-    """Turn a composed Hydra config into a checked `Config`.
-
-    Raises:
-        ConfigError: a value is missing or impossible; one sentence says which.
-    """
+    """Turn a composed Hydra config into a checked `Config`."""
     missing = OmegaConf.missing_keys(cfg)
     if missing:
         examples = {
@@ -79,14 +76,10 @@ def _check_keys(cfg: DictConfig, settings: Any, group: str = "") -> None:
 
 
 def check(config: Config) -> None:
-    """Refuse impossible values and combinations.
-
-    Raises:
-        ConfigError: one sentence with the value, what was expected, what to do.
-    """
+    """Refuse impossible values and combinations."""
     _check_prompts("prompt", config.prompt)
     _check_prompts("baseline", config.baseline)
-    check_names(config)
+    folder_name("name", config.name, "outputs/<task>/")
     for group in ("", "task", "algo", "reward", "evaluation", "log"):
         check_values(group, getattr(config, group) if group else config)
     check_compute(config.compute)
@@ -191,47 +184,38 @@ def _check_stages(config: Config) -> None:
 
 
 def check_values(group: str, settings: object) -> None:
-    """Refuse values that one setting alone cannot have; null is left alone.
-
-    Raises:
-        ConfigError: one sentence says which, and what to do.
-    """
-    for key in (*OPTIONS, *AT_LEAST, *SHARES, *ABOVE_0):
-        of_group, _, name = key.rpartition(".")
-        value = getattr(settings, name) if of_group == group else None
+    """Refuse values that one setting alone cannot have; null is left alone."""
+    for name, value in vars(settings).items():
+        key = f"{group}.{name}" if group else name
         if value is None:
             continue
         if key in OPTIONS:
             one_of(key, value, OPTIONS[key])
-        elif key in AT_LEAST:
+        if key in AT_LEAST:
             at_least(key, value, AT_LEAST[key])
-        elif key in SHARES and not 0 <= value <= 1:
+        if key in SHARES and not 0 <= value <= 1:
             raise ConfigError(f"{key} is {value}, but must lie between 0 and 1.")
-        elif key in ABOVE_0 and not (math.isfinite(value) and value > 0):
+        if key in ABOVE_0 and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{key} is {value}: give a number above 0.")
 
 
-def check_names(config: Config) -> None:
-    """Refuse names that make no folder outputs/<task.name>/<name>/.
-
-    Raises:
-        ConfigError: it would be another folder.
-    """
-    if "/" in config.name or config.name in ("", ".", ".."):
+def folder_name(key: str, value: str, above: str) -> None:
+    """Refuse a value that is no name of a folder in `above`."""
+    if "/" in value or value in ("", ".", ".."):
         raise ConfigError(
-            f"name is {config.name!r}, but it becomes a folder in outputs/<task>/: "
-            "give a word without slashes."
-        )
-    task = Path(config.task.name)  # a Gymnasium id may have a slash
-    if not task.name or task.is_absolute() or ".." in task.parts:
-        raise ConfigError(
-            f"task.name is {config.task.name!r}, but it becomes a folder in outputs/: "
-            "give a word."
+            f"{key} is {value!r}, but it becomes a folder in {above}: give a word "
+            "without slashes."
         )
 
 
 def _check_task(task: TaskConfig) -> None:
     """What needs no world; the rest is in `envs.check_world`."""
+    folder = Path(task.name)  # a Gymnasium id may have a slash
+    if not folder.name or folder.is_absolute() or ".." in folder.parts:
+        raise ConfigError(
+            f"task.name is {task.name!r}, but it becomes a folder in outputs/: give a "
+            "word."
+        )
     if len(set(task.views)) < len(task.views):
         raise ConfigError(
             f"task.camera is {task.camera!r}, which has one view twice: give each once."
@@ -259,27 +243,16 @@ def _fits_into_episode(name: str, hold: int, task: TaskConfig) -> None:
 
 
 def check_compute(compute: ComputeConfig) -> None:
-    """Refuse impossible values of `compute`, and a pool whose package is missing.
-
-    Raises:
-        ConfigError: one sentence says which, and what to do.
-    """
+    """Refuse impossible values of `compute`, and a pool whose package is missing."""
     check_values("compute", compute)
     if compute.pool == "ray":
         check_extra("compute.pool=ray", "ray", "ray", "compute.pool=processes")
 
 
 def check_extra(asked: str, package: str, extra: str, instead: str) -> None:
-    """Refuse what needs a package of an optional extra that is not installed.
+    """Refuse what is `asked` for where a package of an extra is not installed.
 
-    Args:
-        asked: what needs it.
-        package: as it is imported.
-        extra: of pyproject.toml.
-        instead: what can be used without it.
-
-    Raises:
-        ConfigError: it is missing; the sentence says what to install.
+    `package` is as it is imported; `instead` is what can be used without it.
     """
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
@@ -290,11 +263,7 @@ def check_extra(asked: str, package: str, extra: str, instead: str) -> None:
 
 
 def check_clip(clip: ClipConfig) -> None:
-    """Refuse impossible values of `clip`.
-
-    Raises:
-        ConfigError: one sentence says which, and what to do.
-    """
+    """Refuse impossible values of `clip`."""
     check_values("clip", clip)
     for part in ("mean", "std"):
         if (values := getattr(clip, part)) is not None:
@@ -317,12 +286,7 @@ def _check_video_model(clip: ClipConfig) -> None:
 
 
 def check_colour(name: str, values: Any) -> None:
-    """Refuse a mean or std that values in 0..1 cannot have.
-
-    Args:
-        name: where it stands; ends in mean or std.
-        values: R, G and B, as anyone wrote them.
-    """
+    """Refuse R, G and B that no mean or std (as `name` ends) of 0..1 can be."""
     rgb, above = as_list(values), ", above 0" if name.endswith("std") else ""
     fit = all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in rgb)
     if len(rgb) != 3 or not fit or (above and min(rgb) == 0):
@@ -355,11 +319,7 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
 
 
 def check_effect(algo: AlgoConfig) -> None:
-    """Refuse settings that the algorithm does not read: they would change nothing.
-
-    Raises:
-        ConfigError: one has another value than its default.
-    """
+    """Refuse settings that the algorithm does not read: they would change nothing."""
     for name in UNREAD.get(algo.name, ()):
         if getattr(algo, name) != getattr(AlgoConfig(), name):
             raise no_effect(f"algo.{name}", getattr(algo, name), f"algo={algo.name}")
@@ -387,7 +347,7 @@ def _check_prompts(name: str, value: Any) -> None:
 
 
 def one_of(name: str, value: Any, options: Sequence[str], where: str = "") -> None:
-    """Refuse a setting that is none of its options, with a ConfigError."""
+    """Refuse a setting that is none of its options."""
     if value not in options:
         raise ConfigError(
             f"{name} is {value!r}, but must be one of {', '.join(options)}{where}."
@@ -399,14 +359,9 @@ def reward_options(
     known: Mapping[str, tuple[Any, Callable[[str, Any], None]]],
     given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All that `reward.options` asks a reward model for.
+    """All that `reward.options` asks a reward model for, of which some are `given`.
 
-    Args:
-        known: of each option, its default and what refuses impossible values.
-        given: those that are set.
-
-    Raises:
-        ConfigError: there is no such option, or its value is impossible.
+    `known` has each option's default, and what refuses impossible values.
     """
     for key in given:
         if key not in known:
@@ -421,13 +376,13 @@ def reward_options(
 
 
 def whole_number(name: str, value: Any) -> None:
-    """Refuse an option that is no whole number from 1 up, with a ConfigError."""
+    """Refuse an option that is no whole number from 1 up."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} is {value}: give a whole number from 1 up.")
 
 
 def number_from_0(name: str, value: Any) -> None:
-    """Refuse a setting that is no finite number from 0 up, with a ConfigError."""
+    """Refuse a setting that is no finite number from 0 up."""
     fits = isinstance(value, int | float) and not isinstance(value, bool)
     if not fits or not 0 <= value < math.inf:
         raise ConfigError(f"{name} is {value}: give a number from 0 up.")
@@ -440,6 +395,6 @@ def did_you_mean(wanted: str, options: Iterable[str]) -> str:
 
 
 def at_least(name: str, value: int, low: int) -> None:
-    """Refuse a setting that is too low, with a ConfigError."""
+    """Refuse a setting that is too low."""
     if value < low:
         raise ConfigError(f"{name} is {value}: give a whole number from {low} up.")

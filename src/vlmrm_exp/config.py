@@ -310,12 +310,13 @@ class Config:
 def conf_dir() -> Path:
     """The folder of YAML files: inside an installed wheel, or at a checkout's top."""
     package = Path(__file__).resolve().parent
-    for candidate in (package / "conf", package.parents[1] / "conf"):
-        if (candidate / "config.yaml").is_file():
-            return candidate
+    places = package / "conf", package.parents[1] / "conf"
+    for place in places:
+        if (place / "config.yaml").is_file():
+            return place
     raise ConfigError(
-        f"The configuration files are missing: neither {package / 'conf'} nor "
-        f"{package.parents[1] / 'conf'} holds config.yaml; reinstall vlmrm_exp."
+        "The configuration files are missing: neither {} nor {} holds config.yaml; "
+        "reinstall vlmrm_exp.".format(*places)
     )
 
 

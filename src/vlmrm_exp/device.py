@@ -17,15 +17,10 @@ ZEN_5 = 26  # the first family that computes all 512 bits of AVX-512 at once
 def choose_device(
     name: str, setting: str = "compute", widen: bool = True
 ) -> "torch.device":
-    """Turn auto, cpu or gpu into a torch device.
+    """Turn auto, cpu or gpu into a torch device; a ConfigError if there is no GPU.
 
-    Args:
-        name: as compute.device has it.
-        setting: what a user chooses it by, for the message.
-        widen: on a CPU, do `widen_products`, which holds for all of the process.
-
-    Raises:
-        ConfigError: gpu was asked for and there is none that torch can use.
+    `setting` is what a user chooses it by. With `widen`, a CPU does `widen_products`,
+    which holds for all of the process.
     """
     import torch  # here, so that --help and refusals are immediate
 
@@ -76,9 +71,7 @@ def products_are_fp32() -> bool:
 
     random = torch.Generator("cpu").manual_seed(0)
     shape = (2, 2, 64, 64)
-    a, b = torch.randn(
-        shape, generator=random, dtype=torch.float32, device="cpu"
-    ).unbind()
+    a, b = torch.randn(shape, generator=random, dtype=torch.float32, device="cpu")
     exact = a.double() @ b.double()
     errors = (a @ b - exact, a[0] @ b[0] - exact[0])
     return all(error.abs().max() < 1e-5 * exact.abs().max() for error in errors)

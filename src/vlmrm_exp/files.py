@@ -52,8 +52,7 @@ def sha256(path: Path) -> str:
 def lock(file: IO[Any]) -> None:
     """Keep other processes out of a run's folder as long as the file is open.
 
-    Raises:
-        FolderTakenError: one of them is in it.
+    A FolderTakenError where one of them is in it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,16 +131,13 @@ def unusable(error: OSError, path: Path | None = None) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns in line, for the terminal: the first to the left, others to the right."""
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "  "
-        + "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    lines = [head, *rows]
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    text = []
+    for name, *cells in lines:
+        aligned = [name.ljust(first), *map(str.rjust, cells, others)]
+        text.append("  " + "  ".join(aligned).rstrip())
+    return "\n".join(text)
 
 
 def short_count(number: float) -> str:

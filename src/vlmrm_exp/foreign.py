@@ -9,14 +9,10 @@ from vlmrm_exp.files import reason
 
 @contextlib.contextmanager
 def blaming(other: object, doing: str | Callable[[], str]) -> Iterator[None]:
-    """Name a reward model or world of one's own that fails in this block.
+    """Name a reward model or world of one's own that fails here, in a ForeignError.
 
-    Args:
-        other: an instance or a class; the project's own errors pass as they are.
-        doing: what it was asked for, as "in rewards", or what tells it afterwards.
-
-    Raises:
-        ForeignError: one sentence; the error itself is its cause.
+    `other` is an instance or a class, and the project's own errors pass as they are.
+    `doing` is what it was asked for, as "in rewards", or what tells it afterwards.
     """
     try:
         yield

@@ -101,16 +101,12 @@ def agreement(
     pearson, epic and auroc against `goal`, (B,) bool, the binary truth of the paper's
     Lemma 1; pearson_graded and epic_graded against what a good reward orders states by,
     (B,) float, if that is known. Resamples, seed and groups are those of `interval`.
-
-    Raises:
-        ConfigError: as `check_reward` and `check_classes`.
     """
     check_reward(reward)
     check_classes(goal)
     measured: dict[str, float] = {}
-    for suffix, truth in (("", goal), ("_graded", graded)):
-        if truth is None:
-            continue
+    truths = {"": goal} if graded is None else {"": goal, "_graded": graded}
+    for suffix, truth in truths.items():
         correlation = float(pearson(reward, truth))
         measured[f"pearson{suffix}"] = correlation
         measured[f"epic{suffix}"] = float(epic(correlation))
@@ -176,9 +172,6 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-MEAN = "mean over tasks"
-
-
 def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """EPIC over several tasks: a row for each model and alpha, without intervals."""
     if len({row["task"] for row in rows}) < 2:
@@ -188,7 +181,7 @@ def mean_over_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault((row["clip"], row["alpha"]), []).append(row)
     return [
         {
-            "task": MEAN,
+            "task": "mean over tasks",
             "clip": name,
             "alpha": alpha,
             "parameters": group[0]["parameters"],

@@ -48,8 +48,7 @@ def notes(
     }
     found = unread(config, [key for key in typed if key not in read])
     for name, judge in judges.items():
-        keys = told[name]
-        found += [f"judge.{name}: {note}" for note in unread(judge, keys)]
+        found += [f"judge.{name}: {note}" for note in unread(judge, told[name])]
         if _said(judge) == _said(config):
             found.append(
                 f"judge.{name} says the same as the reward: nothing that it is told "

@@ -6,12 +6,13 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmrm_exp.checks import did_you_mean
@@ -80,9 +81,7 @@ def is_expected(error: BaseException) -> bool:
 def end(error: BaseException, folder: Path | None = None) -> None:
     """End the program with one sentence, if the error is not a mistake of ours.
 
-    Args:
-        error: what ended it.
-        folder: where its traceback is, of an error of others.
+    `folder` is where its traceback is, of an error of others.
     """
     nameless = isinstance(error, OSError) and not getattr(error, "filename", None)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -169,11 +168,7 @@ def _views_hint(argument: str) -> str:
 
 def setting_names() -> list[str]:
     """Every key of the schema, dotted."""
-    names: list[str] = ["experiment"]
-    for field in fields(Config):
-        inner = field.default_factory
-        if isinstance(inner, type) and is_dataclass(inner):
-            names += [field.name, *(f"{field.name}.{f.name}" for f in fields(inner))]
-        else:
-            names.append(field.name)
-    return names
+    schema: Any = OmegaConf.to_container(OmegaConf.structured(Config))
+    groups = {group: held for group, held in schema.items() if isinstance(held, dict)}
+    inner = (f"{group}.{key}" for group, held in groups.items() for key in held)
+    return ["experiment", *schema, *inner]

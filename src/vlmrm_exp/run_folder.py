@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import Config, ConfigError, FinishedError, FolderTakenError
@@ -30,16 +30,17 @@ def check_folder(folder: Path, settings: str) -> None:
             a version that left nothing to go on from.
         FinishedError: nothing is left to do.
     """
-    metrics, states = folder / "metrics.jsonl", folder / "checkpoints"
+    metrics, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
     if metrics.exists():
         with metrics.open("rb") as file:
             lock(file)
-    empty = not metrics.exists() or metrics.stat().st_size == 0
-    if empty and not any(states.glob("state*.pt")):
+    states = list(checkpoints.glob("state*.pt"))
+    summary = mapping(folder / "summary.json")
+    of_today = "run_format" in mapping(folder / "versions.json")
+    if not states and not (metrics.exists() and metrics.stat().st_size):
         ours = (folder / ".hydra").exists() or not (folder / "config.yaml").exists()
         # Of a run that ended before its first line, as on a full disk: nothing is lost.
-        begun = "run_format" in mapping(folder / "versions.json")
-        others = not begun and (states.exists() or not ours)
+        others = not of_today and (checkpoints.exists() or not ours)
         if others or (folder / "summary.json").exists():
             raise FolderTakenError(
                 f"{folder} holds files that a run would overwrite, as config.yaml or "
@@ -47,14 +48,9 @@ def check_folder(folder: Path, settings: str) -> None:
             )
         return
     another = "give another name=... (or hydra.run.dir), or remove it"
-    held = {
-        name: mapping(folder / name)
-        for name in ("config.yaml", "summary.json", "versions.json")
-    }
-    summary = held["summary.json"]
     finished = bool(summary) and not summary.get("interrupted")
     # A version may have settings that an older one had not.
-    before = defaults() | flat(held["config.yaml"])
+    before = defaults() | flat(mapping(folder / "config.yaml"))
     now = flat(yaml.safe_load(settings))
     changed = [
         f"{key}={now.get(key)} (was {before.get(key)})"
@@ -70,11 +66,10 @@ def check_folder(folder: Path, settings: str) -> None:
             f"{', '.join(changed[:SHOWN])}{' ...' * (len(changed) > SHOWN)}: {another}."
         )
     if finished:
-        for path in states.glob("state*.pt"):  # killed before they were removed
+        for path in states:  # it was killed before they were removed
             path.unlink()
         raise FinishedError(f"{folder} is finished: nothing is left to do.")
-    older = "run_format" not in held["versions.json"]
-    if older and not any(states.glob("state*.pt")):
+    if not of_today and not states:
         raise FolderTakenError(
             f"{folder} holds a run of an older version, which left no state to go on "
             f"from: {another}."
@@ -91,15 +86,11 @@ def mapping(path: Path) -> dict[str, Any]:
 
 
 def load_run_config(folder: Path) -> Config:
-    """Read the configuration that a run left in its folder.
-
-    Raises:
-        ConfigError: no such folder, no config.yaml in it, or not one of ours.
-    """
+    """Read the configuration that a run left in its folder; else a ConfigError."""
     if not folder.is_dir():
-        told = f"There is no folder {folder}"
-        if folder.exists():
-            told = f"{folder} is a file"
+        told = (
+            f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
+        )
         raise ConfigError(f"{told}: give that of a run, as outputs/TASK/NAME.")
     path = folder / "config.yaml"
     if not path.is_file():
@@ -107,16 +98,16 @@ def load_run_config(folder: Path) -> Config:
             f"{folder} is not the folder of a run: it has no config.yaml; runs are at "
             "outputs/TASK/NAME, and at outputs/sweeps/DATE/JOB."
         )
-
     try:
-        written = OmegaConf.load(path)
-        schema = OmegaConf.structured(Config)
-        if unsaid := _unsaid(schema, written):
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        said = flat(mapping(path))
+        # An empty list is nothing that a run has to say.
+        unsaid = [k for k, own in defaults().items() if own != [] and k not in said]
+        if unsaid:
             print(
                 f"{path} does not say {', '.join(unsaid)}, as one of an older version: "
                 "today's defaults are used."
             )
-        cfg = OmegaConf.merge(schema, written)
         return to_config(cfg)  # pyright: ignore[reportArgumentType]
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.filename is not None:
@@ -126,16 +117,3 @@ def load_run_config(folder: Path) -> Config:
             f"({one_sentence(error).rstrip('.')}): train again, or use the version "
             "that wrote it (versions.json)."
         ) from error
-
-
-def _unsaid(schema: Any, written: Any) -> list[str]:
-    """Settings of a schema that a file does not have, dotted."""
-    found = []
-    for key in schema:
-        inner = None if OmegaConf.is_missing(schema, key) else schema[key]
-        if key not in written:
-            # Nothing of what a run may have none of.
-            found += [key] if inner not in ({}, []) else []
-        elif isinstance(inner, DictConfig) and isinstance(written[key], DictConfig):
-            found += [f"{key}.{name}" for name in _unsaid(inner, written[key])]
-    return found

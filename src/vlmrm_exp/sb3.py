@@ -46,20 +46,12 @@ class VecVLMReward(VecEnvWrapper):
     envs = VecVLMReward(envs, prompt="a pendulum standing upright", clip="vitb32")
 
     One batch of frames for each step. A `VecEnv` resets within `step`, so each of its
-    environments hands over its frame before: `FrameInInfo` of `vlmrm_exp.wrappers`. Its
-    own reward is in `info["env_reward"]`.
+    environments hands over its frame before: `FrameInInfo` of `vlmrm_exp.wrappers`,
+    without which it is a ConfigError. All other arguments and errors are those of
+    `Scorer`. The environment's own reward is in `info["env_reward"]`.
     """
 
     def __init__(self, venv: VecEnv, **sentence: Unpack[ScorerArgs]) -> None:
-        """Load the model.
-
-        Args:
-            venv: of environments in a `FrameInInfo`.
-            **sentence: prompt, clip, baseline, alpha, overrides, as of `Scorer`.
-
-        Raises:
-            ConfigError: as `Scorer`, or an environment has no `FrameInInfo`.
-        """
         if not all(venv.env_is_wrapped(FrameInInfo)):
             raise ConfigError(UNWRAPPED)
         self._scorer = Scorer(**sentence)
@@ -90,23 +82,14 @@ class VLMReplayBuffer(ReplayBuffer):
     Frames of all steps since the last training are scored together, before anything is
     sampled: the model sees batches of train_freq x n_envs. A reward that is not known
     yet is NaN in `rewards`. The environments' own are not kept.
+
+    Arguments are those of `Scorer`, which loads the model, and of `ReplayBuffer`.
+    Observations that are dictionaries are a ConfigError, as what `Scorer` refuses.
     """
 
     def __init__(
         self, buffer_size: int, observation_space: Space, *args: Any, **kwargs: Any
     ) -> None:
-        """Load the model.
-
-        Args:
-            buffer_size: of `ReplayBuffer`, from the algorithm.
-            observation_space: the same; not of dictionaries.
-            *args: the same.
-            **kwargs: prompt, clip, baseline, alpha, overrides, as of `Scorer`; all
-                others are `ReplayBuffer`'s.
-
-        Raises:
-            ConfigError: as `Scorer`, or observations are dictionaries.
-        """
         if isinstance(observation_space, Dict):
             raise ConfigError(
                 "VLMReplayBuffer keeps observations that are arrays, not dictionaries: "
@@ -127,11 +110,7 @@ class VLMReplayBuffer(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """Keep a step, and the frames that it led to until they are scored.
-
-        Raises:
-            ConfigError: an environment has no `FrameInInfo`.
-        """
+        """Keep a step, and the frames that it led to until they are scored."""
         if not all(FRAME in info for info in infos):
             raise ConfigError(UNWRAPPED)
         self._pending[self.pos] = [info[FRAME] for info in infos]

@@ -5,14 +5,12 @@
 `python -m vlmrm_exp.score` and the wrappers of `vlmrm_exp.wrappers` ask the same.
 """
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, TypedDict
 
-import hydra
 import numpy as np
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -20,7 +18,7 @@ from omegaconf import OmegaConf
 
 from vlmrm_exp import app, words
 from vlmrm_exp.checks import check, to_config
-from vlmrm_exp.config import Config, ConfigError, conf_dir
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.device import choose_device
 from vlmrm_exp.studies import settings
 from vlmrm_exp.studies.pictures import read_one, to_rgb
@@ -161,8 +159,13 @@ def _job(
     for name, said in (("prompt", prompt), ("baseline", baseline)):
         if said is not None:
             keys.append(f"{name}={_as_typed(name, said)}")
-    with _hydra_of_our_own():
+    # A program that uses this may be a Hydra application itself.
+    instance = GlobalHydra.instance()
+    theirs, instance.hydra = instance.hydra, None
+    try:
         [job] = jobs_of(app.compose("score", *keys))
+    finally:
+        GlobalHydra.instance().hydra = theirs
     return job
 
 
@@ -175,24 +178,10 @@ def _as_typed(name: str, said: Any) -> str:
     raise ConfigError(f"{name} is {said!r}: give a sentence, or a list of sentences.")
 
 
-@contextlib.contextmanager
-def _hydra_of_our_own() -> Iterator[None]:
-    """Compose in here, also within a program that is a Hydra application itself."""
-    instance = GlobalHydra.instance()
-    theirs, instance.hydra = instance.hydra, None
-    try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = theirs
-
-
 def jobs_of(composed: app.Composed) -> list[Config]:
     """What a training run would be told, for each prompt at each alpha.
 
-    Raises:
-        ConfigError: a value is missing or impossible, numbers do not match, or the
-            model would not read a sentence to its end.
+    A sentence that the model would not read to its end is refused too.
     """
     cfg = composed.cfg
     if cfg.task.env == "gym":
@@ -263,11 +252,7 @@ def _sentences(composed: app.Composed, key: str) -> list[Any]:
 def rewards_of(
     encoder: "Encoder", jobs: Sequence[Config]
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """What rewards pictures as training does: (B, H, W, 3) uint8 -> (B, C) float32.
-
-    Raises:
-        ConfigError: a prompt and its baseline mean the same to the model.
-    """
+    """What rewards pictures as training does: (B, H, W, 3) uint8 -> (B, C) float32."""
     import torch
 
     from vlmrm_exp.reward.clip import Sentence

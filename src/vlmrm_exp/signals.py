@@ -74,12 +74,7 @@ class Interrupts:
 
 
 def requeue(number: int, name: str) -> NoReturn:
-    """End the program so that the same command, started again, goes on.
-
-    Args:
-        number: the scheduler's signal that stopped it.
-        name: of the run.
-    """
+    """End the program, which signal `number` stopped; the same command goes on."""
     print(f"Stopped by a signal: name={name} goes on from here.")
     waits = signal.getsignal(number)
     if getattr(waits, "__module__", "").startswith("submitit"):

@@ -12,35 +12,31 @@ from vlmrm_exp import words
 from vlmrm_exp.config import ConfigError, FolderTakenError
 from vlmrm_exp.settings import settings_hash
 
-SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-
 
 def check_jobs(
-    config: DictConfig, check: Callable[..., DictConfig], goes_on: bool
+    config: DictConfig, check: Callable[..., DictConfig], goes_on: bool, program: str
 ) -> None:
-    """Check all jobs of a sweep, if they are known before it starts.
+    """Refuse a sweep of which a job cannot start, if they are known before it starts.
+
+    What a sweep file says of settings is put into Hydra's words.
 
     Args:
-        config: the sweep's, Hydra's part included; what a sweep file says of sentences
-            is put into Hydra's words.
+        config: the sweep's, Hydra's part included.
         check: composes and checks a job, given its overrides.
         goes_on: whether a sweep may be started again in its folder.
-
-    Raises:
-        ConfigError: the first job that cannot start, or two of the same settings.
+        program: its primary configuration, as for `words.to_keys`.
     """
-    if config.hydra.sweeper._target_ != SWEEPER:
-        return
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return  # another one chooses its jobs as it goes
     if Path(config.hydra.sweep.dir, "multirun.yaml").exists() and not goes_on:
         raise FolderTakenError(
             f"{config.hydra.sweep.dir} holds a sweep already: choose another "
             "hydra.sweep.dir=..., or remove it."
         )
     params = config.hydra.sweeper.get("params") or {}
+    keys = [words.swept(key, value, program) for key, value in params.items()]
     with read_write(config):
-        for key, value in params.items():
-            params[key] = words.swept(key, value)
-    keys = [f"{key}={value}" for key, value in params.items()]
+        config.hydra.sweeper.params = dict(key.split("=", 1) for key in keys)
     keys += config.hydra.overrides.task
     if any(key.startswith("name=") for key in keys):
         print("name is not read in a sweep; sweep=NAME names its folder.")

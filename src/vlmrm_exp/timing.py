@@ -37,7 +37,7 @@ from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.rl.state import State
 from vlmrm_exp.rl.summary import peak_memory_gb
-from vlmrm_exp.vlm.encoder import DTYPES, load_encoder
+from vlmrm_exp.vlm.encoder import DTYPES, Encoder, load_encoder
 
 COUNTED = 2  # rollouts of the loop in a turn, between one before and one after
 REFERENCE_STEPS = 32  # env steps of the reference between embeddings
@@ -88,13 +88,17 @@ def timed(
         stages = stages_of(config, state, learn, opened)
         reference = None
         if other is not None:
-            reference = Reference(other, envs.episode_length, learn)
+            encoder = load_encoder(other.clip, device)
+            reference = partial(
+                time_reference, other, encoder, envs.episode_length, learn
+            )
+            reference(0)
         for stage in stages:
             stage.work()
         found = [
             {
                 "loop": loop()[1],
-                "reference": reference and reference.env_steps_per_s(turn_s),
+                "reference": reference and reference(turn_s),
                 "stages": [time_stage(stage, turn_s) for stage in stages],
                 "matrix": [
                     matrix_rate(stage.dtype, device) if stage.flop else math.nan
@@ -160,9 +164,8 @@ def time_loop(
 ) -> tuple[State, float]:
     """Train as a run does, without random steps and logs.
 
-    Returns:
-        The state that it ended in, and env steps a second of the rollouts that have
-        others before and after them.
+    Returns the state that it ended in, and env steps a second of the rollouts that have
+    others before and after them.
     """
     rollout = config.algo.num_envs * envs[0].episode_length
     config = replace(
@@ -202,55 +205,52 @@ def learner(state: State, config: Config, device: torch.device) -> Callable[[int
     return learn
 
 
-class Reference:
-    """A plain loop: Gymnasium's environments one by one, then embed, then learn."""
+def time_reference(
+    config: Config,
+    encoder: Encoder,
+    episode_length: int,
+    learn: Callable[[int], int],
+    turn_s: float,
+) -> float:
+    """Env steps a second of a plain loop, in a turn of so many seconds.
 
-    def __init__(
-        self, config: Config, episode_length: int, learn: Callable[[int], int]
-    ) -> None:
-        """Load the model, take a first turn; `learn` takes so many gradient steps."""
-        self._options: dict[str, Any] = {"render_mode": "rgb_array"}
-        if config.task.env == "humanoid":
-            self._options |= {"width": 480, "height": 480}
-            self._options["frame_skip"] = config.task.frame_skip
-            self._options["terminate_when_unhealthy"] = False
-        self._env_id = config.task.env_id
-        self._encoder = load_encoder(config.clip, choose_device(config.compute.device))
-        rollout = config.algo.num_envs * episode_length
-        self._share = config.algo.gradient_steps / rollout * REFERENCE_STEPS
-        self._learn = learn
-        self.env_steps_per_s(0)
-
-    def env_steps_per_s(self, turn_s: float) -> float:
-        """Of one turn; torch and OpenGL are as they come, and may use all cores."""
-        before = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        # New ones each time: they draw into whatever OpenGL context was current last.
-        envs = [gym.make(self._env_id, **self._options) for _ in range(REFERENCE_ENVS)]
-        for env in envs:
-            env.reset()
-            env.render()
-        torch.set_num_threads(cores())
-        started, blocks, due, frames = time.perf_counter(), 0, 0.0, []
-        while (seconds := time.perf_counter() - started) < turn_s or not blocks:
-            frames = []
-            for _ in range(REFERENCE_STEPS // REFERENCE_ENVS):
-                for env in envs:
-                    _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-                    frames.append(env.render())
-                    if terminated or truncated:
-                        env.reset()
-            self._encoder.embed_frames(np.stack(frames)).cpu()
-            blocks, due = blocks + 1, due + self._share
-            self._learn(math.floor(due))
-            due -= math.floor(due)
-        torch.set_num_threads(before[0])
-        torch.set_float32_matmul_precision(before[1])
-        for env in envs:
-            env.close()
-        if not np.ptp(frames):
-            raise ForeignError(f"Gymnasium's {self._env_id} renders nothing here.")
-        return blocks * REFERENCE_STEPS / seconds
+    Gymnasium's environments one by one, then embed, then learn; torch and OpenGL are as
+    they come, and may use all cores.
+    """
+    options: dict[str, Any] = {"render_mode": "rgb_array"}
+    if config.task.env == "humanoid":
+        options |= {"width": 480, "height": 480, "terminate_when_unhealthy": False}
+        options["frame_skip"] = config.task.frame_skip
+    rollout = config.algo.num_envs * episode_length
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    # New ones each time: they draw into whatever OpenGL context was current last.
+    envs = [gym.make(config.task.env_id, **options) for _ in range(REFERENCE_ENVS)]
+    for env in envs:
+        env.reset()
+        env.render()
+    torch.set_num_threads(cores())
+    started, blocks, due, frames = time.perf_counter(), 0, 0.0, []
+    while (seconds := time.perf_counter() - started) < turn_s or not blocks:
+        frames = []
+        for _ in range(REFERENCE_STEPS // REFERENCE_ENVS):
+            for env in envs:
+                _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+                frames.append(env.render())
+                if terminated or truncated:
+                    env.reset()
+        encoder.embed_frames(np.stack(frames)).cpu()
+        blocks += 1
+        due += config.algo.gradient_steps / rollout * REFERENCE_STEPS
+        learn(math.floor(due))
+        due -= math.floor(due)
+    torch.set_num_threads(before[0])
+    torch.set_float32_matmul_precision(before[1])
+    for env in envs:
+        env.close()
+    if not np.ptp(frames):
+        raise ForeignError(f"Gymnasium's {config.task.env_id} renders nothing here.")
+    return blocks * REFERENCE_STEPS / seconds
 
 
 def stages_of(

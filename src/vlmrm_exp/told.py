@@ -23,15 +23,7 @@ NOT_OF_MEMBERS = ("name", "judge", "member", "stages")
 
 
 def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
-    """The configuration of each judge, by its name.
-
-    Args:
-        composed: the run's.
-        config: the same, checked.
-
-    Raises:
-        ConfigError: a judge cannot be told so; the sentence names it.
-    """
+    """The configuration of each judge, by its name; `config` is the run's, checked."""
     return {
         name: _config("judge", name, told, composed, config)
         for name, told in config.judge.items()
@@ -42,13 +34,7 @@ def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
 def with_members(composed: app.Composed, config: Config) -> Config:
     """The configuration with what each member changes in it, instead of what was typed.
 
-    Args:
-        composed: the run's.
-        config: the same, checked.
-
-    Raises:
-        ConfigError: a member cannot be told so, or there is none, or they cannot be
-            combined so; the sentence says it.
+    Members that cannot be told or combined so, or none, are refused.
     """
     if config.reward.model != "ensemble":
         return replace(config, member={})
@@ -119,10 +105,8 @@ def _config(
         other_reward = any(key.startswith("reward=") for key in keys)
         if kind == "member" and not other_reward:
             keys, other_reward = ["reward=clip", *keys], True
-        if other_reward:  # what was typed for the run's is not for this one
-            kept = [k for k in composed.keys if not k.lstrip("+").startswith("reward.")]
-            composed = replace(composed, keys=tuple(kept))
-        again = composed.again(*keys)
+        # What was typed for the run's reward is not for another one.
+        again = composed.again(*keys, without=("reward.",) if other_reward else ())
         other = to_config(again.cfg)
         check_world(other)
         for key in SAME:

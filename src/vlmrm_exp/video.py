@@ -49,13 +49,12 @@ def write_episodes(
 
     Args:
         path: of the mp4; an older file is replaced.
-        episodes: at least one frame in all, every frame of the same size. The reward
-            axis is the same for all of them. Without rewards no curve is drawn.
+        episodes: at least one frame in all, each of the same size, else a ValueError.
+            The reward axis is the same for all. Without rewards no curve is drawn.
         fps: frames per second.
         title: written above the picture, in at most three lines.
 
     Raises:
-        ValueError: frames differ in size.
         OSError: the file cannot be written.
     """
     sizes = {frames.shape[1:] for frames, _ in episodes}
@@ -77,11 +76,7 @@ def write_episodes(
 
 
 def _encode(target: Path, images: Iterator[Image.Image], fps: int) -> int | None:
-    """Write images with ffmpeg; how many there are in the file.
-
-    Raises:
-        OSError, RuntimeError: it failed.
-    """
+    """Write images with ffmpeg; how many there are in the file."""
     first = next(images)
     writer = imageio_ffmpeg.write_frames(
         target,
@@ -103,6 +98,8 @@ def _encode(target: Path, images: Iterator[Image.Image], fps: int) -> int | None
 
 def _draw(episodes: Sequence[Episode], title: str) -> Iterator[Image.Image]:
     """Draw each frame of the video."""
+    import matplotlib
+
     height, width = episodes[0][0].shape[1:3]
     factor = -(-MIN_PICTURE_HEIGHT // height)  # rounded up
     height, width = height * factor, width * factor
@@ -110,7 +107,8 @@ def _draw(episodes: Sequence[Episode], title: str) -> Iterator[Image.Image]:
     full_width += full_width % 2
     unit = min(max(full_width / 480, 0.85), 3.0)  # of all lengths but the picture's
     left, right = 14 * unit, full_width - 14 * unit
-    small, large = _font(13 * unit), _font(17 * unit)
+    font = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    small, large = (ImageFont.truetype(font, size * unit) for size in (13, 17))
 
     lines = _wrap(title, large, right - left)
     top = round((23 * len(lines) + 16) * unit) if lines else 0
@@ -149,17 +147,11 @@ def _draw(episodes: Sequence[Episode], title: str) -> Iterator[Image.Image]:
 def _draw_panel(
     rewards: np.ndarray, known: Sequence[np.ndarray], size: tuple[int, int], unit: float
 ) -> tuple[Image.Image, Image.Image, np.ndarray]:
-    """Plot one episode's rewards; what is not finite leaves a gap.
+    """Plot one episode's rewards (T,); what is not finite leaves a gap.
 
-    Args:
-        rewards: (T,).
-        known: the rewards of all episodes, for the axis.
-        size: width and height in pixels.
-        unit: pixels for each point of a font or line.
-
-    Returns:
-        The panel before and after the curve is drawn, and where the rewards lie in
-        it: x, y (T, 2), in pixels from the top left.
+    The axis is for the rewards of all episodes, `known`; `size` is in pixels, `unit`
+    those for each point of a font or line. Returns the panel before and after the curve
+    is drawn, and where the rewards lie in it: x, y (T, 2), in pixels from the top left.
     """
     values = np.concatenate(known)
     values = values[np.isfinite(values)]
@@ -201,10 +193,3 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, room: float) -> list[str]:
         if all(font.getlength(line) <= room for line in lines):
             return lines
     return [text] if text.strip() else []
-
-
-def _font(size: float) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    return ImageFont.truetype(fonts / "DejaVuSans.ttf", size)

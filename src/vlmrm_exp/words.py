@@ -19,6 +19,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from vlmrm_exp.checks import folder_name
 from vlmrm_exp.config import ConfigError, conf_dir
 
 HYDRA_TAKES_VALUE = tuple(
@@ -97,11 +98,6 @@ def to_keys(
             )
         elif key in plural:
             keys += several(key, value, plural[key])
-        elif bare in SENTENCES:
-            keys.append(f"{bare}={sentences(bare, value, sweeps)}")
-        elif any(bare.startswith(of) and program in TOLD[of] for of in TOLD):
-            check_name(*bare.split(".", 1))
-            keys.append(f"++{bare}={sentences(bare, value, sweeps)}")
         elif bare == "member" and program in TOLD["member."]:
             raise ConfigError(
                 "Members have names: give each as member.NAME=..., as "
@@ -115,26 +111,15 @@ def to_keys(
         elif key == "sweep":
             if not sweeps:
                 raise ConfigError("sweep=NAME names a sweep: add -m, or leave it out.")
-            if "/" in value or value in ("", ".", ".."):
-                raise ConfigError(
-                    f"sweep is {value!r}, but it becomes a folder in outputs/sweeps/: "
-                    "give a word without slashes."
-                )
+            folder_name("sweep", value, "outputs/sweeps/")
             keys.append(readable(f"hydra.sweep.dir=outputs/sweeps/{value}"))
-        elif bare.startswith(OPEN) and program in ("", "config", "bench"):
-            keys.append("++" + readable(f"{bare}={value}"))
-        elif bare.startswith(("hydra", *OPEN)):
-            keys.append(readable(word))
-        else:  # all others are there, or are told as unknown
-            keys.append(readable(f"{bare}={value}"))
-    for key in {one.partition("=")[0] for one in keys}:
-        given = [one for one in keys if one.partition("=")[0] == key]
-        if len(given) > 1:
-            print(
-                f"{key.lstrip('+')} is given {len(given)} times: "
-                f"{given[-1].lstrip('+')} counts.",
-                flush=True,
-            )
+        else:
+            keys.append(setting(key, value, sweeps, program))
+    last = {one.partition("=")[0]: one.lstrip("+") for one in keys}
+    for key, counts in last.items():
+        if (times := sum(one.startswith(f"{key}=") for one in keys)) > 1:
+            told = f"{key.lstrip('+')} is given {times} times: {counts} counts."
+            print(told, flush=True)
     if named:
         if any(key.startswith("files=") for key in keys):
             raise ConfigError(
@@ -142,6 +127,21 @@ def to_keys(
             )
         keys.append(f"files=[{','.join(quoted(name) for name in named)}]")
     return options + keys  # which Hydra takes in this order alone
+
+
+def setting(key: str, value: str, sweeps: bool, program: str = "") -> str:
+    """Hydra's override of one setting; `sweeps`: there are several jobs."""
+    bare = key.lstrip("+")
+    if bare in SENTENCES:
+        return f"{bare}={sentences(bare, value, sweeps)}"
+    if any(bare.startswith(of) and program in TOLD[of] for of in TOLD):
+        check_name(*bare.split(".", 1))
+        return f"++{bare}={sentences(bare, value, sweeps)}"
+    if bare.startswith(OPEN) and program in ("", "config", "bench"):
+        return "++" + readable(f"{bare}={value}")
+    if bare.startswith(("hydra", *OPEN)):
+        return readable(f"{key}={value}")
+    return readable(f"{bare}={value}")  # it is there, or is told as unknown
 
 
 def wording(kind: str, number: int | None = None, *, _root_: Any) -> Any:
@@ -176,11 +176,7 @@ def _text(word: str) -> str:
 
 
 def _read_settings(path: Path, sweeps: bool) -> bool:
-    """Whether a settings file asks for several jobs; refuses what Hydra would drop.
-
-    Raises:
-        ConfigError: it is not there, no YAML, or begins with nothing of the program's.
-    """
+    """Whether a settings file asks for several jobs; refuses what Hydra would drop."""
     if not path.is_file():
         raise ConfigError(f"There is no settings file {path}.")
     if path.suffix != ".yaml":
@@ -230,16 +226,14 @@ def _check_groups(folder: Path) -> None:
             )
 
 
-def swept(key: str, value: object) -> str:
-    """What a sweep file says of one setting, as on the command line."""
+def swept(key: str, value: object, program: str = "") -> str:
+    """Hydra's override for what a sweep file says of one setting."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         raise ConfigError(
             f"{key} is a list under hydra.sweeper.params: write its values as on the "
             f'command line, as {key}: "0,1", or for sentences "choice(a car, a flag)".'
         )
-    if key in SENTENCES or key.lstrip("+").startswith(tuple(TOLD)):
-        return sentences(key, str(value), True)
-    return readable(f"{key}={value}").partition("=")[2]
+    return setting(key, str(value), True, program)
 
 
 def several(key: str, value: str, plural: str) -> list[str]:
@@ -260,16 +254,7 @@ def several(key: str, value: str, plural: str) -> list[str]:
 
 
 def sentences(key: str, value: str, sweeps: bool) -> str:
-    """Hydra's text of one sentence, a list of them, or one for each job of a sweep.
-
-    Args:
-        key: the setting.
-        value: as typed.
-        sweeps: whether there are several jobs.
-
-    Raises:
-        ConfigError: a bracket is not closed, or several sentences have but one job.
-    """
+    """Hydra's text of one sentence, a list of them, or one for each job of a sweep."""
     text, depth = value.strip(), SENTENCES.get(key, 1)
     if text in ("", "null"):
         return text
@@ -287,12 +272,12 @@ def sentences(key: str, value: str, sweeps: bool) -> str:
             f"write {key}=[...] to use them together; a sentence that looks so needs "
             "quotes around it."
         )
-    if text.startswith("[") and not _whole_list(text):
-        if text.count("[") != text.count("]"):
-            raise ConfigError(
-                f"{key} has a bracket that is not closed: close it, or put a sentence "
-                f"with brackets in quotes, as {key}='\"...\"'."
-            )
+    unclosed = text.startswith("[") and not _whole_list(text)
+    if unclosed and text.count("[") != text.count("]"):
+        raise ConfigError(
+            f"{key} has a bracket that is not closed: close it, or put a sentence "
+            f"with brackets in quotes, as {key}='\"...\"'."
+        )
     if sweeps and len(parts) > 1:
         print(
             f"{key} is one sentence, with its commas; for several jobs write "
@@ -374,8 +359,7 @@ def literal(text: str) -> str:
 def readable(word: str) -> str:
     """Any other key=value as it is; what Hydra cannot read is taken as a text.
 
-    Raises:
-        ConfigError: that is not clear, because of commas, quotes or brackets.
+    Where commas, quotes or brackets leave that unclear, it is refused.
     """
     key, _, value = word.partition("=")
     as_text = f"{key}={quoted(value)}"

@@ -28,18 +28,12 @@ class VLMReward(gym.Wrapper, RecordConstructorArgs):
 
     env = gym.make("Pendulum-v1", render_mode="rgb_array")
     env = VLMReward(env, prompt="a pendulum standing upright", clip="vitb32")
+
+    Arguments and errors are those of `Scorer`; an environment that does not draw itself
+    is a ConfigError too.
     """
 
     def __init__(self, env: gym.Env, **sentence: Unpack[ScorerArgs]) -> None:
-        """Load the model.
-
-        Args:
-            env: draws itself as rgb_array.
-            **sentence: prompt, clip, baseline, alpha, overrides, as of `Scorer`.
-
-        Raises:
-            ConfigError: as `Scorer`, or the environment does not draw itself.
-        """
         check_draws(env)
         RecordConstructorArgs.__init__(self, **sentence)
         gym.Wrapper.__init__(self, env)
@@ -63,19 +57,12 @@ class VectorVLMReward(VectorWrapper):
     With autoreset NEXT_STEP, the step that only resets has reward 0, as without this
     wrapper. With SAME_STEP the last frame of an episode is gone when `step` returns:
     each environment has to hand it over, `gym.make_vec(..., wrappers=[FrameInInfo])`.
+
+    Arguments and errors are those of `Scorer`; environments that do not draw
+    themselves, or do not say when they are reset, are a ConfigError too.
     """
 
     def __init__(self, env: VectorEnv, **sentence: Unpack[ScorerArgs]) -> None:
-        """Load the model.
-
-        Args:
-            env: draws itself as rgb_array.
-            **sentence: prompt, clip, baseline, alpha, overrides, as of `Scorer`.
-
-        Raises:
-            ConfigError: as `Scorer`, or the environments do not draw themselves, or do
-                not say when they are reset.
-        """
         check_draws(env)
         super().__init__(env)
         if "autoreset_mode" not in env.metadata:

@@ -23,9 +23,6 @@ SHOWN = ("train/reward_mean", "train/return_mean", "train/success_rate")
 class RunLog:
     """The records of one run, in its folder, and its progress on stderr."""
 
-    wandb_id: str | None
-    """W&B's id of this run, by which a later run can go on in it; None without W&B."""
-
     def __init__(
         self,
         folder: Path,
@@ -78,7 +75,8 @@ class RunLog:
         except BaseException:
             self._metrics.close()
             raise
-        self.wandb_id = self._wandb.id if self._wandb else None
+        # By which a later run can go on in it; None without W&B.
+        self.wandb_id: str | None = self._wandb.id if self._wandb else None
         self._progress = progress_bar(config.env_steps, "step", "training")
         self._laps: dict[str, float] = {}
         self._lap_started = time.perf_counter()

@@ -1,9 +1,9 @@
 """What a program ran on, for versions.json."""
 
-import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -12,20 +12,9 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "vlmrm_exp",
-    "gymnasium",
-    "huggingface_hub",
-    "hydra-core",
-    "mujoco",
-    "numpy",
-    "omegaconf",
-    "open_clip_torch",
-    "pillow",
-    "timm",
-    "torch",
-    "torchvision",
-    "wandb",
-)
+    "vlmrm_exp gymnasium huggingface_hub hydra-core mujoco numpy omegaconf "
+    "open_clip_torch pillow timm torch torchvision wandb"
+).split()
 CHECKOUT = Path(__file__).resolve().parents[3]
 """Of our code, unless it was installed otherwise."""
 
@@ -59,12 +48,10 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    # platform.processor() is empty on most Linux systems.
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    # platform.processor() is empty on most Linux systems, this on an ARM.
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    found = re.search(r"^model name\s*: (.*)$", facts, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _commit(checkout: Path) -> dict[str, Any]:

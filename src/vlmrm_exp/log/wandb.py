@@ -96,12 +96,13 @@ class WandbRun:
             run.finish(exit_code=exit_code)
             if run.settings.mode == "offline":
                 print(f"W&B: kept offline; upload with: {kept}")
-        except TimeoutError:
-            print(f"W&B: the upload did not end in time; go on with: {kept}")
+        except Exception as error:  # out of time, or W&B's own process is gone
+            print(f"W&B: the upload did not end ({reason(error)}); go on with: {kept}")
         finally:
             # Offline, finish() returns before the records are on disk; this waits, and
             # ends W&B's own process, so that the next job of a multirun starts afresh.
-            wandb.teardown()
+            with contextlib.suppress(ConnectionError):  # it has ended
+                wandb.teardown()
 
     @contextlib.contextmanager
     def _attaching(self, what: str) -> Iterator[None]:
