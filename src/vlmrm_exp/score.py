@@ -6,6 +6,7 @@ Rewards images, videos and folders of them as a training run would, and writes a
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,8 @@ def score(asked: Asked) -> dict[str, Any]:
     """Score, print, plot, write and return what score.json holds.
 
     Raises:
-        ConfigError: a picture is damaged, or the model cannot be had.
+        ConfigError: the model or all pictures cannot be had; or, when the others are
+            written, that some are damaged.
         FloatingPointError: a reward is not a finite number.
     """
     from vlmrm_exp.vlm.encoder import load_encoder  # here, as --help is immediate
@@ -140,6 +142,11 @@ def score(asked: Asked) -> dict[str, Any]:
         plot_curves(folder / "curve", scores, plotted, asked.pictures)
         figures += f", curve.png ({len(plotted)} of {len(moving)} videos)"
     print(f"\nsaved {folder}/scores.csv, score.json, {figures}")
+    if left := len(asked.files) - len(scores.files):
+        raise ConfigError(
+            f"{left} of {len(asked.files)} files could not be read, as told above: "
+            "the others are scored."
+        )
     return result
 
 
@@ -147,16 +154,21 @@ def score_pictures(asked: Asked, rewards: Callable[[np.ndarray], np.ndarray]) ->
     """Reward all pictures of all files, holding one batch of them at a time.
 
     A batch has pictures of one size, and fewer if they are large. `rewards` takes
-    (B, H, W, 3) uint8, and gives (B, C) float32.
+    (B, H, W, 3) uint8, and gives (B, C) float32. A damaged file is told of and left
+    out, also where some of a video can be read; a ConfigError if no other is left.
     """
     places: list[tuple[int, int, float]] = []
     found: list[np.ndarray] = []
+    damaged: dict[int, ConfigError] = {}
 
     def pictures() -> Iterator[np.ndarray]:
         for number, file in enumerate(asked.files):
-            for frame, time_s, pixels in read_pictures(file, asked.every):
-                places.append((number, frame, np.nan if time_s is None else time_s))
-                yield pixels
+            try:
+                for frame, time_s, pixels in read_pictures(file, asked.every):
+                    places.append((number, frame, np.nan if time_s is None else time_s))
+                    yield pixels
+            except ConfigError as error:
+                damaged[number] = error
 
     still = all(file.kind == "image" for file in asked.files)
     total = len(asked.files) if still else None
@@ -166,8 +178,16 @@ def score_pictures(asked: Asked, rewards: Callable[[np.ndarray], np.ndarray]) ->
             while batch := list(itertools.islice(alike, most)):
                 found.append(rewards(np.stack(batch)))
                 bar.update(len(batch))
-    columns = (np.array(column) for column in zip(*places, strict=True))
-    return Scores(asked.files, asked.columns, *columns, reward=np.concatenate(found))
+    if len(damaged) == len(asked.files):
+        raise damaged[0]
+    for error in damaged.values():
+        print(error, file=sys.stderr)
+    file, *when = (np.array(column) for column in zip(*places, strict=True))
+    whole = ~np.isin(file, list(damaged))
+    _, file = np.unique(file[whole], return_inverse=True)
+    files = [one for i, one in enumerate(asked.files) if i not in damaged]
+    when = (column[whole] for column in when)
+    return Scores(files, asked.columns, file, *when, np.concatenate(found)[whole])
 
 
 def check_finite(scores: Scores, clip: str) -> None:

@@ -78,10 +78,12 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
     A folder's files come in natural order (2 before 10); its subfolders, hidden files
     and files of other kinds are left out.
 
+    Of several, a damaged one is told of when it is read.
+
     Raises:
         ConfigError: no such file, not a picture, or a folder without any.
     """
-    found = []
+    found: list[Path] = []
     for path in (Path(p).expanduser() for p in paths):
         if path.is_dir():
             inside = files_in(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
@@ -97,7 +99,16 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
             raise ConfigError(
                 f"There is no {path}: give images, videos, or folders of them."
             )
-    return [PictureFile(path, _kind(path)) for path in found]
+    files = []
+    for path in found:
+        try:
+            kind = _kind(path)
+        except ConfigError:
+            if len(found) == 1:
+                raise
+            kind = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image"
+        files.append(PictureFile(path, kind))
+    return files
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
