@@ -65,6 +65,15 @@ def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
         raise ConfigError(f"{folder} cannot be written to, but gets the results.")
     if asked.checkpoint != "random":
         checkpoint_in(folder, asked.checkpoint)
+    from vlmrm_exp.reward import reward_class  # here, as most refusals are immediate
+
+    learned = folder / "checkpoints" / "reward.pt"
+    if reward_class(config).remembers and not learned.is_file():
+        raise ConfigError(
+            f"This run's reward learns, but there is no {learned}, what it has "
+            "learned: it is written at each evaluation, and an older version wrote "
+            "none."
+        )
     if asked.labels is not None:
         _check_labels(asked, config.seed + SEED_OFFSET)
     return asked, replace(config, compute=asked.compute)
