@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
@@ -16,12 +16,9 @@ from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.files import table, write_json
+from vlmrm_exp.files import table
 from vlmrm_exp.studies import examine
 from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SENTENCES = Path(__file__).parent / "studies" / "sentences"
 PROMPT, PARAPHRASE, MISLEADING = "prompt", "paraphrase", "misleading"  # kinds
@@ -67,7 +64,9 @@ def sentences(task: str, file: str | None = None) -> dict[str, list[str]]:
     raise ConfigError(f"{path} must hold {form}.")
 
 
-def variants(task: Config, file: str | None) -> list[tuple[dict[str, Any], Config]]:
+def variants(
+    task: Config, file: str | None = None
+) -> list[tuple[dict[str, Any], Config]]:
     """The task with its own prompts, then with each other sentence; what rows tell."""
     found = [({"kind": PROMPT, "sentence": " / ".join(task.prompts)}, task)]
     for kind, texts in sentences(task.task.name, file).items():
@@ -80,8 +79,7 @@ def variants(task: Config, file: str | None) -> list[tuple[dict[str, Any], Confi
 def measure(study: Study) -> dict[str, Any]:
     """Measure, print, plot, write and return what prompts.json holds.
 
-    Raises:
-        ConfigError: a model, states, labels or sentences cannot be had.
+    A ConfigError if a model, states, labels or sentences cannot be had.
     """
     file = study.asked.sentences
     result = examine.measure(study, lambda task: variants(task, file))
@@ -91,10 +89,7 @@ def measure(study: Study) -> dict[str, Any]:
         for t in result["tasks"]
         for model in names_of(rows)
     ]
-    print(report(result))
-    write_json(study.folder / "prompts.json", result)
-    plot(rows, study.folder / "prompts")
-    print(f"\nsaved {study.folder}/prompts.json, prompts.png, prompts.svg")
+    study.save("prompts", result, report(result), lambda path: plot(rows, path))
     return result
 
 
@@ -212,7 +207,7 @@ MARKS: dict[str, tuple[float, str, dict[str, Any]]] = {
 
 
 def _plot_marks(
-    ax: "Axes", rows: Sequence[dict[str, Any]], key: str, chance: float
+    ax: Any, rows: Sequence[dict[str, Any]], key: str, chance: float
 ) -> None:
     """The paraphrases of each model beside its misleading sentences."""
     names = names_of(rows)
