@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -122,11 +123,9 @@ def _labels(asked: EvaluateConfig) -> Any:
 def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     """Play, judge, write and return what evaluation.json holds.
 
-    Raises:
-        ConfigError: the checkpoint or what the run needs cannot be had.
+    A ConfigError if the checkpoint or what the run needs cannot be had.
     """
-    # Imported here so that refusals are immediate.
-    import torch
+    import torch  # here and below, as refusals are immediate
 
     from vlmrm_exp.device import choose_device
     from vlmrm_exp.envs import check_world
@@ -149,11 +148,8 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     if asked.checkpoint != "random":
         policy = load_policy(checkpoint_in(folder, asked.checkpoint), device)
     with contextlib.ExitStack() as opened:
-        envs = make_envs(
-            config.task,
-            min(config.algo.num_envs, asked.episodes),
-            config.compute.num_physics_threads,
-        )
+        num_envs = min(config.algo.num_envs, asked.episodes)
+        envs = make_envs(config.task, num_envs, config.compute.num_physics_threads)
         opened.callback(envs.close)
         envs.reset(seed)
         asks_for_all = replace(config, reward=replace(config.reward, query_share=1.0))
@@ -165,17 +161,15 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
             policy.check_fits(envs, folder, config.task.name)
         envs.action_space.seed(seed)
 
-        held, steps = np.empty(0), 0
-
-        def random(observation: np.ndarray) -> np.ndarray:
+        def random() -> Iterator[np.ndarray]:
             """As training's: each action is held for some steps."""
-            nonlocal held, steps
-            if steps % config.algo.random_action_repeat == 0:
-                held = np.stack([envs.action_space.sample() for _ in observation])
-            steps += 1
-            return held
+            while True:
+                held = [envs.action_space.sample() for _ in range(envs.num_envs)]
+                repeat = config.algo.random_action_repeat
+                yield from itertools.repeat(np.stack(held), repeat)
 
-        act = policy.act if policy else random
+        actions = random()
+        act = policy.act if policy else lambda observation: next(actions)
         rewarded = asked.reward_episodes
         shown = max(config.evaluation.video_episodes, 1) if asked.video else 0
         shown = min(shown, asked.episodes, rewarded)
@@ -233,9 +227,8 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
 
 def standard_error(values: np.ndarray) -> float | None:
     """Of the mean over episodes (N,); steps of one are no independent samples."""
-    if len(values) < 2:
-        return None
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
+    count = len(values)
+    return float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else None
 
 
 def _free_name(folder: Path, checkpoint: str) -> str:
@@ -247,10 +240,10 @@ def _free_name(folder: Path, checkpoint: str) -> str:
 
 def _tell_of_other_weights(recorded: Path, about: dict[str, Any]) -> None:
     """Say so if rewards are not comparable with the run's own, by its versions.json."""
-    if not recorded.is_file():
-        return
     try:
         before = _weights(json.loads(recorded.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return
     except (OSError, ValueError, AttributeError):
         print(f"{recorded} cannot be read: rewards may be of other weights than then.")
         return
@@ -285,15 +278,12 @@ def report(result: dict[str, Any]) -> str:
     success = "this task has no predicate for it"
     if rate is not None:
         low, high = result["eval/success_low"], result["eval/success_high"]
-        success = (
-            f"{rate:.2f} (95 % interval {low:.2f} to {high:.2f}), "
-            f"{round(rate * count)}/{count}"
-        )
+        interval = f"(95 % interval {low:.2f} to {high:.2f})"
+        success = f"{rate:.2f} {interval}, {round(rate * count)}/{count}"
     if (shares := result["eval/buckets"]) is not None:
-        told = ", ".join(
-            f"{b} %: {share:.0%}" for b, share in zip(BUCKETS, shares, strict=True)
-        )
-        success += f"\n  in goal  {told} of episodes (nearest share of steps)"
+        each = (f"{b} %: {share:.0%}" for b, share in zip(BUCKETS, shares, strict=True))
+        told = f"{', '.join(each)} of episodes (nearest share of steps)"
+        success += f"\n  in goal  {told}"
     success = "\n".join([success, *passed_text(result)])
     return (
         f"{result['task']}: {' / '.join(result['prompt'])}\n"
