@@ -23,16 +23,10 @@ from vlmrm_exp.files import table, write_json, written_whole
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.log.versions import versions
 from vlmrm_exp.scorer import PLURAL, jobs_of, rewards_of
+from vlmrm_exp.studies import strip
 from vlmrm_exp.studies.pictures import PictureFile, find_files, left_out, read_pictures
 from vlmrm_exp.studies.settings import check_out
-from vlmrm_exp.studies.strip import (
-    Column,
-    Scores,
-    choose_shown,
-    plot_curves,
-    plot_strip,
-    read_again,
-)
+from vlmrm_exp.studies.strip import Column, Scores
 
 BATCH = 64  # pictures that wait to be embedded, at most,
 BATCH_BYTES = 256_000_000  # and their bytes: photographs are large
@@ -132,14 +126,15 @@ def score(asked: Asked) -> dict[str, Any]:
     write_csv(folder / "scores.csv", scores)
     write_json(folder / "score.json", result)
     print(report(scores))
-    shown = choose_shown(np.bincount(scores.file), asked.pictures)
-    plot_strip(folder / "strip", scores, shown, read_again(scores, shown, asked.every))
+    shown = strip.choose_shown(np.bincount(scores.file), asked.pictures)
+    pictures = strip.read_again(scores, shown, asked.every)
+    strip.plot_strip(folder / "strip", scores, shown, pictures)
     figures = f"strip.png ({len(shown)} of {len(scores.file):,} pictures)"
     moving = [i for i, file in enumerate(scores.files) if file.moves]
     if moving:
         alphas = len({column.alpha for column in scores.columns})
         plotted = moving[: max(asked.pictures // alphas, 1)]
-        plot_curves(folder / "curve", scores, plotted, asked.pictures)
+        strip.plot_curves(folder / "curve", scores, plotted, asked.pictures)
         figures += f", curve.png ({len(plotted)} of {len(moving)} videos)"
     print(f"\nsaved {folder}/scores.csv, score.json, {figures}")
     if left := len(asked.files) - len(scores.files):
@@ -187,7 +182,8 @@ def score_pictures(asked: Asked, rewards: Callable[[np.ndarray], np.ndarray]) ->
     _, file = np.unique(file[whole], return_inverse=True)
     files = [one for i, one in enumerate(asked.files) if i not in damaged]
     when = (column[whole] for column in when)
-    return Scores(files, asked.columns, file, *when, np.concatenate(found)[whole])
+    reward = np.concatenate(found)[whole]
+    return Scores(files, asked.columns, file, *when, reward=reward)
 
 
 def check_finite(scores: Scores, clip: str) -> None:
