@@ -112,22 +112,17 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files of a folder with these suffixes (".png"), in natural order (2 before 10).
-
-    Hidden files and subfolders are left out.
-    """
+    """Visible files of a folder with these suffixes (".png"), 2 before 10."""
     found = [path for path in _visible(folder) if path.suffix.lower() in suffixes]
     return sorted(found, key=lambda path: (natural(path.name), path.name))
 
 
 def left_out(paths: Sequence[str]) -> str:
     """What `find_files` does not take from folders, for people; empty: nothing."""
-    kinds: Counter[str] = Counter()
-    for folder in (Path(path).expanduser() for path in paths):
-        if folder.is_dir():
-            suffixes = [path.suffix.lower() for path in _visible(folder)]
-            others = set(suffixes) - {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
-            kinds.update(s or "no suffix" for s in suffixes if s in others)
+    folders = [path for path in (Path(p).expanduser() for p in paths) if path.is_dir()]
+    suffixes = [path.suffix.lower() for one in folders for path in _visible(one)]
+    others = [s for s in suffixes if s not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
+    kinds = Counter(suffix or "no suffix" for suffix in others)
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return f"Left out, as of other kinds: {told}." if told else ""
 
