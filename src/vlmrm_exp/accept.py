@@ -8,7 +8,7 @@ of others (studies/published.yaml) whether that is what one should expect.
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import yaml
@@ -35,7 +35,6 @@ SHARES = (0.5, 0.05)
 SLACK = 0.1
 """For all else that is not alike: clip=base's EPIC on other kinds of states, brought to
 one share of goals, differs by up to .08, under other textures or resolutions by .02."""
-Row: TypeAlias = Mapping[str, Any]
 
 
 def check(composed: app.Composed) -> Study:
@@ -158,13 +157,13 @@ def judge(
     return [dict(zip(keys, answer, strict=True)) for answer in answers]
 
 
-def _rows(result: Mapping[str, Any], task: str, name: str) -> list[Row]:
+def _rows(result: Mapping[str, Any], task: str, name: str) -> list[dict[str, Any]]:
     """Of each alpha, from the smallest."""
     rows = [r for r in result["rows"] if (r["task"], r["clip"]) == (task, name)]
     return sorted(rows, key=lambda row: row["alpha"])
 
 
-def _at_shares(result: Mapping[str, Any], row: Row) -> list[float]:
+def _at_shares(result: Mapping[str, Any], row: Mapping[str, Any]) -> list[float]:
     """EPIC at each of SHARES."""
     share = result["tasks"][row["task"]]["goal_share"]
     return [float(epic_of(at_share(row["pearson"], share, p))) for p in SHARES]

@@ -24,6 +24,8 @@ from omegaconf import MISSING, OmegaConf
 from vlmrm_exp import app
 from vlmrm_exp.checks import at_least, check_compute, check_extra, no_effect, one_of
 from vlmrm_exp.config import ComputeConfig, Config, ConfigError
+from vlmrm_exp.device import choose_device
+from vlmrm_exp.files import sha256, write_json
 from vlmrm_exp.run_folder import load_run_config
 
 SEED_OFFSET = 1_000_000
@@ -112,7 +114,6 @@ def _check_labels(asked: EvaluateConfig, seed: int) -> None:
 
 def _labels(asked: EvaluateConfig) -> Any:
     """What people said of the episodes of the policy that is evaluated."""
-    from vlmrm_exp.files import sha256
     from vlmrm_exp.labelling.label_file import read_episodes
 
     policy = checkpoint_in(Path(asked.run).expanduser(), asked.checkpoint)
@@ -127,10 +128,8 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     """
     import torch  # here and below, as refusals are immediate
 
-    from vlmrm_exp.device import choose_device
     from vlmrm_exp.envs import check_world
     from vlmrm_exp.envs.in_order import make_envs
-    from vlmrm_exp.files import write_json
     from vlmrm_exp.log.versions import versions
     from vlmrm_exp.reward.pool import example_of, make_pool
     from vlmrm_exp.rl.checkpoint import load_reward
