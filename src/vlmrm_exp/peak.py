@@ -228,10 +228,9 @@ def plot(
     """Plot a line for each row: poses of highest reward, then goal states."""
     wide = 1.25 * pictures[0].shape[2] / PICTURE_HEIGHT  # views side by side
     with figures.figure(wide * 2 * SHOWN + 1.6, 0.4 + 1.35 * len(rows)) as made:
-        axes = made.subplots(len(rows), 2 * SHOWN, squeeze=False)
+        bare = {"xticks": [], "yticks": []}
+        axes = made.subplots(len(rows), 2 * SHOWN, squeeze=False, subplot_kw=bare)
         for line, row, shown in zip(axes, rows, pictures, strict=True):
-            for ax in line:
-                ax.set(xticks=[], yticks=[])
             for ax, picture in zip(line, shown, strict=False):
                 # Sky above and floor beside the body say nothing.
                 edge = len(picture) // 6

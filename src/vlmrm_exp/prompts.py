@@ -23,7 +23,6 @@ from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study
 SENTENCES = Path(__file__).parent / "studies" / "sentences"
 PROMPT, PARAPHRASE, MISLEADING = "prompt", "paraphrase", "misleading"  # kinds
 QUANTILES = ("min", "lower_quartile", "median", "upper_quartile", "max")
-QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 
 @dataclass
@@ -110,8 +109,8 @@ def spread(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     summed["misleading"] = len(of[MISLEADING])
     for key, better in (("epic", -1), ("auroc", 1)):
         values = np.array([row[key] for row in of[PARAPHRASE]])
-        for name, value in zip(QUANTILES, np.quantile(values, QUARTERS), strict=True):
-            summed[f"{key}_{name}"] = float(value)
+        quarters = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()
+        summed |= {f"{key}_{n}": q for n, q in zip(QUANTILES, quarters, strict=True)}
         own = of[PROMPT][0][key]
         summed[f"{key}_prompt"] = own
         if f"{key}_low" in rows[0]:
