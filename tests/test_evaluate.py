@@ -169,9 +169,12 @@ def test_a_reward_that_learned_is_asked_with_what_it_has_learned(program, tmp_pa
     learned = json.loads((folder / "summary.json").read_text())["eval/reward_mean"]
     assert learned < 0  # nothing is learned: 0
     assert evaluated(folder, "episodes=2")["eval/reward_mean"] == learned
-    (folder / "checkpoints" / "reward.pt").unlink()
+    (folder / "checkpoints" / "reward.pt").write_bytes(b"damaged")
     with pytest.raises(ConfigError, match=r"reward learns, but .* cannot be read"):
         evaluated(folder, "episodes=2")
+    (folder / "checkpoints" / "reward.pt").unlink()
+    with pytest.raises(ConfigError, match=r"but there is no .*reward\.pt"):
+        check(compose("evaluate", f"run={folder}"))  # before any model is loaded
 
 
 def test_random_actions_stand_beside_a_policy(make: Make):

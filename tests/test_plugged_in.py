@@ -9,7 +9,7 @@ import pytest
 import point_mass
 import reacher
 from point_mass import Progress, read_metrics
-from vlmrm_exp import app, epic
+from vlmrm_exp import app, epic, prompts
 from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.notes import unread
@@ -79,6 +79,31 @@ def test_a_world_of_ones_own_is_measured(start, conf, tmp_path):
     assert result["tasks"]["reacher"]["states"] == 200
     assert 0 < result["tasks"]["reacher"]["goal_states"] < 100
     assert {"epic", "epic_low", "auroc", "epic_graded"} <= set(result["rows"][0])
+
+
+def test_the_wording_of_a_task_of_ones_own_is_measured(start, conf, tmp_path):
+    def measure(*words: str):
+        words = ("--config-dir", str(conf), "task=reacher", "clip=nano", "states=200",
+                 "task.options.near=0.1", "resamples=0", f"cache={tmp_path}/cache",
+                 f"out={tmp_path}/out", *words)  # fmt: skip
+
+        def measured(composed: app.Composed) -> None:
+            prompts.measure(prompts.check(composed))
+
+        return start(words, measured, "prompts", prompts.check, prompts.PLURAL)
+
+    refused = measure()
+    assert refused.code == 2
+    assert "no sentences for task=reacher: give sentences=FILE.yaml" in refused.err
+    form = refused.err[refused.err.index("{") : refused.err.index("}") + 1]
+    file = tmp_path / "wording.yaml"
+    file.write_text(form)  # which is the whole of such a file
+    assert "no file" in measure("sentences=nowhere.yaml").err
+    ended = measure(f"sentences={file}")
+    assert ended.code == 0, ended.err
+    result = json.loads((tmp_path / "out" / "prompts.json").read_text())
+    said = [row["sentence"] for row in result["rows"]]
+    assert said == ["an arm that touches the red ball", *"abcd"]
 
 
 def test_the_reachers_fingertip_is_mujocos():

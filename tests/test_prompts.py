@@ -158,3 +158,6 @@ def test_a_task_without_sentences_is_refused(tmp_path, monkeypatch):
             sentences("swim")
     with pytest.raises(ConfigError, match="no sentences for task=kneeling"):
         studies.asked(prompts, "task=kneeling", "out=x")
+    words = ("task=cartpole,mountaincar", "sentences=x.yaml", "out=x")
+    with pytest.raises(ConfigError, match="sentences are of one task"):
+        studies.asked(prompts, *words)

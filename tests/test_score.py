@@ -405,10 +405,44 @@ def test_what_the_model_or_a_file_shows_later_is_refused(tmp_path: Path, folder)
     words = (f"prompt={KNEELING}", f"baseline={KNEELING.upper()}", "alpha=1")
     with pytest.raises(ConfigError, match="have the same embedding"):
         run(tmp_path / "out", folder, *words)
-    (folder / "9.png").write_bytes((folder / "1.png").read_bytes()[:700])
-    with pytest.raises(ConfigError, match=r"9\.png cannot be read"):
+    for name in ("1", "2", "10"):
+        path = folder / f"{name}.png"
+        path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(ConfigError, match=r"1\.png cannot be read"):
         run(tmp_path / "out", folder, f"prompt={KNEELING}")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_damaged_files_are_told_and_the_others_scored(
+    tmp_path: Path, folder, frames, by_hand, start
+):
+    video = tmp_path / "whole.mp4"
+    writer = imageio_ffmpeg.write_frames(
+        video, (96, 96), output_params=["-movflags", "+faststart"]
+    )
+    writer.send(None)
+    for frame in np.random.default_rng(0).integers(0, 256, (20, 96, 96, 3), np.uint8):
+        writer.send(frame)
+    writer.close()
+    (folder / "0.png").touch()
+    (folder / "1.mp4").write_bytes(video.read_bytes()[:-40_000])
+    (folder / "9.png").write_bytes((folder / "1.png").read_bytes()[:700])
+    words = ("clip=nano", str(folder), f"prompt={KNEELING}", f"out={tmp_path}/out")
+
+    def scored(composed: app.Composed) -> None:
+        score.score(score.check(composed))
+
+    ended = start(words, scored, "score", score.check, score.PLURAL, files=True)
+    assert ended.code == 2
+    told = ended.err.splitlines()[-4:]
+    assert ["cannot be read" in line for line in told] == [True, True, True, False]
+    for line, name in zip(told, ("0.png", "1.mp4", "9.png"), strict=False):
+        assert f"/{name} " in line
+    assert "3 of 6 files could not be read, as told above" in told[-1]
+    sheet = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert sheet["file"].tolist() == [str(folder / f"{n}.png") for n in (1, 2, 10)]
+    assert sheet[KNEELING].to_numpy() == close(by_hand(frames, KNEELING))
+    assert (tmp_path / "out" / "strip.png").is_file()
 
 
 def test_results_are_not_put_among_the_pictures(folder):

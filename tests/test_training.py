@@ -185,6 +185,22 @@ def test_rewards_of_different_versions_choose_no_policy(tmp_path):
         assert finished(parts, parts.train())["best_env_steps"] == 800
 
 
+def test_a_policy_is_never_beside_an_older_reward(tmp_path, monkeypatch):
+    """A run may be killed between two files."""
+    reward, versions = {"model": "point_mass:Rare"}, []
+    with point_mass(tmp_path, reward=reward, evaluation={"every": 1}) as parts:
+
+        def kept(path, checkpoint) -> None:
+            file = tmp_path / "checkpoints" / "reward.pt"
+            versions.append(torch.load(file, weights_only=True)["version"])
+            assert versions[-1] == parts.pool.version
+
+        monkeypatch.setattr("vlmrm_exp.rl.evaluation.save_policy", kept)
+        monkeypatch.setattr("vlmrm_exp.rl.summary.save_policy", kept)
+        finished(parts, parts.train())
+    assert set(versions) == {0, 1}
+
+
 @pytest.mark.parametrize(("model", "asked"), [("Distance", 8 * 5), ("Cheap", 8 * 20)])
 def test_only_what_costs_something_is_asked_less_often(tmp_path, model, asked):
     """A predicate's rewards, 1 or 0, are told of every state, not interpolated."""

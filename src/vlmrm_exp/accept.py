@@ -8,7 +8,7 @@ of others (studies/published.yaml) whether that is what one should expect.
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import yaml
@@ -35,7 +35,6 @@ SHARES = (0.5, 0.05)
 SLACK = 0.1
 """For all else that is not alike: clip=base's EPIC on other kinds of states, brought to
 one share of goals, differs by up to .08, under other textures or resolutions by .02."""
-Row: TypeAlias = Mapping[str, Any]
 
 
 def check(composed: app.Composed) -> Study:
@@ -53,8 +52,7 @@ def check(composed: app.Composed) -> Study:
 def accept(study: Study) -> bool:
     """Measure, print, write, and say whether all is as expected.
 
-    Raises:
-        ConfigError: a model or states cannot be had.
+    A ConfigError if a model or states cannot be had.
     """
     from vlmrm_exp.vlm.source import fetch  # here, as --help is immediate
 
@@ -138,30 +136,19 @@ def judge(
     answers = []
     first = {name: _rows(result, other["task"], name)[0] for name in right}
     for name, row in first.items():
-        told, high = right[name], row.get("epic_high", row["epic"])
-        answers += [
-            (
-                name,
-                "plain colours and written words are told apart",
-                f"{told} of 16 ({NEEDED} or more are expected, 2 are chance)",
-                told >= NEEDED,
-            ),
-            (
-                name,
-                f"EPIC on {other['task']}, alpha 0, is below .707 (unrelated)",
-                f"{row['epic']:.3f}, with the interval {high:.3f} at most",
-                high < UNRELATED,
-            ),
-        ]
+        asks = "plain colours and written words are told apart"
+        told = f"{right[name]} of 16 ({NEEDED} or more are expected, 2 are chance)"
+        answers.append((name, asks, told, right[name] >= NEEDED))
+        asks = f"EPIC on {other['task']}, alpha 0, is below .707 (unrelated)"
+        high = row.get("epic_high", row["epic"])
+        told = f"{row['epic']:.3f}, with the interval {high:.3f} at most"
+        answers.append((name, asks, told, high < UNRELATED))
         if name in other["epic"]:
-            values = _at_shares(result, row)
+            theirs, values = other["epic"][name][0], _at_shares(result, row)
             low, high = min(values) - SLACK, max(values) + SLACK
-            theirs = other["epic"][name][0]
-            question = (
-                f"the published {theirs:.3f} is within what can be told from ours"
-            )
-            found = f"{low:.3f} to {high:.3f}"
-            answers.append((name, question, found, low <= theirs <= high))
+            asks = f"the published {theirs:.3f} is within what can be told from ours"
+            told = f"{low:.3f} to {high:.3f}"
+            answers.append((name, asks, told, low <= theirs <= high))
     known = [name for name in right if name in other["epic"]]
     if "rn50" in known and len(known) > 1:
         worst = max(known, key=lambda name: first[name]["epic"])
@@ -170,13 +157,13 @@ def judge(
     return [dict(zip(keys, answer, strict=True)) for answer in answers]
 
 
-def _rows(result: Mapping[str, Any], task: str, name: str) -> list[Row]:
+def _rows(result: Mapping[str, Any], task: str, name: str) -> list[dict[str, Any]]:
     """Of each alpha, from the smallest."""
     rows = [r for r in result["rows"] if (r["task"], r["clip"]) == (task, name)]
     return sorted(rows, key=lambda row: row["alpha"])
 
 
-def _at_shares(result: Mapping[str, Any], row: Row) -> list[float]:
+def _at_shares(result: Mapping[str, Any], row: Mapping[str, Any]) -> list[float]:
     """EPIC at each of SHARES."""
     share = result["tasks"][row["task"]]["goal_share"]
     return [float(epic_of(at_share(row["pearson"], share, p))) for p in SHARES]
@@ -261,11 +248,5 @@ def _prompts(result: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
     )
 
 
-def main(composed: app.Composed) -> None:
-    """Run the verb; end with 1 if something is not as expected."""
-    if not accept(check(composed)):
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    app.start(main, "accept", check, PLURAL)
+    app.start(lambda told: accept(check(told)) or sys.exit(1), "accept", check, PLURAL)

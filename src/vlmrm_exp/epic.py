@@ -6,19 +6,16 @@ AUROC, for each task, model and alpha. Nothing is trained.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vlmrm_exp import app, figures
-from vlmrm_exp.files import short_count, table, write_json
+from vlmrm_exp.files import short_count, table
 from vlmrm_exp.measures import mean_over_tasks
 from vlmrm_exp.studies import examine
 from vlmrm_exp.studies.examine import check
 from vlmrm_exp.studies.settings import PLURAL, Study
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SEEDS = 3  # models of one size, from which on an interval over them is given
 MEASURES = {
@@ -33,15 +30,11 @@ MEASURES = {
 def measure(study: Study) -> dict[str, Any]:
     """Measure, print, plot, write and return what epic.json holds.
 
-    Raises:
-        ConfigError: a model, states or labels cannot be had, or mean nothing.
+    A ConfigError if a model, states or labels cannot be had, or mean nothing.
     """
     result = examine.measure(study, lambda task: [({}, task)])
     result["sizes"] = over_models(result["rows"])
-    print(report(result))
-    write_json(study.folder / "epic.json", result)
-    plot(result, study.folder / "epic")
-    print(f"\nsaved {study.folder}/epic.json, epic.png, epic.svg")
+    study.save("epic", result, report(result), lambda path: plot(result, path))
     return result
 
 
@@ -143,7 +136,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             ax.set_title(title, loc="left")
             ax.set_ylabel("EPIC distance to the goal")
         # Once for all rows, above them: anywhere inside they would hide intervals.
-        place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1.1), "fontsize": 8}
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1.1), "fontsize": 8}
         for ax, kind in zip(axes.flat, plots, strict=False):
             ax.legend(title=kind, ncols=5, columnspacing=1, **place)
         note = ""
@@ -156,7 +149,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         figures.save(made, path)
 
 
-def _against_size(ax: "Axes", rows: Any) -> None:
+def _against_size(ax: Any, rows: Any) -> None:
     """Models of one size to three digits, such as seeds, are joined at their mean."""
     colors = figures.ladder(rows["alpha"])
     rows = rows.assign(size=rows["parameters"].map(short_count))
@@ -165,7 +158,7 @@ def _against_size(ax: "Axes", rows: Any) -> None:
     for i, (alpha, mine) in enumerate(of_alphas):
         # Beside each other, as intervals would hide one another.
         shift = 1.04 ** (i - (len(colors) - 1) / 2)
-        style: Any = {"fmt": "o", "ms": 4, "color": colors[alpha], "lw": 1}
+        style = {"fmt": "o", "ms": 4, "color": colors[alpha], "lw": 1}
         ax.errorbar(mine["parameters"] * shift, mine["epic"], _whiskers(mine), **style)
         means = mine.groupby("size", sort=False)[["parameters", "epic"]].mean()
         style = {"color": colors[alpha], "label": f"{alpha:g}"}
@@ -180,13 +173,13 @@ def _against_size(ax: "Axes", rows: Any) -> None:
     ax.set_xticks(list(ticks.values()), list(ticks), rotation=30)
 
 
-def _against_alpha(ax: "Axes", rows: Any) -> None:
+def _against_alpha(ax: Any, rows: Any) -> None:
     """A line for each model."""
     count, several = rows["clip"].nunique(), len(figures.COLORS)
     of_models = rows.sort_values("alpha", kind="stable").groupby("clip", sort=False)
     for i, (name, mine) in enumerate(of_models):
         marker = figures.MARKERS[(i + i // several) % len(figures.MARKERS)]
-        style: Any = {"color": figures.COLORS[i % several], "marker": marker, "ms": 4}
+        style = {"color": figures.COLORS[i % several], "marker": marker, "ms": 4}
         x = mine["alpha"] + 0.012 * (i - (count - 1) / 2)
         bars = _whiskers(mine)
         ax.errorbar(x, mine["epic"], bars, elinewidth=1, label=name, **style)

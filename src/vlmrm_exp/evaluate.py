@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from omegaconf import MISSING, OmegaConf
 from vlmrm_exp import app
 from vlmrm_exp.checks import at_least, check_compute, check_extra, no_effect, one_of
 from vlmrm_exp.config import ComputeConfig, Config, ConfigError
+from vlmrm_exp.device import choose_device
+from vlmrm_exp.files import sha256, write_json
 from vlmrm_exp.run_folder import load_run_config
 
 SEED_OFFSET = 1_000_000
@@ -65,6 +68,15 @@ def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
         raise ConfigError(f"{folder} cannot be written to, but gets the results.")
     if asked.checkpoint != "random":
         checkpoint_in(folder, asked.checkpoint)
+    from vlmrm_exp.reward import reward_class  # here, as most refusals are immediate
+
+    learned = folder / "checkpoints" / "reward.pt"
+    if reward_class(config).remembers and not learned.is_file():
+        raise ConfigError(
+            f"This run's reward learns, but there is no {learned}, what it has "
+            "learned: it is written at each evaluation, and an older version wrote "
+            "none."
+        )
     if asked.labels is not None:
         _check_labels(asked, config.seed + SEED_OFFSET)
     return asked, replace(config, compute=asked.compute)
@@ -102,7 +114,6 @@ def _check_labels(asked: EvaluateConfig, seed: int) -> None:
 
 def _labels(asked: EvaluateConfig) -> Any:
     """What people said of the episodes of the policy that is evaluated."""
-    from vlmrm_exp.files import sha256
     from vlmrm_exp.labelling.label_file import read_episodes
 
     policy = checkpoint_in(Path(asked.run).expanduser(), asked.checkpoint)
@@ -113,16 +124,12 @@ def _labels(asked: EvaluateConfig) -> Any:
 def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     """Play, judge, write and return what evaluation.json holds.
 
-    Raises:
-        ConfigError: the checkpoint or what the run needs cannot be had.
+    A ConfigError if the checkpoint or what the run needs cannot be had.
     """
-    # Imported here so that refusals are immediate.
-    import torch
+    import torch  # here and below, as refusals are immediate
 
-    from vlmrm_exp.device import choose_device
     from vlmrm_exp.envs import check_world
     from vlmrm_exp.envs.in_order import make_envs
-    from vlmrm_exp.files import write_json
     from vlmrm_exp.log.versions import versions
     from vlmrm_exp.reward.pool import example_of, make_pool
     from vlmrm_exp.rl.checkpoint import load_reward
@@ -140,11 +147,8 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     if asked.checkpoint != "random":
         policy = load_policy(checkpoint_in(folder, asked.checkpoint), device)
     with contextlib.ExitStack() as opened:
-        envs = make_envs(
-            config.task,
-            min(config.algo.num_envs, asked.episodes),
-            config.compute.num_physics_threads,
-        )
+        num_envs = min(config.algo.num_envs, asked.episodes)
+        envs = make_envs(config.task, num_envs, config.compute.num_physics_threads)
         opened.callback(envs.close)
         envs.reset(seed)
         asks_for_all = replace(config, reward=replace(config.reward, query_share=1.0))
@@ -156,17 +160,15 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
             policy.check_fits(envs, folder, config.task.name)
         envs.action_space.seed(seed)
 
-        held, steps = np.empty(0), 0
-
-        def random(observation: np.ndarray) -> np.ndarray:
+        def random() -> Iterator[np.ndarray]:
             """As training's: each action is held for some steps."""
-            nonlocal held, steps
-            if steps % config.algo.random_action_repeat == 0:
-                held = np.stack([envs.action_space.sample() for _ in observation])
-            steps += 1
-            return held
+            while True:
+                held = [envs.action_space.sample() for _ in range(envs.num_envs)]
+                repeat = config.algo.random_action_repeat
+                yield from itertools.repeat(np.stack(held), repeat)
 
-        act = policy.act if policy else random
+        actions = random()
+        act = policy.act if policy else lambda observation: next(actions)
         rewarded = asked.reward_episodes
         shown = max(config.evaluation.video_episodes, 1) if asked.video else 0
         shown = min(shown, asked.episodes, rewarded)
@@ -224,9 +226,8 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
 
 def standard_error(values: np.ndarray) -> float | None:
     """Of the mean over episodes (N,); steps of one are no independent samples."""
-    if len(values) < 2:
-        return None
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
+    count = len(values)
+    return float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else None
 
 
 def _free_name(folder: Path, checkpoint: str) -> str:
@@ -238,10 +239,10 @@ def _free_name(folder: Path, checkpoint: str) -> str:
 
 def _tell_of_other_weights(recorded: Path, about: dict[str, Any]) -> None:
     """Say so if rewards are not comparable with the run's own, by its versions.json."""
-    if not recorded.is_file():
-        return
     try:
         before = _weights(json.loads(recorded.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return
     except (OSError, ValueError, AttributeError):
         print(f"{recorded} cannot be read: rewards may be of other weights than then.")
         return
@@ -276,15 +277,12 @@ def report(result: dict[str, Any]) -> str:
     success = "this task has no predicate for it"
     if rate is not None:
         low, high = result["eval/success_low"], result["eval/success_high"]
-        success = (
-            f"{rate:.2f} (95 % interval {low:.2f} to {high:.2f}), "
-            f"{round(rate * count)}/{count}"
-        )
+        interval = f"(95 % interval {low:.2f} to {high:.2f})"
+        success = f"{rate:.2f} {interval}, {round(rate * count)}/{count}"
     if (shares := result["eval/buckets"]) is not None:
-        told = ", ".join(
-            f"{b} %: {share:.0%}" for b, share in zip(BUCKETS, shares, strict=True)
-        )
-        success += f"\n  in goal  {told} of episodes (nearest share of steps)"
+        each = (f"{b} %: {share:.0%}" for b, share in zip(BUCKETS, shares, strict=True))
+        told = f"{', '.join(each)} of episodes (nearest share of steps)"
+        success += f"\n  in goal  {told}"
     success = "\n".join([success, *passed_text(result)])
     return (
         f"{result['task']}: {' / '.join(result['prompt'])}\n"

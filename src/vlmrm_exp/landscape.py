@@ -18,15 +18,13 @@ from vlmrm_exp.checks import at_least, one_of
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import mountain_car, world_of
 from vlmrm_exp.envs.toy_renderers import LEFT, RIGHT
-from vlmrm_exp.files import table, write_json
+from vlmrm_exp.files import table
 from vlmrm_exp.measures import check_reward, pearson
 from vlmrm_exp.studies import settings
 from vlmrm_exp.studies.settings import Study, StudyConfig, check_list, resolve
 from vlmrm_exp.studies.state_sets import StateSet
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from vlmrm_exp.studies.rewards import Rewarder
 
 PLURAL = settings.PLURAL | {"task.textures": "textures"}
@@ -106,44 +104,34 @@ def panels(study: Study) -> list[Panel]:
         for textures in shown:
             task = replace(config.task, textures=textures)
             title = f"{task.name}, {textures}" if len(known) > 1 else task.name
-            made += [
-                Panel(
-                    replace(config, task=task),
-                    title + of_range,
-                    x_label,
-                    column,
-                    np.linspace(low, high, study.asked.states),
-                )
-                for of_range, x_label, column, low, high in RANGES[task.env]
-            ]
+            for of_range, x_label, column, low, high in RANGES[task.env]:
+                x = np.linspace(low, high, study.asked.states)
+                seen = replace(config, task=task)
+                made.append(Panel(seen, title + of_range, x_label, column, x))
     return made
 
 
 def measure(study: Study) -> dict[str, Any]:
     """Measure, print, plot, write and return what landscape.json holds.
 
-    Raises:
-        ConfigError: a model cannot be had, or its reward is the same everywhere.
+    A ConfigError if a model cannot be had, or its reward is the same everywhere.
     """
-    # Here, so that --help and refusals are immediate.
-    from vlmrm_exp.studies.rewards import of_each_model, rewarders
+    from vlmrm_exp.studies.rewards import of_each_model, rewarders  # it imports torch
 
     shown = panels(study)
+
+    def lines_of(rewarder: "Rewarder") -> list[dict[str, Any]]:
+        return [x for panel in shown for x in _of_model(study, rewarder, panel)]
+
     result = {
         "settings": study.settings(),
         "prompts": {t.task.name: [t.prompts, t.baselines] for t in study.tasks},
-        **of_each_model(
-            rewarders(study, study.tasks),
-            lambda rewarder: [
-                line for panel in shown for line in _of_model(study, rewarder, panel)
-            ],
-        ),
+        **of_each_model(rewarders(study, study.tasks), lines_of),
     }
     lines = result["rows"]
-    print(report(lines))
-    write_json(study.folder / "landscape.json", result)
-    plot(lines, shown, study.folder / "landscape")
-    print(f"\nsaved {study.folder}/landscape.json, landscape.png, landscape.svg")
+    study.save(
+        "landscape", result, report(lines), lambda path: plot(lines, shown, path)
+    )
     return result
 
 
@@ -221,7 +209,7 @@ def rescaled(reward: np.ndarray) -> np.ndarray:
 
 
 def _plot_lines(
-    ax: "Axes", panel: Panel, lines: Sequence[dict[str, Any]], colors: dict[float, Any]
+    ax: Any, panel: Panel, lines: Sequence[dict[str, Any]], colors: dict[float, Any]
 ) -> None:
     low, high = panel.goal()
     ax.axvspan(low, high, color="#e4efe4", lw=0, zorder=0)

@@ -20,7 +20,7 @@ from vlmrm_exp import app, figures
 from vlmrm_exp.checks import at_least
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
-from vlmrm_exp.files import table, write_json
+from vlmrm_exp.files import table
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.log.versions import versions
 from vlmrm_exp.measures import check_finite
@@ -66,12 +66,10 @@ def check(composed: app.Composed) -> Study:
 def measure(study: Study) -> dict[str, Any]:
     """Search, print, plot, write and return what peak.json holds.
 
-    Raises:
-        ConfigError: a model cannot be had, a reward is not finite, or nothing can be
-            rendered.
+    A ConfigError if a model cannot be had, a reward is not finite, or nothing can be
+    rendered.
     """
-    # Here, so that --help and refusals are immediate.
-    from vlmrm_exp.studies.rewards import rewarders
+    from vlmrm_exp.studies.rewards import rewarders  # here, as --help is immediate
 
     renders_with = world_of(study.tasks[0].task).renders_with()
     rewarders(study, study.tasks)  # refuses models and sentences before any search
@@ -106,10 +104,7 @@ def measure(study: Study) -> dict[str, Any]:
         "rows": rows,
         "versions": versions({"drawn_by": renders_with}),
     }
-    print(report(rows))
-    write_json(study.folder / "peak.json", result)
-    plot(rows, pictures, study.folder / "peak")
-    print(f"\nsaved {study.folder}/peak.json, peak.png, peak.svg")
+    study.save("peak", result, report(rows), lambda path: plot(rows, pictures, path))
     return result
 
 
@@ -128,14 +123,9 @@ def search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find poses of high reward by the cross-entropy method.
 
-    Args:
-        reward: of states (B, 47), to be maximised: (B,).
-        rounds: each of POPULATION poses.
-        rng: of the samples.
-        upright: begin around a standing body, else around any pose.
-
-    Returns:
-        The ELITE best states (ELITE, 47), best first, and their rewards (ELITE,).
+    `reward` (B,) of states (B, 47) is maximised in rounds of POPULATION poses, at first
+    around a standing body (`upright`) or around any pose. Gives the best states
+    (ELITE, 47), best first, and their rewards (ELITE,).
     """
     # Late, as MuJoCo's import fails without OpenGL, which `check` tells.
     from vlmrm_exp.envs.poses import STATE_SIZE, PoseLibrary, quaternion
@@ -150,8 +140,8 @@ def search(
     poses, states = np.empty((0, len(low))), np.empty((0, STATE_SIZE))
     rewards = np.empty(0)
     for _ in range(rounds):
-        sampled = mean + spread * rng.normal(size=(POPULATION, len(low)))
-        sampled = np.clip(sampled, low, high)
+        noise = rng.normal(size=(POPULATION, len(low)))
+        sampled = np.clip(mean + spread * noise, low, high)
         placed = np.stack(
             [library.place(p[:-3], quaternion(p[-1], p[-3], p[-2])) for p in sampled]
         )
@@ -238,10 +228,9 @@ def plot(
     """Plot a line for each row: poses of highest reward, then goal states."""
     wide = 1.25 * pictures[0].shape[2] / PICTURE_HEIGHT  # views side by side
     with figures.figure(wide * 2 * SHOWN + 1.6, 0.4 + 1.35 * len(rows)) as made:
-        axes = made.subplots(len(rows), 2 * SHOWN, squeeze=False)
+        bare = {"xticks": [], "yticks": []}
+        axes = made.subplots(len(rows), 2 * SHOWN, squeeze=False, subplot_kw=bare)
         for line, row, shown in zip(axes, rows, pictures, strict=True):
-            for ax in line:
-                ax.set(xticks=[], yticks=[])
             for ax, picture in zip(line, shown, strict=False):
                 # Sky above and floor beside the body say nothing.
                 edge = len(picture) // 6

@@ -13,6 +13,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from vlmrm_exp import app
+from vlmrm_exp.config import cores
+from vlmrm_exp.device import choose_device
 from vlmrm_exp.files import write_json
 from vlmrm_exp.pretraining import settings
 from vlmrm_exp.pretraining.settings import PretrainConfig
@@ -29,8 +31,6 @@ def check(composed: app.Composed) -> PretrainConfig:
     assert isinstance(config, PretrainConfig)
     settings.check(config)
     if config.device == "gpu":
-        from vlmrm_exp.device import choose_device
-
         choose_device(config.device, "device")
     return config
 
@@ -38,9 +38,7 @@ def check(composed: app.Composed) -> PretrainConfig:
 def pretrain(composed: app.Composed) -> None:
     """Draw the worlds, train, and report on what was held out."""
     config = check(composed)
-    # Imported here so that --help, --cfg and refusals are immediate.
-    from vlmrm_exp.config import cores
-    from vlmrm_exp.log.versions import versions
+    from vlmrm_exp.log.versions import versions  # here, as --help is immediate
     from vlmrm_exp.pretraining.check import examine, print_table
     from vlmrm_exp.pretraining.drawing import WORLDS, Drawing, drawn_before
     from vlmrm_exp.pretraining.training import train

@@ -6,58 +6,69 @@ Measures the reward of each task's prompt, of paraphrases and of misleading sent
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
+from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.files import table, write_json
+from vlmrm_exp.files import table
 from vlmrm_exp.studies import examine
-from vlmrm_exp.studies.settings import PLURAL, Study
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from vlmrm_exp.studies.settings import PLURAL, StatesConfig, Study
 
 SENTENCES = Path(__file__).parent / "studies" / "sentences"
 PROMPT, PARAPHRASE, MISLEADING = "prompt", "paraphrase", "misleading"  # kinds
 QUANTILES = ("min", "lower_quartile", "median", "upper_quartile", "max")
-QUARTERS = (0, 0.25, 0.5, 0.75, 1)
+
+
+@dataclass
+class PromptsConfig(StatesConfig):
+    """See conf/prompts.yaml."""
+
+    sentences: str | None = None
+
+
+ConfigStore.instance().store(name="prompts_schema", node=PromptsConfig)
 
 
 def check(composed: app.Composed) -> Study:
     """What is to be measured, or a ConfigError."""
     study = examine.check(composed)
+    if study.asked.sentences is not None and len(study.tasks) > 1:
+        raise ConfigError("sentences are of one task, but several are asked: give one.")
     for task in study.tasks:
-        sentences(task.task.name)
+        sentences(task.task.name, study.asked.sentences)
     return study
 
 
-def sentences(task: str) -> dict[str, list[str]]:
-    """Paraphrases and misleading sentences of a task, by kind, or a ConfigError."""
-    path = SENTENCES / f"{task}.yaml"
+def sentences(task: str, file: str | None = None) -> dict[str, list[str]]:
+    """Paraphrases and misleading sentences of a task, by kind, or a ConfigError.
+
+    `file` is one of the user's own, instead of that in studies/sentences.
+    """
+    path = Path(file).expanduser() if file is not None else SENTENCES / f"{task}.yaml"
+    form = "two lists of sentences: {paraphrases: [a, b], misleading: [c, d]}"
     if not path.is_file():
-        raise ConfigError(
-            f"There are no sentences for task={task}: write {path} with the lists "
-            "paraphrases and misleading."
-        )
+        told = f"no sentences for task={task}" if file is None else f"no file {path}"
+        raise ConfigError(f"There are {told}: give sentences=FILE.yaml with {form}.")
     with contextlib.suppress(KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
         listed = {PARAPHRASE: held["paraphrases"], MISLEADING: held["misleading"]}
         if all(t and all(isinstance(one, str) for one in t) for t in listed.values()):
             return listed
-    raise ConfigError(
-        f"{path} must hold two lists of sentences, paraphrases and misleading."
-    )
+    raise ConfigError(f"{path} must hold {form}.")
 
 
-def variants(task: Config) -> list[tuple[dict[str, Any], Config]]:
+def variants(
+    task: Config, file: str | None = None
+) -> list[tuple[dict[str, Any], Config]]:
     """The task with its own prompts, then with each other sentence; what rows tell."""
     found = [({"kind": PROMPT, "sentence": " / ".join(task.prompts)}, task)]
-    for kind, texts in sentences(task.task.name).items():
+    for kind, texts in sentences(task.task.name, file).items():
         for text in texts:
             told = {"kind": kind, "sentence": text}
             found.append((told, replace(task, prompt=text)))
@@ -67,20 +78,17 @@ def variants(task: Config) -> list[tuple[dict[str, Any], Config]]:
 def measure(study: Study) -> dict[str, Any]:
     """Measure, print, plot, write and return what prompts.json holds.
 
-    Raises:
-        ConfigError: a model, states, labels or sentences cannot be had.
+    A ConfigError if a model, states, labels or sentences cannot be had.
     """
-    result = examine.measure(study, variants)
+    file = study.asked.sentences
+    result = examine.measure(study, lambda task: variants(task, file))
     rows = result["rows"]
     result["spread"] = [
         spread([r for r in rows if (r["task"], r["clip"], r["alpha"]) == (t, *model)])
         for t in result["tasks"]
         for model in names_of(rows)
     ]
-    print(report(result))
-    write_json(study.folder / "prompts.json", result)
-    plot(rows, study.folder / "prompts")
-    print(f"\nsaved {study.folder}/prompts.json, prompts.png, prompts.svg")
+    study.save("prompts", result, report(result), lambda path: plot(rows, path))
     return result
 
 
@@ -101,8 +109,8 @@ def spread(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     summed["misleading"] = len(of[MISLEADING])
     for key, better in (("epic", -1), ("auroc", 1)):
         values = np.array([row[key] for row in of[PARAPHRASE]])
-        for name, value in zip(QUANTILES, np.quantile(values, QUARTERS), strict=True):
-            summed[f"{key}_{name}"] = float(value)
+        quarters = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()
+        summed |= {f"{key}_{n}": q for n, q in zip(QUANTILES, quarters, strict=True)}
         own = of[PROMPT][0][key]
         summed[f"{key}_prompt"] = own
         if f"{key}_low" in rows[0]:
@@ -198,7 +206,7 @@ MARKS: dict[str, tuple[float, str, dict[str, Any]]] = {
 
 
 def _plot_marks(
-    ax: "Axes", rows: Sequence[dict[str, Any]], key: str, chance: float
+    ax: Any, rows: Sequence[dict[str, Any]], key: str, chance: float
 ) -> None:
     """The paraphrases of each model beside its misleading sentences."""
     names = names_of(rows)

@@ -6,6 +6,7 @@ Rewards images, videos and folders of them as a training run would, and writes a
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,10 @@ from vlmrm_exp.files import table, write_json, written_whole
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.log.versions import versions
 from vlmrm_exp.scorer import PLURAL, jobs_of, rewards_of
+from vlmrm_exp.studies import strip
 from vlmrm_exp.studies.pictures import PictureFile, find_files, left_out, read_pictures
 from vlmrm_exp.studies.settings import check_out
-from vlmrm_exp.studies.strip import (
-    Column,
-    Scores,
-    choose_shown,
-    plot_curves,
-    plot_strip,
-    read_again,
-)
+from vlmrm_exp.studies.strip import Column, Scores
 
 BATCH = 64  # pictures that wait to be embedded, at most,
 BATCH_BYTES = 256_000_000  # and their bytes: photographs are large
@@ -95,7 +90,8 @@ def score(asked: Asked) -> dict[str, Any]:
     """Score, print, plot, write and return what score.json holds.
 
     Raises:
-        ConfigError: a picture is damaged, or the model cannot be had.
+        ConfigError: the model or all pictures cannot be had; or, when the others are
+            written, that some are damaged.
         FloatingPointError: a reward is not a finite number.
     """
     from vlmrm_exp.vlm.encoder import load_encoder  # here, as --help is immediate
@@ -130,16 +126,22 @@ def score(asked: Asked) -> dict[str, Any]:
     write_csv(folder / "scores.csv", scores)
     write_json(folder / "score.json", result)
     print(report(scores))
-    shown = choose_shown(np.bincount(scores.file), asked.pictures)
-    plot_strip(folder / "strip", scores, shown, read_again(scores, shown, asked.every))
+    shown = strip.choose_shown(np.bincount(scores.file), asked.pictures)
+    pictures = strip.read_again(scores, shown, asked.every)
+    strip.plot_strip(folder / "strip", scores, shown, pictures)
     figures = f"strip.png ({len(shown)} of {len(scores.file):,} pictures)"
     moving = [i for i, file in enumerate(scores.files) if file.moves]
     if moving:
         alphas = len({column.alpha for column in scores.columns})
         plotted = moving[: max(asked.pictures // alphas, 1)]
-        plot_curves(folder / "curve", scores, plotted, asked.pictures)
+        strip.plot_curves(folder / "curve", scores, plotted, asked.pictures)
         figures += f", curve.png ({len(plotted)} of {len(moving)} videos)"
     print(f"\nsaved {folder}/scores.csv, score.json, {figures}")
+    if left := len(asked.files) - len(scores.files):
+        raise ConfigError(
+            f"{left} of {len(asked.files)} files could not be read, as told above: "
+            "the others are scored."
+        )
     return result
 
 
@@ -147,16 +149,21 @@ def score_pictures(asked: Asked, rewards: Callable[[np.ndarray], np.ndarray]) ->
     """Reward all pictures of all files, holding one batch of them at a time.
 
     A batch has pictures of one size, and fewer if they are large. `rewards` takes
-    (B, H, W, 3) uint8, and gives (B, C) float32.
+    (B, H, W, 3) uint8, and gives (B, C) float32. A damaged file is told of and left
+    out, also where some of a video can be read; a ConfigError if no other is left.
     """
     places: list[tuple[int, int, float]] = []
     found: list[np.ndarray] = []
+    damaged: dict[int, ConfigError] = {}
 
     def pictures() -> Iterator[np.ndarray]:
         for number, file in enumerate(asked.files):
-            for frame, time_s, pixels in read_pictures(file, asked.every):
-                places.append((number, frame, np.nan if time_s is None else time_s))
-                yield pixels
+            try:
+                for frame, time_s, pixels in read_pictures(file, asked.every):
+                    places.append((number, frame, np.nan if time_s is None else time_s))
+                    yield pixels
+            except ConfigError as error:
+                damaged[number] = error
 
     still = all(file.kind == "image" for file in asked.files)
     total = len(asked.files) if still else None
@@ -166,8 +173,17 @@ def score_pictures(asked: Asked, rewards: Callable[[np.ndarray], np.ndarray]) ->
             while batch := list(itertools.islice(alike, most)):
                 found.append(rewards(np.stack(batch)))
                 bar.update(len(batch))
-    columns = (np.array(column) for column in zip(*places, strict=True))
-    return Scores(asked.files, asked.columns, *columns, reward=np.concatenate(found))
+    if len(damaged) == len(asked.files):
+        raise damaged[0]
+    for error in damaged.values():
+        print(error, file=sys.stderr)
+    file, *when = (np.array(column) for column in zip(*places, strict=True))
+    whole = ~np.isin(file, list(damaged))
+    _, file = np.unique(file[whole], return_inverse=True)
+    files = [one for i, one in enumerate(asked.files) if i not in damaged]
+    when = (column[whole] for column in when)
+    reward = np.concatenate(found)[whole]
+    return Scores(files, asked.columns, file, *when, reward=reward)
 
 
 def check_finite(scores: Scores, clip: str) -> None:

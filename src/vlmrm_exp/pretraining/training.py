@@ -27,24 +27,16 @@ from torch.utils.data import DataLoader, Dataset
 from vlmrm_exp.config import ConfigError, cores
 from vlmrm_exp.device import choose_device
 from vlmrm_exp.log.progress import progress_bar
+from vlmrm_exp.pretraining import settings
 from vlmrm_exp.pretraining.captions import Captioner
 from vlmrm_exp.pretraining.muon import Muon
-from vlmrm_exp.pretraining.settings import (
-    DESCRIPTION,
-    TOKENIZER,
-    WEIGHTS,
-    PretrainConfig,
-    RecipeConfig,
-    model_config,
-    vocabulary_of,
-)
 from vlmrm_exp.vlm.imported import open_clip
 
 REPORT_EVERY = 100  # steps; a GPU has to finish before it can tell a number
 
 
 def train(
-    config: PretrainConfig, worlds: Mapping[str, np.ndarray], folder: Path
+    config: settings.PretrainConfig, worlds: Mapping[str, np.ndarray], folder: Path
 ) -> None:
     """Train on what `drawing.drawn_before` returns; write the model and metrics.jsonl.
 
@@ -59,14 +51,16 @@ def train(
             for _ in range(80):
                 some = rng.integers(len(captioner), size=256)
                 corpus += captioner.draw(some, rng)[0]
-        vocabulary = write_tokenizer(folder / TOKENIZER, corpus, recipe.merges)
+        vocabulary = write_tokenizer(folder / settings.TOKENIZER, corpus, recipe.merges)
     else:
-        shutil.copyfile(Path(config.init) / TOKENIZER, folder / TOKENIZER)
-        vocabulary = vocabulary_of(Path(config.init))
-    description = model_config(recipe, vocabulary)
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2))
+        shutil.copyfile(
+            Path(config.init) / settings.TOKENIZER, folder / settings.TOKENIZER
+        )
+        vocabulary = settings.vocabulary_of(Path(config.init))
+    description = settings.model_config(recipe, vocabulary)
+    (folder / settings.DESCRIPTION).write_text(json.dumps(description, indent=2))
     tokenizer = open_clip.tokenizer.SimpleTokenizer(
-        str(folder / TOKENIZER), context_length=recipe.context_length
+        str(folder / settings.TOKENIZER), context_length=recipe.context_length
     )
 
     torch.set_num_threads(config.threads)
@@ -74,7 +68,7 @@ def train(
     torch.backends.cudnn.benchmark = True  # all batches have the same shape
     model = open_clip.model.CLIP(**description["model_cfg"]).to(device)
     if config.init is not None:
-        model.load_state_dict(load_file(Path(config.init) / WEIGHTS))
+        model.load_state_dict(load_file(Path(config.init) / settings.WEIGHTS))
     # Convolutions on a CPU are twice as fast with the channels last.
     model.visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizers = make_optimizers(model, recipe)
@@ -141,7 +135,7 @@ def train(
         name: value.half().contiguous() if value.is_floating_point() else value
         for name, value in model.cpu().state_dict().items()
     }
-    weights = folder / WEIGHTS
+    weights = folder / settings.WEIGHTS
     save_file(half, weights)
     weights.chmod(0o644)  # safetensors writes for the owner alone; wheels are for all
 
@@ -191,7 +185,7 @@ def _frames(
 
 
 def make_optimizers(
-    model: torch.nn.Module, recipe: RecipeConfig
+    model: torch.nn.Module, recipe: settings.RecipeConfig
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices of hidden layers, AdamW for all other parameters."""
     matrices, others = [], []

@@ -226,8 +226,9 @@ def evaluate(
     """
     act, seed = state.agent.act_greedily, make_seeds(config.seed).evaluation
     judged = judge(play(envs, act, config.evaluation.episodes, seed, state.pool))
-    keep(state, judged, folder / "checkpoints")
+    # First: if the run is killed in between, no policy has an older reward beside it.
     save_reward(folder, state.pool)
+    keep(state, judged, folder / "checkpoints")
     every = config.evaluation.every
     state.next_evaluation = (state.learned_steps // every + 1) * every
     return {

@@ -63,9 +63,9 @@ def finish(
     else:
         best = state.best
     try:
+        save_reward(log.folder, state.pool)  # first, as after each evaluation
         save_policy(checkpoints / "last.pt", last)
         save_policy(checkpoints / "best.pt", best)
-        save_reward(log.folder, state.pool)
         if state.interrupted:
             print("\nInterrupted: writing checkpoint, summary and video.", flush=True)
             episodes = min(episodes, evaluation.episodes)

@@ -31,11 +31,8 @@ def libraries(names: Iterable[str]) -> dict[str, str]:
 
 def sources(files: Iterable[str | None]) -> str:
     """A digest of Python files."""
-    digest = hashlib.sha256()
-    for file in files:
-        assert file is not None
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()[:16]
+    text = b"".join(Path(str(file)).read_bytes() for file in files)
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def load(path: Path) -> dict[str, np.ndarray]:

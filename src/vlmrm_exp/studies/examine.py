@@ -10,14 +10,8 @@ from vlmrm_exp import app
 from vlmrm_exp.checks import no_effect
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
-from vlmrm_exp.studies import state_sets
+from vlmrm_exp.studies import state_files, state_sets
 from vlmrm_exp.studies.settings import StatesConfig, Study, resolve
-from vlmrm_exp.studies.state_files import (
-    labels_of,
-    picture_states,
-    save_states,
-    stored_states,
-)
 from vlmrm_exp.studies.state_sets import Examined, StateSet, Truth, truth_of
 
 UNREAD = {
@@ -65,15 +59,15 @@ def check(composed: app.Composed) -> Study:
         if asked.frames or asked.state_set:
             _states_of(study, task)
         else:
-            state_sets.check_sampling(task.task, asked.states, _runs(asked))
+            runs = [Path(run).expanduser() for run in asked.runs]
+            state_sets.check_sampling(task.task, asked.states, runs)
     return study
 
 
 def examine(study: Study) -> list[Examined]:
     """The states of each task, sampled or read, and labelled.
 
-    Raises:
-        ConfigError: they cannot be had, do not fit the labels, or are of one class.
+    A ConfigError if they cannot be had, do not fit the labels, or are of one class.
     """
     asked: StatesConfig = study.asked
     if not asked.frames:
@@ -101,16 +95,16 @@ def measure(
     Also writes the states of each world with the labels of its tasks: states-WORLD.npz.
     `variants` of a task are what a row tells of each, and its configuration.
     """
-    # Here, so that --help and refusals are immediate.
-    from vlmrm_exp.studies.rewards import Rewarder, of_each_model, rewarders
+    from vlmrm_exp.studies import rewards  # here, as --help is immediate
 
     if study.asked.frames:
         app.tell_embedded(study.models)
     said = [variant for task in study.tasks for _, variant in variants(task)]
-    loading = rewarders(study, said)  # refuses what it can before states are sampled
+    # Refuses what it can before states are sampled.
+    loading = rewards.rewarders(study, said)
     examined = examine(study)
 
-    def rows_of(rewarder: Rewarder) -> list[dict[str, Any]]:
+    def rows_of(rewarder: rewards.Rewarder) -> list[dict[str, Any]]:
         rows = []
         for one in examined:
             jobs = [
@@ -118,8 +112,8 @@ def measure(
                 for told, variant in variants(one.config)
                 for job in study.jobs(variant, rewarder.model)
             ]
-            rewards = rewarder.rewards(one.states, [job for _, job in jobs])
-            for (told, job), reward in zip(jobs, rewards, strict=True):
+            found = rewarder.rewards(one.states, [job for _, job in jobs])
+            for (told, job), reward in zip(jobs, found, strict=True):
                 row = {
                     "task": job.task.name,
                     "clip": rewarder.name,
@@ -129,14 +123,15 @@ def measure(
                 rows.append(row | told | one.agreement(reward, study.asked.resamples))
         return rows
 
-    found = of_each_model(loading, rows_of)
+    measured = rewards.of_each_model(loading, rows_of)
     for world in {one.states.world for one in examined}:
         ones = [one for one in examined if one.states.world == world]
         if ones[0].states.states is not None:
             truths = {one.config.task.name: one.truth for one in ones}
-            save_states(study.folder / f"states-{world}.npz", ones[0].states, truths)
+            path = study.folder / f"states-{world}.npz"
+            state_files.save_states(path, ones[0].states, truths)
     tasks = {one.config.task.name: one.about() for one in examined}
-    return {"settings": study.settings(), "tasks": tasks, **found}
+    return {"settings": study.settings(), "tasks": tasks, **measured}
 
 
 def _states_of(study: Study, task: Config) -> tuple[StateSet, Truth | None]:
@@ -144,16 +139,13 @@ def _states_of(study: Study, task: Config) -> tuple[StateSet, Truth | None]:
     asked: StatesConfig = study.asked
     truth = None
     if asked.frames:
-        states = picture_states(Path(asked.frames).expanduser())
+        states = state_files.picture_states(Path(asked.frames).expanduser())
     elif asked.state_set:
-        states, truth = stored_states(Path(asked.state_set).expanduser(), task.task)
+        path = Path(asked.state_set).expanduser()
+        states, truth = state_files.stored_states(path, task.task)
     else:
-        kept, runs = study.cache / "states", _runs(asked)
+        kept, runs = study.cache / "states", [Path(r).expanduser() for r in asked.runs]
         states = state_sets.sample(task.task, asked.states, asked.seed, runs, kept)
     if asked.labels:
-        truth = labels_of(Path(asked.labels).expanduser(), states)
+        truth = state_files.labels_of(Path(asked.labels).expanduser(), states)
     return states, truth
-
-
-def _runs(asked: StatesConfig) -> list[Path]:
-    return [Path(run).expanduser() for run in asked.runs]

@@ -78,10 +78,12 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
     A folder's files come in natural order (2 before 10); its subfolders, hidden files
     and files of other kinds are left out.
 
+    Of several, a damaged one is told of when it is read.
+
     Raises:
         ConfigError: no such file, not a picture, or a folder without any.
     """
-    found = []
+    found: list[Path] = []
     for path in (Path(p).expanduser() for p in paths):
         if path.is_dir():
             inside = files_in(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
@@ -97,26 +99,30 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
             raise ConfigError(
                 f"There is no {path}: give images, videos, or folders of them."
             )
-    return [PictureFile(path, _kind(path)) for path in found]
+    files = []
+    for path in found:
+        try:
+            kind = _kind(path)
+        except ConfigError:
+            if len(found) == 1:
+                raise
+            kind = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image"
+        files.append(PictureFile(path, kind))
+    return files
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files of a folder with these suffixes (".png"), in natural order (2 before 10).
-
-    Hidden files and subfolders are left out.
-    """
+    """Visible files of a folder with these suffixes (".png"), 2 before 10."""
     found = [path for path in _visible(folder) if path.suffix.lower() in suffixes]
     return sorted(found, key=lambda path: (natural(path.name), path.name))
 
 
 def left_out(paths: Sequence[str]) -> str:
     """What `find_files` does not take from folders, for people; empty: nothing."""
-    kinds: Counter[str] = Counter()
-    for folder in (Path(path).expanduser() for path in paths):
-        if folder.is_dir():
-            suffixes = [path.suffix.lower() for path in _visible(folder)]
-            others = set(suffixes) - {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
-            kinds.update(s or "no suffix" for s in suffixes if s in others)
+    folders = [path for path in (Path(p).expanduser() for p in paths) if path.is_dir()]
+    suffixes = [path.suffix.lower() for one in folders for path in _visible(one)]
+    others = [s for s in suffixes if s not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
+    kinds = Counter(suffix or "no suffix" for suffix in others)
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return f"Left out, as of other kinds: {told}." if told else ""
 

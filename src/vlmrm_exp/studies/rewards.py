@@ -39,19 +39,16 @@ Rewarder: TypeAlias = "Clip | Plain"
 def rewarders(study: Study, jobs: Sequence[Config]) -> Iterator[Rewarder]:
     """Load one model after another; what can be refused is refused before the first.
 
-    `jobs` have all sentences that will be asked of them.
-
-    Raises:
-        ConfigError: no such weights, no GPU, or a sentence that is too long.
+    `jobs` have all sentences that will be asked of them. A ConfigError if there are no
+    such weights, there is no GPU, or a sentence is too long.
     """
     first = study.tasks[0]
     if first.reward.model != "clip":
         return iter([Plain(first)])
     device = choose_device(first.compute.device)
+    said = [s for job in jobs for s in (*job.prompts, *job.baselines)]
     for model in study.models:
-        check_prompts(
-            model, [s for job in jobs for s in (*job.prompts, *job.baselines)]
-        )
+        check_prompts(model, said)
     for model in study.models:
         source.fetch(model)
     kept = study.cache / "embeddings"

@@ -4,7 +4,7 @@ Each task and each model is composed as a training run would compose it, so what
 run can be told, a study can be told by the same words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from vlmrm_exp.app import Composed
 from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import ClipConfig, Config, ConfigError, FolderTakenError
 from vlmrm_exp.envs import check_world, world_of
+from vlmrm_exp.files import write_json
 from vlmrm_exp.reward import reward_class
 from vlmrm_exp.told import with_members
 from vlmrm_exp.words import quoted
@@ -84,6 +85,15 @@ class Study:
         """The study's own settings, for the record."""
         of_runs = {*vars(Config()), "name"} - {"seed"}
         return {k: v for k, v in vars(self.asked).items() if k not in of_runs}
+
+    def save(
+        self, name: str, found: Any, report: str, plot: Callable[[Path], None]
+    ) -> None:
+        """Print what was found; write NAME.json and, by `plot`, NAME.png and .svg."""
+        print(report)
+        write_json(self.folder / f"{name}.json", found)
+        plot(self.folder / name)
+        print(f"\nsaved {self.folder}/{name}.json, {name}.png, {name}.svg")
 
 
 def resolve(composed: Composed) -> Study:

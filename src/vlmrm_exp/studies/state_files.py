@@ -105,12 +105,8 @@ def picture_states(folder: Path) -> StateSet:
         raise ConfigError(
             f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES)}): give another."
         )
-    return StateSet(
-        str(folder),
-        np.full(len(files), "pictures"),
-        files=files,
-        group=np.arange(len(files)),
-    )
+    source, group = np.full(len(files), "pictures"), np.arange(len(files))
+    return StateSet(str(folder), source, files=files, group=group)
 
 
 def save_states(path: Path, states: StateSet, truths: dict[str, Truth]) -> None:
@@ -123,14 +119,10 @@ def save_states(path: Path, states: StateSet, truths: dict[str, Truth]) -> None:
 
 
 def stored_states(path: Path, task: TaskConfig) -> tuple[StateSet, Truth | None]:
-    """Read what `save_states` wrote.
+    """Read what `save_states` wrote; a ConfigError if it does not fit the task.
 
-    Returns:
-        The states, and the task's labels if people gave them; the predicate's are to be
-        computed anew, as it may have changed.
-
-    Raises:
-        ConfigError: there is no such file, it is not one, or of another world.
+    With the task's labels if people gave them: the predicate's are to be computed anew,
+    as it may have changed.
     """
     if not path.is_file():
         raise ConfigError(

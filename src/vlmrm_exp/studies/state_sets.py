@@ -53,12 +53,10 @@ class StateSet:
 
     def part(self, which: slice) -> "StateSet":
         """Some of them."""
+        states = None if self.states is None else self.states[which]
+        group = None if self.group is None else self.group[which]
         return StateSet(
-            self.world,
-            self.source[which],
-            None if self.states is None else self.states[which],
-            self.files[which],
-            None if self.group is None else self.group[which],
+            self.world, self.source[which], states, self.files[which], group
         )
 
 
@@ -136,12 +134,12 @@ def sample(
     world = world_of(task)
     assert world.sample_states is not None
     checkpoints = [file for run in runs for file in _checkpoints(run)]
-    sources = [*world.sources]
+    sources: list[Any] = [*world.sources]
     if runs:  # here, as --help is immediate
         from vlmrm_exp import rl
         from vlmrm_exp.rl import policy, sac
 
-        sources += [str(module.__file__) for module in (rl, policy, sac)]
+        sources += [rl.__file__, policy.__file__, sac.__file__]
     key = cache.key_of(
         {
             "task": asdict(task) | {"name": None, "goal": None},

@@ -6,7 +6,6 @@ Letters: B pictures, C columns, which are ways of rewarding.
 import contextlib
 import itertools
 import textwrap
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,10 +218,7 @@ def _page(
     with (
         matplotlib.rc_context({"text.parse_math": False}),  # $ is a dollar
         figure(size[0], size[1] + 0.18 * height + 0.2) as made,
-        warnings.catch_warnings(),
     ):
-        # The font has no Chinese, for one; scores.csv has.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         made.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
         place = "outside upper left"
         made.legend(handles=handles, title=heading, alignment="left", loc=place)
