@@ -47,6 +47,7 @@ JUDGE, ALARM = "judge/", "_alarm"
 VIDEO = "eval/video"
 RESULTS = {"eval/success_rate": "Success", "eval/return_mean": "Return"}
 """What a kept policy reaches; the second where a task has no success."""
+MAX_TITLE = 128  # characters, W&B's own limit
 Epics: TypeAlias = list[tuple[dict[str, Any], float]]
 QUERY = """
 query Views($entity: String!, $project: String!, $type: String!) {
@@ -97,6 +98,11 @@ def check(composed: app.Composed) -> DashboardConfig:
     if not asked.entity and not asked.dry_run:
         raise ConfigError(
             "Whose project? Give your user's or team's name at W&B, as entity=NAME."
+        )
+    if not asked.title.strip() or len(asked.title) > MAX_TITLE:
+        raise ConfigError(
+            f"title is {asked.title!r}, but W&B takes titles of 1 to {MAX_TITLE} "
+            "characters: give another, as title=..."
         )
     check_extra("A dashboard", "wandb_workspaces", "dashboard", "the verb report")
     if asked.dry_run and not asked.files:
@@ -326,30 +332,18 @@ def make_report(asked: DashboardConfig, runs: Sequence[Logged]) -> Any:
     )
 
 
-def _made(asked: DashboardConfig, runs: Sequence[Logged]) -> dict[str, Any]:
-    """Workspace and report; a ConfigError if they cannot have this title."""
-    from pydantic import ValidationError
-
-    try:
-        return {
-            "workspace": make_workspace(asked, runs),
-            "report": make_report(asked, runs),
-        }
-    except ValidationError as error:
-        raise ConfigError(
-            f"W&B cannot have the title {asked.title!r} ({error.errors()[0]['msg']}): "
-            "give another, as title=..."
-        ) from error
-
-
 def _write(asked: DashboardConfig, runs: list[Logged]) -> None:
     summaries = {run.name: {EPIC: run.epic} for run in runs if run.epic is not None}
+    made = {
+        "workspace": make_workspace(asked, runs),
+        "report": make_report(asked, runs),
+    }
     # As the client itself makes a text of them.
     sent = {
         kind: json.loads(
             part._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
         )
-        for kind, part in _made(asked, runs).items()
+        for kind, part in made.items()
     }
     where = {"entity": asked.entity, "project": asked.project, "title": asked.title}
     out = Path(asked.out).expanduser()
@@ -364,7 +358,7 @@ def _send(asked: DashboardConfig, api: Any, runs: list[Logged]) -> None:
         if run.epic is not None and summary.get(EPIC) != run.epic:
             summary[EPIC] = run.epic
             summary.update()
-    workspace, report = _made(asked, runs).values()
+    workspace, report = make_workspace(asked, runs), make_report(asked, runs)
     # The library's own way to update asks for an address; titles are what we know.
     if view := _view(asked, api, "project-view"):
         workspace._internal_id, workspace._internal_name = view["id"], view["name"]
