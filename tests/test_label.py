@@ -372,6 +372,10 @@ def test_five_buckets_where_they_are_asked_for(run, tmp_path):
     ("words", "told"),
     [
         ("frames=FOLDER states=5", "states is 5, but has no effect with frames"),
+        ("frames=FOLDER cache=c", "cache is c, but has no effect with frames"),
+        ("state_set=a.npz cache=c", "cache is c, but has no effect with state_set"),
+        ("videos=[FOLDER] cache=c", "cache is c, but has no effect with videos"),
+        ("cache='' states=100", "cache is empty"),
         ("frames=nowhere", "There is no folder nowhere"),
         ("states=5", "states is 5: give at least 100"),
         ("videos=[nowhere]", "There is no folder nowhere"),

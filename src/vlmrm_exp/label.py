@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 SCALES = ("goal", "buckets")
 LOOK = "task.camera task.textures task.frame_height"
 UNREAD = {
-    "frames": f"states runs state_set videos episodes checkpoint {LOOK}",
-    "state_set": "states runs videos episodes checkpoint",
-    "videos": f"states runs task task.goal prompt {LOOK}",
+    "frames": f"states runs state_set videos episodes checkpoint cache {LOOK}",
+    "state_set": "states runs videos episodes checkpoint cache",
+    "videos": f"states runs task task.goal prompt cache {LOOK}",
 }
 """Settings that have no effect with these."""
 CRITERIA = {
@@ -117,7 +117,7 @@ class Asked:
 def check(composed: app.Composed) -> Asked:
     """Resolve the settings; a ConfigError says what is wrong."""
     asked: Any = OmegaConf.to_object(composed.cfg)
-    for name in ("state_set", "frames", "out", "question"):
+    for name in ("state_set", "frames", "out", "question", "cache"):
         if getattr(asked, name) == "":
             raise ConfigError(f"{name} is empty: give one, or leave it out.")
     for given, unread in UNREAD.items():
