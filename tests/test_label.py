@@ -497,13 +497,14 @@ def test_nothing_is_served_without_the_token():
 def test_an_unfinished_session_is_made_whole(pictures, tmp_path):
     """Killed while pictures were made: nothing says that they are all there."""
     out = tmp_path / "out"
-    mine = asked(f"frames={pictures}", f"out={out}", "serve=false")
+    words = f"frames={pictures}", f"out={out}", "serve=false"
     broken = pictures / "9.png"
     broken.write_bytes(b"no picture")
+    mine = asked(*words)
     with pytest.raises(ConfigError, match=r"9\.png"):
         label(mine)
     assert (out / "shown").exists()
     assert Session(out, mine.about()).items is None
     broken.unlink()
-    label(mine)
+    label(asked(*words))
     assert len(list((out / "shown").iterdir())) == 6

@@ -35,8 +35,7 @@ def majority(labels: Labels, item: str, buckets: bool) -> bool | None:
 def cohen(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Two raters over the items that both have labelled.
 
-    Returns:
-        items, agreement (the share of equal labels) and cohen_kappa.
+    How many these are, agreement (the share of equal labels) and Cohen's kappa.
     """
     both = [item for item in first if item in second]
     equal = [first[item] == second[item] for item in both]
@@ -85,13 +84,8 @@ def tables(
 ) -> dict[str, list[dict[str, Any]]]:
     """All that label.json tells of the items that were to be labelled, as tables.
 
-    Returns:
-        raters: each one's count, share of goals with its 95 % interval, and agreement
-            with the predicate.
-        pairs: agreement of each two raters.
-        agreement: of all raters.
-        success: of each run's episodes, by the majority.
-        differences: what raters, or the majority and the predicate, judge otherwise.
+    `raters`, each two of them (`pairs`), the `agreement` of all, each run's `success`
+    by the majority, and `differences` among raters, or of them and the predicate.
     """
     goals = {
         r: {item: is_goal(label, buckets) for item, label in one.items()}
@@ -107,15 +101,12 @@ def tables(
     raters = []
     for name, said in ones.items():
         found, yes = cohen(said, predicate), sum(said.values())
-        low, high = wilson_interval(yes, len(said))
         raters.append(
             {
                 "rater": name,
                 "labelled": f"{len(said)} of {len(items)}",
                 "goals": yes,
-                "share": yes / len(said),
-                "share_low": low,
-                "share_high": high,
+                **_rate("share", yes, len(said)),
                 "agreement_with_predicate": found["agreement"],
                 "cohen_kappa_with_predicate": found["cohen_kappa"],
             }
@@ -130,13 +121,8 @@ def tables(
         scales += [("percent of the steps", labels, True)] if buckets else []
         for what, said, numbers in scales:
             count, alpha = krippendorff(said, numbers)
-            overall.append(
-                {
-                    "labels": what,
-                    "items_of_two_raters": count,
-                    "krippendorff_alpha": alpha,
-                }
-            )
+            row = {"labels": what, "items_of_two_raters": count}
+            overall.append(row | {"krippendorff_alpha": alpha})
         common, kappa = fleiss(goals)
         overall[0] |= {"items_of_all_raters": common, "fleiss_kappa": kappa}
     return {
@@ -148,6 +134,12 @@ def tables(
     }
 
 
+def _rate(name: str, count: int, total: int) -> dict[str, float]:
+    """A share with its 95 % interval."""
+    low, high = wilson_interval(count, total)
+    return {name: count / total, f"{name}_low": low, f"{name}_high": high}
+
+
 def _success(
     items: Sequence[Item], labels: Labels, decided: Mapping[str, bool], buckets: bool
 ) -> list[dict[str, Any]]:
@@ -157,14 +149,8 @@ def _success(
         if not judged:
             continue
         wins = sum(decided[item.key] for item in judged)
-        low, high = wilson_interval(wins, len(judged))
-        row: dict[str, Any] = {
-            "run": run,
-            "episodes": len(judged),
-            "success": wins / len(judged),
-            "success_low": low,
-            "success_high": high,
-        }
+        row: dict[str, Any] = {"run": run, "episodes": len(judged)}
+        row |= _rate("success", wins, len(judged))
         if all(item.goal is not None for item in judged):
             row["success_by_predicate"] = mean(bool(item.goal) for item in judged)
         if buckets:
@@ -196,8 +182,8 @@ def differences(
         if not (split or other):
             continue
         unit = " %" if buckets else ""
-        row: dict[str, Any] = {"item": item.key}
-        row["labels"] = ", ".join(f"{r}: {label}{unit}" for r, label in said.items())
+        told = ", ".join(f"{r}: {label}{unit}" for r, label in said.items())
+        row: dict[str, Any] = {"item": item.key, "labels": told}
         if item.goal is not None:
             row["predicate"] = int(item.goal)
             if buckets and item.share is not None:

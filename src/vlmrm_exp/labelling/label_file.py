@@ -53,15 +53,10 @@ def write(
 def read_episodes(
     path: Path, run: str, policy: str
 ) -> tuple[list[Item], dict[str, dict[str, int]], bool]:
-    """Read a label.csv's labels of the episodes of one policy.
+    """Read a label.csv's labels of the episodes of one policy, as `tables` takes them.
 
-    `run` is the folder of its run, and `policy` the SHA-256 of its file.
-
-    Returns:
-        The episodes; labels by rater and the episode's key; whether they are percent.
-
-    Raises:
-        ConfigError: no such file, or none of its labels is of this policy.
+    `run` is the folder of its run, and `policy` the SHA-256 of its file. A ConfigError
+    if there is no such file, or none of its labels is of this policy.
     """
     try:
         table = pd.read_csv(
