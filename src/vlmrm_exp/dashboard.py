@@ -33,13 +33,10 @@ CURVES = {
     "The environment's own return": ("train/return_mean", "eval/return_mean"),
 }
 SPEED = {
-    "Env steps per second": ("perf/env_steps_per_s",),
-    "Seconds per report": (
-        "perf/collect_s",
-        "perf/reward_wait_s",
-        "perf/learn_s",
-        "perf/evaluate_s",
-    ),
+    "Env steps per second": ["perf/env_steps_per_s"],
+    "Seconds per report": [
+        f"perf/{what}_s" for what in ("collect", "reward_wait", "learn", "evaluate")
+    ],
 }
 """Panels over env steps."""
 JUDGE, ALARM = "judge/", "_alarm"
@@ -81,7 +78,7 @@ class Logged:
     keys: set[str]
     """Of its metrics and media."""
     config: Mapping[str, Any]
-    """Settings by their dotted names; sentences are one text."""
+    """Settings by their dotted names."""
     online: Any = None
     """W&B's own run; None: of a folder."""
     epic: float | None = None
@@ -89,11 +86,7 @@ class Logged:
 
 
 def check(composed: app.Composed) -> DashboardConfig:
-    """What is asked.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """What is asked, or a ConfigError."""
     asked: Any = OmegaConf.to_object(composed.cfg)
     if not asked.entity and not asked.dry_run:
         raise ConfigError(
@@ -119,8 +112,7 @@ def check(composed: app.Composed) -> DashboardConfig:
 def dashboard(asked: DashboardConfig) -> None:
     """Make or update the workspace and the report, or write what would be sent.
 
-    Raises:
-        ConfigError: no run is there, or W&B cannot be reached.
+    A ConfigError if no run is there, or W&B cannot be reached.
     """
     found = [walk(Path(folder).expanduser()) for folder in asked.files]
     results = [path for _, paths, _ in found for path in paths]
@@ -161,8 +153,10 @@ def _some(runs: list[Logged], where: str, epics: Epics) -> list[Logged]:
             "or log=offline and `wandb sync`."
         )
     for run in runs:
+        sentences = {of: _text(run.config.get(of)) for of in ("prompt", "baseline")}
+        own = {**run.config, **sentences}
         for settings, distance in epics:
-            if all(run.config.get(key) == value for key, value in settings.items()):
+            if all(own.get(key) == value for key, value in settings.items()):
                 run.epic = distance
                 run.keys.add(EPIC)
                 break
@@ -175,17 +169,12 @@ def of_folder(run: Any) -> Logged:
     shown = {VIDEO} if "eval" in names else set()
     shown |= {f"{JUDGE}{n}{ALARM}" for n in run.alarms if f"alarm-{n}" in names}
     keys = {*map(str, run.reports.columns), *run.summary, *shown}
-    config = run.config | {"clip_parameters": run.parameters}
-    return Logged(run.name, keys, _told(config))
+    return Logged(run.name, keys, run.config | {"clip_parameters": run.parameters})
 
 
 def of_wandb(run: Any) -> Logged:
     """What W&B knows of a run (wandb.apis.public.Run)."""
-    return Logged(run.id, set(run.summary.keys()), _told(flat(run.config)), run)
-
-
-def _told(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**config, **{of: _text(config.get(of)) for of in ("prompt", "baseline")}}
+    return Logged(run.id, set(run.summary.keys()), flat(run.config), run)
 
 
 def _text(sentences: Any) -> str:
