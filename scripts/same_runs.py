@@ -10,7 +10,7 @@ how it called a word. About ten minutes on two cores; exit code 1 if anything di
 
 import json
 import os
-import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -71,7 +71,7 @@ def run(checkout: Path, verb: str, words: str, folder: Path) -> None:
         for now, before in RENAMED.items():
             words = words.replace(now, before)
     folder.mkdir(parents=True)
-    program = ["-m", f"vlmrm_exp{verb}", *_split(words)]
+    program = ["-m", f"vlmrm_exp{verb}", *shlex.split(words)]
     environment = {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
     with (folder / "said.txt").open("w") as said:
         subprocess.run(
@@ -82,10 +82,6 @@ def run(checkout: Path, verb: str, words: str, folder: Path) -> None:
             stderr=said,
             check=True,
         )
-
-
-def _split(words: str) -> list[str]:
-    return [quoted or plain for quoted, plain in re.findall(r"'(.*?)'|(\S+)", words)]
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
