@@ -25,7 +25,7 @@ BUCKETS = "episodes in %, by % of their steps in the goal: 0 / 25 / 50 / 75 / 10
 
 def group_numbers(group: Group) -> dict[str, Any]:
     """A line of groups.csv."""
-    counted = [run.status for run in group.runs if not run.repeats]
+    counted = [run.status for run in group.counted]
     success = group.success
     rates = (success.rate, *success.interval) if success else (None, None, None)
     rewards = pd.Series([run.reward for run in group.finished], dtype=float)
