@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+from chaos import numbers
 
 HERE = Path(__file__).resolve().parents[1]
 COMMON = (
@@ -84,15 +85,6 @@ def run(checkout: Path, verb: str, words: str, folder: Path) -> None:
         )
 
 
-def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl without times."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith("perf/")}
-        for line in lines
-    ]
-
-
 def main() -> None:
     """Compare, print a line for each, and exit with 1 if anything differs."""
     other, chosen = Path(sys.argv[1]).resolve(), sys.argv[2:]
@@ -106,7 +98,7 @@ def main() -> None:
                 folder = Path(top, side, name)
                 asked = f"{words} {COMMON} hydra.run.dir={folder}/run"
                 run(checkout, "", asked, folder)
-                found.append(metrics_of(folder / "run"))
+                found.append(numbers(folder / "run" / "metrics.jsonl"))
             same = found[0] == found[1]
             failed |= not same
             print(f"{name}: {'equal' if same else 'DIFFERENT'}", flush=True)
