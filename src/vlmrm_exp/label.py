@@ -60,10 +60,10 @@ CRITERIA = {
 """What counts as the goal: of the humanoid what the paper's rater went by (Table 2)."""
 EPISODES = {
     "cartpole": "The pole stays upright, and the cart on its track, to the end.",
-    "mountaincar": "The car gets to the flag on the peak.",
+    "mountain_car": "The car gets to the flag on the peak.",
     "humanoid": "{} So for at least half of the video.",
 }
-"""What counts as success where a whole episode gets 0 or 1; by task or world."""
+"""What counts as success where a whole episode gets 0 or 1; by world."""
 SHEET = 24
 """Pictures in label.png at most."""
 
@@ -197,8 +197,7 @@ def _criterion(task: Config, whole_episode: bool) -> str:
         )
     if not whole_episode:
         return CRITERIA[name]
-    told = EPISODES.get(name) or EPISODES.get(task.task.env, "{}")
-    return told.format(CRITERIA[name])
+    return EPISODES.get(task.task.env, "{}").format(CRITERIA[name])
 
 
 def label(asked: Asked) -> dict[str, Any]:

@@ -37,9 +37,8 @@ def cohen(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
 
     How many these are, agreement (the share of equal labels) and Cohen's kappa.
     """
-    both = [item for item in first if item in second]
+    both, task = _shared({"a": first, "b": second}, 2)
     equal = [first[item] == second[item] for item in both]
-    task = _task({"a": first, "b": second}, both)
     return {
         "items": len(both),
         "agreement": mean(equal) if both else None,
@@ -49,9 +48,7 @@ def cohen(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
 
 def fleiss(labels: Labels) -> tuple[int, float | None]:
     """Fleiss' kappa over the items that all raters have labelled, and how many."""
-    every = list(labels.values())
-    shared = [i for i in every[0] if all(i in x for x in every)] if every else []
-    task = _task(labels, shared) if len(every) > 1 else None
+    shared, task = _shared(labels, len(labels))
     # NLTK names it after Scott, whose coefficient for two raters it generalises.
     return len(shared), task and float(task.pi())
 
@@ -62,21 +59,22 @@ def krippendorff(labels: Labels, numbers: bool) -> tuple[int, float | None]:
     `numbers`: labels are numbers, and nearer ones agree better (interval scale); else
     they are names (nominal scale).
     """
-    counts = Counter(item for said in labels.values() for item in said)
-    shared = [item for item, count in counts.items() if count > 1]
-    task = _task(labels, shared, numbers)
+    shared, task = _shared(labels, 2, numbers)
     return len(shared), task and float(task.alpha())
 
 
-def _task(labels: Labels, items: Sequence[str], numbers: bool = False) -> Any:
-    """NLTK's, of the labels of some items; None: all of them are the same."""
+def _shared(labels: Labels, raters: int, numbers: bool = False) -> tuple[list, Any]:
+    """Items that so many raters labelled, and NLTK's task; None: no label differs."""
     from nltk.metrics.agreement import AnnotationTask
     from nltk.metrics.distance import binary_distance, interval_distance
 
+    counts = Counter(item for said in labels.values() for item in said)
+    items = [item for item, count in counts.items() if count >= raters]
     said = [(r, i, one[i]) for r, one in labels.items() for i in items if i in one]
     if len({label for *_, label in said}) < 2:
-        return None
-    return AnnotationTask(said, interval_distance if numbers else binary_distance)
+        return items, None
+    distance = interval_distance if numbers else binary_distance
+    return items, AnnotationTask(said, distance)
 
 
 def tables(

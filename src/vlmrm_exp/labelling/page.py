@@ -264,9 +264,8 @@ class Desk:
         self._left.set_text("" if left is None else f"{max(left / 60, 1):.0f} min left")
         self._stage.clear()
         with self._stage:
-            for item, which in ((self._item, "now"), (rater.following, "next")):
-                if item is not None:
-                    self._media(self._files[item], which)
+            for item, which in zip(rater.queue, ("now", "next"), strict=False):
+                self._media(self._files[item], which)
             if self._item is None:
                 with ui.element("div").classes("done"):
                     _text("p", f"All {total} are labelled. Thank you!")

@@ -62,7 +62,8 @@ class Rater:
         self.path, self.name = path, name
         self.labels: dict[str, int] = {}
         self._values = values
-        self._queue = deque(order(items, name, seed))
+        self.queue = deque(order(items, name, seed))
+        """What is not labelled yet; the first is shown."""
         # Item, label (None: skipped) and seconds of what can be undone.
         self._presses: list[tuple[str, int | None, float]] = []
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -80,12 +81,7 @@ class Rater:
     @property
     def current(self) -> str | None:
         """What is shown now; None: everything is labelled."""
-        return self._queue[0] if self._queue else None
-
-    @property
-    def following(self) -> str | None:
-        """What is shown next if the current one is labelled or skipped."""
-        return self._queue[1] if len(self._queue) > 1 else None
+        return self.queue[0] if self.queue else None
 
     @property
     def can_undo(self) -> bool:
@@ -107,7 +103,7 @@ class Rater:
     def seconds_left(self) -> float | None:
         """Of work, at the pace of the latest labels; None: not known yet."""
         pace = self.median_s
-        return None if pace is None else pace * len(self._queue)
+        return None if pace is None else pace * len(self.queue)
 
     def label(self, item: str, value: int, seconds: float) -> bool:
         """Label what the rater saw for so many seconds.
@@ -143,19 +139,19 @@ class Rater:
             if undone != item:
                 raise ValueError(f"{item} was not the latest")
             if label is None:
-                self._queue.rotate(1)
+                self.queue.rotate(1)
             else:
                 del self.labels[item]
-                self._queue.appendleft(item)
+                self.queue.appendleft(item)
         elif item != self.current:
             raise ValueError(f"{item} was not shown")
         elif do == "skip":
-            self._queue.rotate(-1)
+            self.queue.rotate(-1)
             self._presses.append((item, None, 0.0))
         elif do == "label" and told["label"] in self._values:
             self._presses.append((item, told["label"], float(told["seconds"])))
             self.labels[item] = told["label"]
-            self._queue.popleft()
+            self.queue.popleft()
         else:
             raise ValueError(f"there is no such press as {do}")
 
