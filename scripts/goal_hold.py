@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
-from goal_sheet import COLUMNS, ROOT, cell, renderer, save, stack, two_views
+from goal_sheet import COLUMNS, ROOT, cell, markdown, renderer, save, stack, two_views
 
 sys.path.insert(0, str(ROOT / "tests"))
 import mujoco  # after vlmrm_exp.envs, which chooses how it draws
@@ -199,12 +199,6 @@ def from_standing(library: PoseLibrary, random: bool) -> list[np.ndarray]:
     return [rollout(model, start, act) for start in near(standing, rng, ROLLOUTS)]
 
 
-def table(head: list[str], lines: list[list[str]]) -> str:
-    """Markdown."""
-    rule = ["---"] * len(head)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
-
-
 def main() -> None:
     """Measure, print, draw."""
     library, draw = PoseLibrary(), renderer()
@@ -237,7 +231,7 @@ def main() -> None:
     if len(sys.argv) == 1:
         save(stack([blocks[task] for task in GOALS]), "goals_held.png")
     head = ["task", "from the state", "with noise", "worst to best", "held for half"]
-    print(table(head, [lines[task] for task in GOALS]), end="\n\n")
+    print(markdown(head, [lines[task] for task in GOALS]), end="\n\n")
 
     by_chance = [from_standing(library, random) for random in (True, False)]
     chances = []
@@ -248,7 +242,7 @@ def main() -> None:
             line += [f"{shares.mean():.4f}", f"{(shares >= 0.5).sum()} of {ROLLOUTS}"]
         chances.append(line)
     head = ["task", "random actions: steps", "episodes", "no torque: steps", "episodes"]
-    print(table(head, chances))
+    print(markdown(head, chances))
 
 
 if __name__ == "__main__":

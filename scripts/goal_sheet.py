@@ -107,6 +107,12 @@ def save(image: Image.Image, name: str, folder: Path = IMAGES) -> None:
     print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
 
 
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    """A table."""
+    rule = ["---"] * len(head)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
+
+
 def main() -> None:
     """Draw every sheet."""
     library, draw = PoseLibrary(), renderer()

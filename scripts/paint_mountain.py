@@ -33,8 +33,6 @@ def paint_scenery(
 ) -> np.ndarray:
     """Paint MountainCar's sky, mountain and flag: (H, W, 3) uint8.
 
-    Arrays are in picture order: y grows downwards, in px.
-
     Args:
         surface_y: y of the track in each column, (W,).
         slope: its gradient, positive where the track falls to the right, (W,).

@@ -10,12 +10,13 @@ how it called a word. About ten minutes on two cores; exit code 1 if anything di
 
 import json
 import os
-import re
+import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+from chaos import numbers
 
 HERE = Path(__file__).resolve().parents[1]
 COMMON = (
@@ -71,7 +72,7 @@ def run(checkout: Path, verb: str, words: str, folder: Path) -> None:
         for now, before in RENAMED.items():
             words = words.replace(now, before)
     folder.mkdir(parents=True)
-    program = ["-m", f"vlmrm_exp{verb}", *_split(words)]
+    program = ["-m", f"vlmrm_exp{verb}", *shlex.split(words)]
     environment = {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
     with (folder / "said.txt").open("w") as said:
         subprocess.run(
@@ -82,19 +83,6 @@ def run(checkout: Path, verb: str, words: str, folder: Path) -> None:
             stderr=said,
             check=True,
         )
-
-
-def _split(words: str) -> list[str]:
-    return [quoted or plain for quoted, plain in re.findall(r"'(.*?)'|(\S+)", words)]
-
-
-def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl without times."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith("perf/")}
-        for line in lines
-    ]
 
 
 def main() -> None:
@@ -110,7 +98,7 @@ def main() -> None:
                 folder = Path(top, side, name)
                 asked = f"{words} {COMMON} hydra.run.dir={folder}/run"
                 run(checkout, "", asked, folder)
-                found.append(metrics_of(folder / "run"))
+                found.append(numbers(folder / "run" / "metrics.jsonl"))
             same = found[0] == found[1]
             failed |= not same
             print(f"{name}: {'equal' if same else 'DIFFERENT'}", flush=True)

@@ -372,6 +372,10 @@ def test_five_buckets_where_they_are_asked_for(run, tmp_path):
     ("words", "told"),
     [
         ("frames=FOLDER states=5", "states is 5, but has no effect with frames"),
+        ("frames=FOLDER cache=c", "cache is c, but has no effect with frames"),
+        ("state_set=a.npz cache=c", "cache is c, but has no effect with state_set"),
+        ("videos=[FOLDER] cache=c", "cache is c, but has no effect with videos"),
+        ("cache='' states=100", "cache is empty"),
         ("frames=nowhere", "There is no folder nowhere"),
         ("states=5", "states is 5: give at least 100"),
         ("videos=[nowhere]", "There is no folder nowhere"),
@@ -493,13 +497,14 @@ def test_nothing_is_served_without_the_token():
 def test_an_unfinished_session_is_made_whole(pictures, tmp_path):
     """Killed while pictures were made: nothing says that they are all there."""
     out = tmp_path / "out"
-    mine = asked(f"frames={pictures}", f"out={out}", "serve=false")
+    words = f"frames={pictures}", f"out={out}", "serve=false"
     broken = pictures / "9.png"
     broken.write_bytes(b"no picture")
+    mine = asked(*words)
     with pytest.raises(ConfigError, match=r"9\.png"):
         label(mine)
     assert (out / "shown").exists()
     assert Session(out, mine.about()).items is None
     broken.unlink()
-    label(mine)
+    label(asked(*words))
     assert len(list((out / "shown").iterdir())) == 6

@@ -99,7 +99,7 @@ def test_the_newest_evaluation_is_what_counts(result_sheet, write):
     folder = Path(write("run", success=0.1))
     for number, name in enumerate(("evaluation", "evaluation-2", "evaluation-10"), 2):
         evaluated(folder, name, number / 10)
-        assert result_sheet.outcome(folder).successes == 10 * number
+        assert result_sheet.outcome(folder).success.successes == 10 * number
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,10 @@ def test_a_killed_run_counts_as_far_as_it_came(result_sheet, write):
     with pytest.raises(ConfigError, match="finish or `evaluate`"):
         result_sheet.outcome(folder)
     evaluated(folder, "evaluation", 0.3)
-    run = result_sheet.outcome(folder)
-    assert (run.env_steps, run.kept_at, run.successes) == (1600, 64_000, 30)
-    assert (run.train_wall_s, run.env_steps_per_s) == (24.5, 50)
+    one = result_sheet.outcome(folder)
+    found = one.run.env_steps, one.kept_at, one.success.successes
+    assert found == (1600, 64_000, 30)
+    assert (one.train_wall_s, one.env_steps_per_s) == (24.5, 50)
     (folder / "metrics.jsonl").write_text("")
     with pytest.raises(ConfigError, match=r"metrics\.jsonl has no report yet"):
         result_sheet.outcome(folder)
@@ -140,7 +141,7 @@ def test_other_lengths_and_other_sweeps_are_other_rows(tmp_path, result_sheet, w
         write("one/c", "seed=1"),
     ]
     runs = result_sheet.groups(result_sheet.outcomes_of(folders))
-    names = [["/".join(run.folder.parts[-2:]) for run in group] for group in runs]
+    names = [["/".join(one.run.folder.parts[-2:]) for one in group] for group in runs]
     assert names == [["one/b"], ["one/a", "one/c"], ["two/a"]]
     again = f"{tmp_path}/two/../one/a"
     with pytest.raises(ConfigError, match="are of one seed"):

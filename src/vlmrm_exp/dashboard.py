@@ -33,13 +33,10 @@ CURVES = {
     "The environment's own return": ("train/return_mean", "eval/return_mean"),
 }
 SPEED = {
-    "Env steps per second": ("perf/env_steps_per_s",),
-    "Seconds per report": (
-        "perf/collect_s",
-        "perf/reward_wait_s",
-        "perf/learn_s",
-        "perf/evaluate_s",
-    ),
+    "Env steps per second": ["perf/env_steps_per_s"],
+    "Seconds per report": [
+        f"perf/{what}_s" for what in ("collect", "reward_wait", "learn", "evaluate")
+    ],
 }
 """Panels over env steps."""
 JUDGE, ALARM = "judge/", "_alarm"
@@ -47,6 +44,7 @@ JUDGE, ALARM = "judge/", "_alarm"
 VIDEO = "eval/video"
 RESULTS = {"eval/success_rate": "Success", "eval/return_mean": "Return"}
 """What a kept policy reaches; the second where a task has no success."""
+MAX_TITLE = 128  # characters, W&B's own limit
 Epics: TypeAlias = list[tuple[dict[str, Any], float]]
 QUERY = """
 query Views($entity: String!, $project: String!, $type: String!) {
@@ -80,7 +78,7 @@ class Logged:
     keys: set[str]
     """Of its metrics and media."""
     config: Mapping[str, Any]
-    """Settings by their dotted names; sentences are one text."""
+    """Settings by their dotted names."""
     online: Any = None
     """W&B's own run; None: of a folder."""
     epic: float | None = None
@@ -88,15 +86,16 @@ class Logged:
 
 
 def check(composed: app.Composed) -> DashboardConfig:
-    """What is asked.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """What is asked, or a ConfigError."""
     asked: Any = OmegaConf.to_object(composed.cfg)
     if not asked.entity and not asked.dry_run:
         raise ConfigError(
             "Whose project? Give your user's or team's name at W&B, as entity=NAME."
+        )
+    if not asked.title.strip() or len(asked.title) > MAX_TITLE:
+        raise ConfigError(
+            f"title is {asked.title!r}, but W&B takes titles of 1 to {MAX_TITLE} "
+            "characters: give another, as title=..."
         )
     check_extra("A dashboard", "wandb_workspaces", "dashboard", "the verb report")
     if asked.dry_run and not asked.files:
@@ -113,8 +112,7 @@ def check(composed: app.Composed) -> DashboardConfig:
 def dashboard(asked: DashboardConfig) -> None:
     """Make or update the workspace and the report, or write what would be sent.
 
-    Raises:
-        ConfigError: no run is there, or W&B cannot be reached.
+    A ConfigError if no run is there, or W&B cannot be reached.
     """
     found = [walk(Path(folder).expanduser()) for folder in asked.files]
     results = [path for _, paths, _ in found for path in paths]
@@ -155,8 +153,10 @@ def _some(runs: list[Logged], where: str, epics: Epics) -> list[Logged]:
             "or log=offline and `wandb sync`."
         )
     for run in runs:
+        sentences = {of: _text(run.config.get(of)) for of in ("prompt", "baseline")}
+        own = {**run.config, **sentences}
         for settings, distance in epics:
-            if all(run.config.get(key) == value for key, value in settings.items()):
+            if all(own.get(key) == value for key, value in settings.items()):
                 run.epic = distance
                 run.keys.add(EPIC)
                 break
@@ -169,17 +169,12 @@ def of_folder(run: Any) -> Logged:
     shown = {VIDEO} if "eval" in names else set()
     shown |= {f"{JUDGE}{n}{ALARM}" for n in run.alarms if f"alarm-{n}" in names}
     keys = {*map(str, run.reports.columns), *run.summary, *shown}
-    config = run.config | {"clip_parameters": run.parameters}
-    return Logged(run.name, keys, _told(config))
+    return Logged(run.name, keys, run.config | {"clip_parameters": run.parameters})
 
 
 def of_wandb(run: Any) -> Logged:
     """What W&B knows of a run (wandb.apis.public.Run)."""
-    return Logged(run.id, set(run.summary.keys()), _told(flat(run.config)), run)
-
-
-def _told(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**config, **{of: _text(config.get(of)) for of in ("prompt", "baseline")}}
+    return Logged(run.id, set(run.summary.keys()), flat(run.config), run)
 
 
 def _text(sentences: Any) -> str:
@@ -326,30 +321,18 @@ def make_report(asked: DashboardConfig, runs: Sequence[Logged]) -> Any:
     )
 
 
-def _made(asked: DashboardConfig, runs: Sequence[Logged]) -> dict[str, Any]:
-    """Workspace and report; a ConfigError if they cannot have this title."""
-    from pydantic import ValidationError
-
-    try:
-        return {
-            "workspace": make_workspace(asked, runs),
-            "report": make_report(asked, runs),
-        }
-    except ValidationError as error:
-        raise ConfigError(
-            f"W&B cannot have the title {asked.title!r} ({error.errors()[0]['msg']}): "
-            "give another, as title=..."
-        ) from error
-
-
 def _write(asked: DashboardConfig, runs: list[Logged]) -> None:
     summaries = {run.name: {EPIC: run.epic} for run in runs if run.epic is not None}
+    made = {
+        "workspace": make_workspace(asked, runs),
+        "report": make_report(asked, runs),
+    }
     # As the client itself makes a text of them.
     sent = {
         kind: json.loads(
             part._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
         )
-        for kind, part in _made(asked, runs).items()
+        for kind, part in made.items()
     }
     where = {"entity": asked.entity, "project": asked.project, "title": asked.title}
     out = Path(asked.out).expanduser()
@@ -364,7 +347,7 @@ def _send(asked: DashboardConfig, api: Any, runs: list[Logged]) -> None:
         if run.epic is not None and summary.get(EPIC) != run.epic:
             summary[EPIC] = run.epic
             summary.update()
-    workspace, report = _made(asked, runs).values()
+    workspace, report = make_workspace(asked, runs), make_report(asked, runs)
     # The library's own way to update asks for an address; titles are what we know.
     if view := _view(asked, api, "project-view"):
         workspace._internal_id, workspace._internal_name = view["id"], view["name"]

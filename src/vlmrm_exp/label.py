@@ -30,6 +30,7 @@ from vlmrm_exp.run_folder import load_run_config
 from vlmrm_exp.studies import settings, state_sets
 from vlmrm_exp.studies.pictures import PictureFile, read_one, read_pictures
 from vlmrm_exp.studies.state_files import picture_states, save_states, stored_states
+from vlmrm_exp.studies.state_sets import StateSet
 
 if TYPE_CHECKING:
     from vlmrm_exp.labelling.page import Labelling
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
 SCALES = ("goal", "buckets")
 LOOK = "task.camera task.textures task.frame_height"
 UNREAD = {
-    "frames": f"states runs state_set videos episodes checkpoint {LOOK}",
-    "state_set": "states runs videos episodes checkpoint",
-    "videos": f"states runs task task.goal prompt {LOOK}",
+    "frames": f"states runs state_set videos episodes checkpoint cache {LOOK}",
+    "state_set": "states runs videos episodes checkpoint cache",
+    "videos": f"states runs task task.goal prompt cache {LOOK}",
 }
 """Settings that have no effect with these."""
 CRITERIA = {
@@ -59,10 +60,10 @@ CRITERIA = {
 """What counts as the goal: of the humanoid what the paper's rater went by (Table 2)."""
 EPISODES = {
     "cartpole": "The pole stays upright, and the cart on its track, to the end.",
-    "mountaincar": "The car gets to the flag on the peak.",
+    "mountain_car": "The car gets to the flag on the peak.",
     "humanoid": "{} So for at least half of the video.",
 }
-"""What counts as success where a whole episode gets 0 or 1; by task or world."""
+"""What counts as success where a whole episode gets 0 or 1; by world."""
 SHEET = 24
 """Pictures in label.png at most."""
 
@@ -99,6 +100,8 @@ class Asked:
     """Of `videos`: the first run's."""
     runs: list[Played]
     """Of `videos`."""
+    states: StateSet | None
+    """Of `frames` or `state_set`; None: they are to be sampled."""
     buckets: bool
     question: str
     out: Path
@@ -117,7 +120,7 @@ class Asked:
 def check(composed: app.Composed) -> Asked:
     """Resolve the settings; a ConfigError says what is wrong."""
     asked: Any = OmegaConf.to_object(composed.cfg)
-    for name in ("state_set", "frames", "out", "question"):
+    for name in ("state_set", "frames", "out", "question", "cache"):
         if getattr(asked, name) == "":
             raise ConfigError(f"{name} is empty: give one, or leave it out.")
     for given, unread in UNREAD.items():
@@ -127,6 +130,7 @@ def check(composed: app.Composed) -> Asked:
     for package in ("nicegui", "nltk"):
         check_extra("label", package, "label", "epic's labels= with a table of yours")
     runs: list[Played] = []
+    states = None
     if asked.videos:
         at_least("episodes", asked.episodes, 1)
         one_of("checkpoint", asked.checkpoint, ("best", "last"))
@@ -143,9 +147,9 @@ def check(composed: app.Composed) -> Asked:
         task = to_config(composed.cfg)
         check_world(task)
         if asked.frames:
-            picture_states(Path(asked.frames).expanduser())
+            states = picture_states(Path(asked.frames).expanduser())
         elif asked.state_set:
-            stored_states(Path(asked.state_set).expanduser(), task.task)
+            states, _ = stored_states(Path(asked.state_set).expanduser(), task.task)
         else:
             paths = [Path(run).expanduser() for run in asked.runs]
             state_sets.check_sampling(task.task, asked.states, paths)
@@ -165,7 +169,7 @@ def check(composed: app.Composed) -> Asked:
     held = [name for name in settings.HELD if (out / name).exists()]
     if held and "items.json" not in held:
         raise ConfigError(f"{out} holds {held[0]} already: choose another out=....")
-    found = Asked(asked, task, runs, buckets, question, out)
+    found = Asked(asked, task, runs, states, buckets, question, out)
     Session(out, found.about())
     return found
 
@@ -193,18 +197,14 @@ def _criterion(task: Config, whole_episode: bool) -> str:
         )
     if not whole_episode:
         return CRITERIA[name]
-    told = EPISODES.get(name) or EPISODES.get(task.task.env, "{}")
-    return told.format(CRITERIA[name])
+    return EPISODES.get(task.task.env, "{}").format(CRITERIA[name])
 
 
 def label(asked: Asked) -> dict[str, Any]:
     """Make what is shown, serve the page until it is stopped, and write the results.
 
-    Returns:
-        What label.json holds.
-
-    Raises:
-        ConfigError: something cannot be had, or the port is taken.
+    Returns what label.json holds; a ConfigError if something cannot be had, or the port
+    is taken.
     """
     given = asked.settings
     with contextlib.ExitStack() as opened:
@@ -230,14 +230,10 @@ def label(asked: Asked) -> dict[str, Any]:
 
 def _make(asked: Asked, session: Session) -> list[Item]:
     """Render what will be shown; with sampled states their set is kept for `epic`."""
-    given, task = asked.settings, asked.task
+    given, task, states = asked.settings, asked.task, asked.states
     if asked.runs:
         return session.make_videos(asked.runs, given.episodes)
-    if given.frames:
-        states = picture_states(Path(given.frames).expanduser())
-    elif given.state_set:
-        states, _ = stored_states(Path(given.state_set).expanduser(), task.task)
-    else:
+    if states is None:
         runs = [Path(run).expanduser() for run in given.runs]
         kept = Path(given.cache).expanduser() / "states"
         states = state_sets.sample(task.task, given.states, given.seed, runs, kept)

@@ -20,30 +20,21 @@ from vlmrm_exp.reporting.run_folders import walk
 
 @dataclass
 class ReportConfig:
-    """What to report on."""
+    """See conf/report.yaml."""
 
     files: list[str]
-    """Folders of sweeps, runs or studies; all folders inside are searched too."""
     out: str | None = None
-    """Folder to write into; None: report/ in the first of `files`."""
     videos: bool = True
-    """Put the runs' videos into the page."""
     max_mb: float = 60.0
-    """Of videos in the page, in MB; those left out are listed."""
 
 
 def report(asked: ReportConfig) -> Path:
-    """Make the page; returns where it is.
-
-    Raises:
-        ConfigError: one sentence says what is wrong.
-    """
+    """Make the page and return where it is, or a ConfigError."""
     hint = "give the folder of a sweep or of runs, as outputs/sweeps/NAME."
     if not asked.files:
         raise ConfigError(f"Which runs? Please {hint}")
     number_from_0("max_mb", asked.max_mb)
-    runs, results = {}, {}  # by their places, so that each counts once
-    unread: dict[str, None] = {}
+    runs, results, unread = {}, {}, {}  # by their places, so that each counts once
     folders = [Path(folder).expanduser() for folder in asked.files]
     for folder in folders:
         if not folder.is_dir():

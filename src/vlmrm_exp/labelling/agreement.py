@@ -35,12 +35,10 @@ def majority(labels: Labels, item: str, buckets: bool) -> bool | None:
 def cohen(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Two raters over the items that both have labelled.
 
-    Returns:
-        items, agreement (the share of equal labels) and cohen_kappa.
+    How many these are, agreement (the share of equal labels) and Cohen's kappa.
     """
-    both = [item for item in first if item in second]
+    both, task = _shared({"a": first, "b": second}, 2)
     equal = [first[item] == second[item] for item in both]
-    task = _task({"a": first, "b": second}, both)
     return {
         "items": len(both),
         "agreement": mean(equal) if both else None,
@@ -50,9 +48,7 @@ def cohen(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
 
 def fleiss(labels: Labels) -> tuple[int, float | None]:
     """Fleiss' kappa over the items that all raters have labelled, and how many."""
-    every = list(labels.values())
-    shared = [i for i in every[0] if all(i in x for x in every)] if every else []
-    task = _task(labels, shared) if len(every) > 1 else None
+    shared, task = _shared(labels, len(labels))
     # NLTK names it after Scott, whose coefficient for two raters it generalises.
     return len(shared), task and float(task.pi())
 
@@ -63,21 +59,22 @@ def krippendorff(labels: Labels, numbers: bool) -> tuple[int, float | None]:
     `numbers`: labels are numbers, and nearer ones agree better (interval scale); else
     they are names (nominal scale).
     """
-    counts = Counter(item for said in labels.values() for item in said)
-    shared = [item for item, count in counts.items() if count > 1]
-    task = _task(labels, shared, numbers)
+    shared, task = _shared(labels, 2, numbers)
     return len(shared), task and float(task.alpha())
 
 
-def _task(labels: Labels, items: Sequence[str], numbers: bool = False) -> Any:
-    """NLTK's, of the labels of some items; None: all of them are the same."""
+def _shared(labels: Labels, raters: int, numbers: bool = False) -> tuple[list, Any]:
+    """Items that so many raters labelled, and NLTK's task; None: no label differs."""
     from nltk.metrics.agreement import AnnotationTask
     from nltk.metrics.distance import binary_distance, interval_distance
 
+    counts = Counter(item for said in labels.values() for item in said)
+    items = [item for item, count in counts.items() if count >= raters]
     said = [(r, i, one[i]) for r, one in labels.items() for i in items if i in one]
     if len({label for *_, label in said}) < 2:
-        return None
-    return AnnotationTask(said, interval_distance if numbers else binary_distance)
+        return items, None
+    distance = interval_distance if numbers else binary_distance
+    return items, AnnotationTask(said, distance)
 
 
 def tables(
@@ -85,13 +82,8 @@ def tables(
 ) -> dict[str, list[dict[str, Any]]]:
     """All that label.json tells of the items that were to be labelled, as tables.
 
-    Returns:
-        raters: each one's count, share of goals with its 95 % interval, and agreement
-            with the predicate.
-        pairs: agreement of each two raters.
-        agreement: of all raters.
-        success: of each run's episodes, by the majority.
-        differences: what raters, or the majority and the predicate, judge otherwise.
+    `raters`, each two of them (`pairs`), the `agreement` of all, each run's `success`
+    by the majority, and `differences` among raters, or of them and the predicate.
     """
     goals = {
         r: {item: is_goal(label, buckets) for item, label in one.items()}
@@ -107,15 +99,12 @@ def tables(
     raters = []
     for name, said in ones.items():
         found, yes = cohen(said, predicate), sum(said.values())
-        low, high = wilson_interval(yes, len(said))
         raters.append(
             {
                 "rater": name,
                 "labelled": f"{len(said)} of {len(items)}",
                 "goals": yes,
-                "share": yes / len(said),
-                "share_low": low,
-                "share_high": high,
+                **_rate("share", yes, len(said)),
                 "agreement_with_predicate": found["agreement"],
                 "cohen_kappa_with_predicate": found["cohen_kappa"],
             }
@@ -130,13 +119,8 @@ def tables(
         scales += [("percent of the steps", labels, True)] if buckets else []
         for what, said, numbers in scales:
             count, alpha = krippendorff(said, numbers)
-            overall.append(
-                {
-                    "labels": what,
-                    "items_of_two_raters": count,
-                    "krippendorff_alpha": alpha,
-                }
-            )
+            row = {"labels": what, "items_of_two_raters": count}
+            overall.append(row | {"krippendorff_alpha": alpha})
         common, kappa = fleiss(goals)
         overall[0] |= {"items_of_all_raters": common, "fleiss_kappa": kappa}
     return {
@@ -148,6 +132,12 @@ def tables(
     }
 
 
+def _rate(name: str, count: int, total: int) -> dict[str, float]:
+    """A share with its 95 % interval."""
+    low, high = wilson_interval(count, total)
+    return {name: count / total, f"{name}_low": low, f"{name}_high": high}
+
+
 def _success(
     items: Sequence[Item], labels: Labels, decided: Mapping[str, bool], buckets: bool
 ) -> list[dict[str, Any]]:
@@ -157,14 +147,8 @@ def _success(
         if not judged:
             continue
         wins = sum(decided[item.key] for item in judged)
-        low, high = wilson_interval(wins, len(judged))
-        row: dict[str, Any] = {
-            "run": run,
-            "episodes": len(judged),
-            "success": wins / len(judged),
-            "success_low": low,
-            "success_high": high,
-        }
+        row: dict[str, Any] = {"run": run, "episodes": len(judged)}
+        row |= _rate("success", wins, len(judged))
         if all(item.goal is not None for item in judged):
             row["success_by_predicate"] = mean(bool(item.goal) for item in judged)
         if buckets:
@@ -196,8 +180,8 @@ def differences(
         if not (split or other):
             continue
         unit = " %" if buckets else ""
-        row: dict[str, Any] = {"item": item.key}
-        row["labels"] = ", ".join(f"{r}: {label}{unit}" for r, label in said.items())
+        told = ", ".join(f"{r}: {label}{unit}" for r, label in said.items())
+        row: dict[str, Any] = {"item": item.key, "labels": told}
         if item.goal is not None:
             row["predicate"] = int(item.goal)
             if buckets and item.share is not None:

@@ -53,15 +53,10 @@ def write(
 def read_episodes(
     path: Path, run: str, policy: str
 ) -> tuple[list[Item], dict[str, dict[str, int]], bool]:
-    """Read a label.csv's labels of the episodes of one policy.
+    """Read a label.csv's labels of the episodes of one policy, as `tables` takes them.
 
-    `run` is the folder of its run, and `policy` the SHA-256 of its file.
-
-    Returns:
-        The episodes; labels by rater and the episode's key; whether they are percent.
-
-    Raises:
-        ConfigError: no such file, or none of its labels is of this policy.
+    `run` is the folder of its run, and `policy` the SHA-256 of its file. A ConfigError
+    if there is no such file, or none of its labels is of this policy.
     """
     try:
         table = pd.read_csv(
@@ -89,7 +84,8 @@ def read_episodes(
         raise ConfigError(f"{path} has no labels: give one that has.")
     mine = [line for line in lines if line["policy"] == policy]
     # Of several runs with the same policy, as one that was copied: this or the first.
-    ours = [line for line in mine if _same_folder(line["run"], run)]
+    here = Path(run).expanduser().resolve()
+    ours = [x for x in mine if Path(x["run"]).expanduser().resolve() == here]
     mine = ours or [line for line in mine if line["run"] == mine[0]["run"]]
     if not mine:
         raise ConfigError(
@@ -131,7 +127,3 @@ def read_episodes(
     if not labels:
         raise ConfigError(f"{path} has no rater who labelled episodes of {run}.")
     return items, labels, buckets
-
-
-def _same_folder(one: str, other: str) -> bool:
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()

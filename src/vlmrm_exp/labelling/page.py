@@ -128,15 +128,12 @@ def _start_page(labelling: Labelling) -> None:
         with ui.element("main").classes("start"), ui.element("div"):
             count = len(labelling.items)
             kind = "videos" if labelling.items[0].file.endswith(".mp4") else "pictures"
+            asked, keys = f"Does each of the {kind} show this?", "0 (no) and 1 (yes)"
+            if labelling.buckets:
+                asked, keys = "How much of each video shows this?", "1 to 5"
             _text("h1", f"{count} {kind} to label")
-            asked = (
-                "How much of each video shows this?"
-                if labelling.buckets
-                else f"Does each of the {kind} show this?"
-            )
             _text("p", asked)
             _text("p", labelling.question).style("font-weight: 600")
-            keys = "1 to 5" if labelling.buckets else "0 (no) and 1 (yes)"
             _text(
                 "p",
                 f"Use the keys {keys}, U to undo, S to skip; or the buttons. Each "
@@ -195,12 +192,10 @@ class Desk:
         self._item: str | None = None  # that this window shows
         with ui.element("main").classes("rate") as self._page:
             with ui.element("header"):
-                bar = ui.element("div").classes("bar")
-                bar.props("role=progressbar aria-label=labelled aria-valuemin=0")
-                bar.props(f"aria-valuemax={len(labelling.items)}")
-                self._bar = bar
-                with bar:
+                with ui.element("div").classes("bar") as self._bar:
                     self._filled = ui.element("div")
+                self._bar.props("role=progressbar aria-label=labelled aria-valuemin=0")
+                self._bar.props(f"aria-valuemax={len(labelling.items)}")
                 with ui.element("div").classes("status"):
                     with ui.element("span").classes("who"):
                         own = _text("a", rater.name)
@@ -264,9 +259,8 @@ class Desk:
         self._left.set_text("" if left is None else f"{max(left / 60, 1):.0f} min left")
         self._stage.clear()
         with self._stage:
-            for item, which in ((self._item, "now"), (rater.following, "next")):
-                if item is not None:
-                    self._media(self._files[item], which)
+            for item, which in zip(rater.queue, ("now", "next"), strict=False):
+                self._media(self._files[item], which)
             if self._item is None:
                 with ui.element("div").classes("done"):
                     _text("p", f"All {total} are labelled. Thank you!")

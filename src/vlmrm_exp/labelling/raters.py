@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 from vlmrm_exp.config import ConfigError
@@ -55,18 +56,16 @@ class Rater:
     ) -> None:  # fmt: skip
         """Read the file, whose first line holds the name, and go on; or begin it.
 
-        `items`, `values` and `seed` are as `Raters` has them.
-
-        Raises:
-            ConfigError: the file holds something else.
-            OSError: it cannot be read or written.
+        `items`, `values` and `seed` are as `Raters` has them. A ConfigError if the file
+        holds something else; an OSError if it cannot be read or written.
         """
         self.path, self.name = path, name
         self.labels: dict[str, int] = {}
         self._values = values
-        self._queue = deque(order(items, name, seed))
-        self._presses: list[tuple[str, int | None]] = []  # that can be undone
-        self._seconds: list[float] = []
+        self.queue = deque(order(items, name, seed))
+        """What is not labelled yet; the first is shown."""
+        # Item, label (None: skipped) and seconds of what can be undone.
+        self._presses: list[tuple[str, int | None, float]] = []
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._read()
         if os.fstat(self._file).st_size == 0:
@@ -82,12 +81,7 @@ class Rater:
     @property
     def current(self) -> str | None:
         """What is shown now; None: everything is labelled."""
-        return self._queue[0] if self._queue else None
-
-    @property
-    def following(self) -> str | None:
-        """What is shown next if the current one is labelled or skipped."""
-        return self._queue[1] if len(self._queue) > 1 else None
+        return self.queue[0] if self.queue else None
 
     @property
     def can_undo(self) -> bool:
@@ -97,46 +91,42 @@ class Rater:
     @property
     def skipped(self) -> int:
         """How many were skipped and are not labelled yet."""
-        last = dict(self._presses)
-        return sum(last.get(item, 0) is None for item in self._queue)
+        return len({item for item, *_ in self._presses} - set(self.labels))
 
     @property
     def median_s(self) -> float | None:
         """Median seconds of the latest labels; None: there are too few."""
-        latest = sorted(self._seconds[-TIMED:])
-        return latest[len(latest) // 2] if len(latest) >= TIMED_FROM else None
+        took = [seconds for _, label, seconds in self._presses if label is not None]
+        return median_high(took[-TIMED:]) if len(took) >= TIMED_FROM else None
 
     @property
     def seconds_left(self) -> float | None:
         """Of work, at the pace of the latest labels; None: not known yet."""
         pace = self.median_s
-        return None if pace is None else pace * len(self._queue)
+        return None if pace is None else pace * len(self.queue)
 
     def label(self, item: str, value: int, seconds: float) -> bool:
         """Label what the rater saw for so many seconds.
 
-        False: it is not shown any more, and nothing is changed.
-
-        Raises:
-            OSError: the disk does not take it; nothing is changed.
+        False if it is not shown any more, an OSError if the disk does not take it: then
+        nothing is changed.
         """
         assert value in self._values
-        told = {"item": item, "label": value, "seconds": round(seconds, 2)}
-        return item == self.current and self._press("label", told)
+        return item == self.current and self._press(
+            "label", item, label=value, seconds=round(seconds, 2)
+        )
 
     def skip(self, item: str) -> bool:
         """Put what is shown behind all others; as `label`."""
-        return item == self.current and self._press("skip", {"item": item})
+        return item == self.current and self._press("skip", item)
 
     def undo(self) -> bool:
         """Take back the latest label or skip that is left; as `label`."""
-        if not self._presses:
-            return False
-        return self._press("undo", {"item": self._presses[-1][0]})
+        return self.can_undo and self._press("undo", self._presses[-1][0])
 
-    def _press(self, do: str, what: dict[str, Any]) -> bool:
+    def _press(self, do: str, item: str, **more: float) -> bool:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        told = {"time": now, "do": do, **what}
+        told = {"time": now, "do": do, "item": item, **more}
         self._append(told)
         self._apply(told)
         return True
@@ -145,26 +135,23 @@ class Rater:
         """Let a press count; a KeyError or ValueError: it is impossible here."""
         do, item = told["do"], told["item"]
         if do == "undo":
-            undone, value = self._presses.pop()
+            undone, label, _ = self._presses.pop()
             if undone != item:
                 raise ValueError(f"{item} was not the latest")
-            if value is None:
-                self._queue.remove(item)
+            if label is None:
+                self.queue.rotate(1)
             else:
                 del self.labels[item]
-                self._seconds.pop()
-            self._queue.appendleft(item)
-            return
-        if item != self.current:
+                self.queue.appendleft(item)
+        elif item != self.current:
             raise ValueError(f"{item} was not shown")
-        self._queue.popleft()
-        if do == "skip":
-            self._queue.append(item)
-            self._presses.append((item, None))
+        elif do == "skip":
+            self.queue.rotate(-1)
+            self._presses.append((item, None, 0.0))
         elif do == "label" and told["label"] in self._values:
+            self._presses.append((item, told["label"], float(told["seconds"])))
             self.labels[item] = told["label"]
-            self._presses.append((item, told["label"]))
-            self._seconds.append(float(told["seconds"]))
+            self.queue.popleft()
         else:
             raise ValueError(f"there is no such press as {do}")
 
@@ -203,16 +190,10 @@ class Raters:
     def __init__(
         self, folder: Path, items: Sequence[str], values: Sequence[int], seed: int
     ) -> None:
-        """Read what there is of earlier sessions.
+        """Read what there is of earlier sessions; a ConfigError if it is damaged.
 
-        Args:
-            folder: of the session; the raters' files are in `raters`.
-            items: names of what is labelled.
-            values: labels that there are.
-            seed: of the orders.
-
-        Raises:
-            ConfigError: a file holds something else.
+        `folder` is the session's, `items` names what is labelled, `values` are the
+        labels that there are, and `seed` is that of the orders.
         """
         self._folder = folder / "raters"
         self._about = items, values, seed
@@ -251,14 +232,10 @@ class Raters:
         return self.sign(f"rater {name.casefold()}")
 
     def join(self, name: str) -> str:
-        """Begin a new rater's file.
+        """Begin a new rater's file and return their key.
 
-        Returns:
-            Their key.
-
-        Raises:
-            NameRefusedError: the name is taken, empty, too long, or no text.
-            OSError: the file cannot be written.
+        A NameRefusedError if the name is taken, empty, too long, or no text; an OSError
+        if the file cannot be written.
         """
         name = unicodedata.normalize("NFC", " ".join(name.split()))
         if not name:

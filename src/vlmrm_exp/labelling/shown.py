@@ -26,8 +26,6 @@ from vlmrm_exp.video import write_episodes
 
 LARGEST = 1280
 """Pixels of a picture's longer side; a screen shows hardly more."""
-RENDERED = 16
-"""States at a time."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,8 @@ class Session:
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         """Look whether the folder has been begun; it need not be there.
 
-        `about` are the settings that decide what is judged and how.
-
-        Raises:
-            FolderTakenError: it was begun with other settings.
-            ConfigError: its items.json is damaged.
+        `about` are the settings that decide what is judged and how. A FolderTakenError
+        if it was begun with others, a ConfigError if its items.json is damaged.
         """
         self.folder, self._shown = folder, folder / "shown"
         self.about = json.loads(json.dumps(about))
@@ -105,9 +100,9 @@ class Session:
 
     def make_pictures(self, config: Config, states: StateSet) -> list[Item]:
         """Render states, or convert files; a ConfigError if one is not one picture."""
-        predicate, goal = world_of(config.task).predicate(config.task), None
+        predicate, goals = world_of(config.task).predicate(config.task), None
         if states.states is not None and predicate is not None:
-            goal = predicate(states.states)
+            goals = np.asarray(predicate(states.states), bool).tolist()
         items = []
         with progress_bar(len(states), "picture", "pictures") as bar:
             for i, frame in enumerate(_pixels(config.task, states)):
@@ -117,16 +112,14 @@ class Session:
                 picture.thumbnail((LARGEST, LARGEST))
                 with written_whole(self._shown / file) as part:
                     picture.save(part)
-                met = None if goal is None else bool(goal[i])
-                items.append(Item(name, file, goal=met))
+                items.append(Item(name, file, goal=goals[i] if goals else None))
                 bar.update()
         return self._keep(items)
 
     def make_videos(self, runs: Sequence[Played], episodes: int) -> list[Item]:
         """Play so many episodes of each run, and render them without words or reward.
 
-        Raises:
-            ConfigError: what a run needs cannot be had.
+        A ConfigError if what a run needs cannot be had.
         """
         from vlmrm_exp.rl.evaluation import VIDEO_FPS  # here, as --help is immediate
 
@@ -166,8 +159,8 @@ def _pixels(task: TaskConfig, states: StateSet) -> Iterator[np.ndarray]:
     # As the task looks, with shadows: they show what touches the floor.
     renderer = world_of(task).make_renderer(task, task.frame_height, True)
     with contextlib.closing(renderer):
-        for start in range(0, len(states), RENDERED):
-            yield from frames_of(renderer, states.states[start : start + RENDERED])
+        for state in states.states:
+            yield frames_of(renderer, state[None])[0]
 
 
 def episodes_of(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:

@@ -53,10 +53,15 @@ class Group:
         return number(self.settings.get("alpha"))
 
     @property
+    def counted(self) -> list[Run]:
+        """The runs that repeat no other."""
+        return [run for run in self.runs if not run.repeats]
+
+    @property
     def finished(self) -> list[Run]:
         """The runs that the group's numbers come from: one for each seed, in order."""
-        counted = [r for r in self.runs if r.status == FINISHED and not r.repeats]
-        return sorted(counted, key=lambda run: natural(run.seed))
+        finished = [run for run in self.counted if run.status == FINISHED]
+        return sorted(finished, key=lambda run: natural(run.seed))
 
     @property
     def measured(self) -> dict[Run, Success]:

@@ -1,7 +1,6 @@
 """The page of a report: what its sections show, and its files."""
 
 import math
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -135,18 +134,10 @@ def _stages_section(groups: Sequence[Group]) -> Section:
     section, rows, runs = Section("Stages", "stages"), [], []
     names = labels(groups, known=("task.name",))
     for group, label in zip(groups, names, strict=True):
-        told = {
-            name: [shares for run in group.finished if (shares := _shares(run, name))]
-            for name in ("stage", "goal")
-        }
-        if told["goal"]:
-            cells = [
-                " / ".join(f"{share:.2f}" for share in np.mean(shares, 0))
-                if len({*map(len, shares)}) == 1
-                else ""
-                for shares in told.values()
-            ]
-            rows.append([f"{group.task}: {label}", *cells, len(group.finished)])
+        stages, goals = (_passed(group.finished, of) for of in ("stage", "goal"))
+        if len(goals):
+            cells = _means(stages), _means(goals), len(group.finished)
+            rows.append([f"{group.task}: {label}", *cells])
             runs += group.finished
     if rows:
         heads = ["group", "stages by the reward", "goals by predicates", "runs"]
@@ -156,11 +147,17 @@ def _stages_section(groups: Sequence[Group]) -> Section:
     return section
 
 
-def _shares(run: Run, name: str) -> list[float]:
-    """The share of a run's final episodes that passed each stage, or each goal."""
-    told = [key for key in run.summary if re.fullmatch(f"eval/{name}_[0-9]+", key)]
-    shares = [number(run.summary[key]) for key in told]
-    return [share for share in shares if share is not None]
+def _passed(runs: Sequence[Run], name: str) -> pd.DataFrame:
+    """The share of final episodes that passed each stage, or goal; a row a run."""
+    told = pd.DataFrame([run.summary for run in runs])
+    shares = told.filter(regex=f"^eval/{name}_[0-9]+$").map(number).astype(float)
+    return shares.dropna(how="all")
+
+
+def _means(shares: pd.DataFrame) -> str:
+    """Of each stage over runs; nothing where some tell of fewer stages than others."""
+    known = not shares.isna().any(axis=None)
+    return " / ".join(f"{share:.2f}" for share in shares.mean()) if known else ""
 
 
 def _measured_runs(groups: Iterable[Group]) -> list[Run]:
@@ -209,9 +206,9 @@ def _curves_section(groups: Sequence[Group], out: Path) -> Section:
     section = Section("Learning curves", "curves")
     for task in sorted({group.task for group in groups}):
         of_task = [group for group in groups if group.task == task]
-        every = [r for group in of_task for r in group.runs if not r.repeats]
+        every = [run for group in of_task for run in group.counted]
         for key, (short, axis) in CURVES.items():
-            runs = [run for run, _ in plots.curves_of(every, key)]
+            runs = [*plots.curves_of(every, key)]
             if not runs:
                 continue
             path = out / f"curves-{parts.file_name(task)}-{short}"
@@ -236,15 +233,15 @@ def _judges_section(groups: Sequence[Group], out: Path) -> Section:
         section.items.append(parts.figure(about, "", found, [group]))
         runs += found
         for judge in group.judges:
-            alarms = [(run, run.alarms[judge]) for run in found if judge in run.alarms]
             when = [
                 f"{alarm['judge']} at {alarm['env_steps']:,} (seed {run.seed})"
-                for run, alarm in alarms
+                for run in found
+                if (alarm := run.alarms.get(judge))
             ]
-            curves = [curve for _, curve in plots.curves_of(found, f"judge/{judge}")]
+            curves = plots.curves_of(found, f"judge/{judge}").values()
             told = [(curve.iloc[0], curve.max(), curve.iloc[-1]) for curve in curves]
             means = (f"{value:.3g}" for value in np.mean(told, 0))
-            raised = f"{len(alarms)} of {len(found)}"
+            raised = f"{len(when)} of {len(found)}"
             rows.append([name, judge, *means, raised, "; ".join(when)])
     heads = ["group", "judge", "first", "best", "last", "alarms", "when"]
     table = pd.DataFrame(rows, columns=heads)

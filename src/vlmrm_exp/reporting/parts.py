@@ -49,8 +49,7 @@ def figure(
     """
     title, path, alt = about
     if groups:
-        inside = {run.folder for run in sources}
-        left_out = [r for g in groups for r in g.runs if r.folder not in inside]
+        left_out = [run for group in groups for run in group.runs if run not in sources]
         note += f"Runs in it: {count_statuses(sources)}"
         if left_out:
             note += f"; not in it: {count_statuses(left_out)}"

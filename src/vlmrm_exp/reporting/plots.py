@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from vlmrm_exp import figures
 from vlmrm_exp.reporting.groups import Group, labels
@@ -22,6 +22,7 @@ from vlmrm_exp.reporting.statistics import (
 
 WIDTH = 4.6
 """Inches: a phone shows it at three quarters of its size, so letters stay readable."""
+SUCCESS = "share of successful episodes"
 EPIC = ["epic", "epic_low", "epic_high"]
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)  # marks on their axis
 FEW_POINTS = 12  # curves with no more points show them
@@ -45,16 +46,13 @@ def success(groups: Sequence[Group], path: Path) -> None:
         style: Any = {"fmt": "o", "color": figures.COLORS[0], "clip_on": False}
         axes.errorbar(rates, places, xerr=bars, capsize=3, **style)
         axes.set_yticks(places, names)
-        axes.set_ylim(lines.sum(), 0)
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_xlabel("share of successful episodes")
+        axes.set(xlim=(-0.02, 1.02), ylim=(lines.sum(), 0), xlabel=SUCCESS)
         figures.save(figure, path)
 
 
-def curves_of(runs: Sequence[Run], key: str) -> list[tuple[Run, pd.Series]]:
+def curves_of(runs: Sequence[Run], key: str) -> dict[Run, pd.Series]:
     """The runs that reported a metric, with its values over env steps."""
-    found = [(run, run.curve(key)) for run in runs]
-    return [(run, curve) for run, curve in found if len(curve)]
+    return {run: curve for run in runs if len(curve := run.curve(key))}
 
 
 def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
@@ -63,11 +61,7 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
     Solid: interquartile mean over finished runs with a band, or, if these are too few
     for a band, the runs themselves. Dashed: runs that did not finish.
     """
-    groups = [
-        group
-        for group in groups
-        if curves_of([run for run in group.runs if not run.repeats], key)
-    ]
+    groups = [group for group in groups if curves_of(group.counted, key)]
     names = labels(groups, known=("task.name",))
     notes = []
     with figures.figure(WIDTH, 3) as figure:
@@ -75,10 +69,10 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
         for group, name, color in zip(groups, names, _colors(groups), strict=True):
             finished = curves_of(group.finished, key)
             others = curves_of([r for r in group.runs if r.status != FINISHED], key)
-            lines = [(curve, "-", 1.0) for _, curve in finished]
+            lines = [(curve, "-", 1.0) for curve in finished.values()]
             label = f"{len(finished)} run{'' if len(finished) == 1 else 's'}"
             is_mean = len(finished) >= RUNS_FOR_BAND
-            common = align([c for _, c in finished]) if is_mean else pd.DataFrame()
+            common = align([*finished.values()]) if is_mean else pd.DataFrame()
             if len(common):
                 values, band = common.to_numpy().T, "lowest to highest run"
                 low, high = values.min(axis=0), values.max(axis=0)
@@ -89,13 +83,13 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
                 mean = pd.Series(interquartile_mean(values), common.index)
                 lines = [(mean, "-", 1.6)]
                 label += f", band: {band}"
-                ends = {curve.index[-1]: run.name for run, curve in finished}
+                ends = {curve.index[-1]: run.name for run, curve in finished.items()}
                 if len(ends) > 1:
                     run = ends[min(ends)]
                     notes.append(f"{name} ends where the shortest record ends: {run}. ")
             if others:
                 label += f" + {len(others)} not finished"
-                lines += [(curve, (0, (3, 2)), 1.0) for _, curve in others]
+                lines += [(curve, (0, (3, 2)), 1.0) for curve in others.values()]
             label = figures.wrap(f"{name} ({label})", 58)
             for curve, style, width in lines:
                 thin = align([curve])[0]
@@ -103,11 +97,8 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
                 marker = "." if len(thin) <= FEW_POINTS else ""
                 axes.plot(thin.index, thin, marker=marker, **line)
                 label = None
-        axes.set_xlabel("env steps")
         axes.set_ylabel(axis)
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _env_steps_axis(axes, 5)
         if "success" in key:
             axes.set_ylim(-0.03, 1.03)
         _legend_below(figure)
@@ -139,10 +130,7 @@ def judges(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
             best.plot(np.arange(1, len(values) + 1), values, color="black", lw=1.2)
             over.set_ylabel(figures.wrap(name, 14))
         over, best = rows[-1]
-        over.set_xlabel("env steps")
-        over.set_xlim(left=0)
-        over.xaxis.set_major_locator(MaxNLocator(4))
-        over.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _env_steps_axis(over, 4)
         best.set_xlabel("highest reward of n")
         if len(pooled):
             best.set_xscale("log")
@@ -178,8 +166,7 @@ def success_over(
                 for rate in group.rates:
                     axes.plot(x(group), rate, "_", color=color, ms=9, alpha=0.6)
         if keys == ("alpha",):
-            axes.set_xlabel("alpha")
-            axes.set_xticks(places)
+            axes.set(xlabel="alpha", xticks=places)
         elif "reward.query_share" in keys:
             axes.set_xlabel("share of training's states that the model looked at")
             axes.set_xscale("log")
@@ -187,11 +174,10 @@ def success_over(
             axes.set_xticks([share for share in SHARES if share > left])
             axes.set_xlim(left, 1.1)
             axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-            axes.xaxis.set_minor_locator(NullLocator())
+            axes.minorticks_off()
         else:
             figures.size_axis(axes, sizes)
-        axes.set_ylim(-0.03, 1.03)
-        axes.set_ylabel("share of successful episodes")
+        axes.set(ylim=(-0.03, 1.03), ylabel=SUCCESS)
         _legend_below(figure)
         figures.save(figure, path)
 
@@ -219,6 +205,12 @@ def epic_over_size(rows: Any, path: Path) -> dict[float, Any]:
         figure.legend(loc="outside lower left", ncols=3, fontsize=8)
         figures.save(figure, path)
     return fits
+
+
+def _env_steps_axis(axes: Any, ticks: int) -> None:
+    axes.set(xlabel="env steps", xlim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(ticks))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _legend_below(figure: Any) -> None:

@@ -111,13 +111,10 @@ class Run:
 
 
 def walk(top: Path) -> tuple[list[Run], list[Path], list[str]]:
-    """Find all runs and all result files of studies in a folder and below.
+    """The runs and studies' files in a folder and below, and what cannot be read there.
 
     A run is a folder with the settings of a training run, or with one of `TRACES`. The
     folders in it are searched too: such a file may lie in a folder of runs by mistake.
-
-    Returns:
-        Both, and what is to be told of folders that cannot be read.
     """
     runs: list[Run] = []
     results: list[Path] = []

@@ -25,7 +25,7 @@ BUCKETS = "episodes in %, by % of their steps in the goal: 0 / 25 / 50 / 75 / 10
 
 def group_numbers(group: Group) -> dict[str, Any]:
     """A line of groups.csv."""
-    counted = [run.status for run in group.runs if not run.repeats]
+    counted = [run.status for run in group.counted]
     success = group.success
     rates = (success.rate, *success.interval) if success else (None, None, None)
     rewards = pd.Series([run.reward for run in group.finished], dtype=float)
@@ -96,7 +96,7 @@ def table_of_groups(groups: Sequence[Group], numbers: Sequence[dict[str, Any]]) 
 
 def run_numbers(runs: Sequence[Run], groups: Sequence[Group]) -> pd.DataFrame:
     """A line for each run; `group` is its line of groups.csv, counted from 0."""
-    group_of = {id(run): i for i, group in enumerate(groups) for run in group.runs}
+    group_of = {run: i for i, group in enumerate(groups) for run in group.runs}
     measured = ("eval/", "judge/", "perf/", "reward/", "wall_s")
     return pd.DataFrame(
         {
@@ -104,7 +104,7 @@ def run_numbers(runs: Sequence[Run], groups: Sequence[Group]) -> pd.DataFrame:
             "status": run.status,
             "reason": run.reason,
             "notes": "; ".join(run.notes),
-            "group": group_of.get(id(run)),
+            "group": group_of.get(run),
             "repeats": run.repeats,
             **{name: run.config.get(key) for key, name in COLUMNS.items()},
             "seed": run.config.get("seed"),
