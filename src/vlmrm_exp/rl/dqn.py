@@ -56,12 +56,7 @@ def q_target(
 ) -> torch.Tensor:
     """Bellman target (B,): the learning network chooses, the target network judges.
 
-    Args:
-        batch: of B transitions.
-        next_value: (B, number of actions), of the learning network.
-        next_target_value: (B, number of actions), of the target network.
-        gamma: discount per env step.
-        bootstrap_at_time_limit: whether the value after an episode's last step counts.
+    Their values are (B, number of actions) each.
     """
     choice = next_value.argmax(-1, keepdim=True)  # (B, 1)
     chosen = next_target_value.gather(-1, choice).squeeze(-1)  # (B, 1) -> (B,)
@@ -110,11 +105,9 @@ class DQN:
         self._target: list[torch.Tensor] = list(self.target.parameters())
         # In place, all tensors at once: target += tau (network - target).
         self._follow = get_ema_multi_avg_fn(1 - algo.tau)
+        on_gpu = device.type == "cuda"  # where a CUDA graph captures it
         self.optimiser = torch.optim.Adam(
-            self._network,
-            algo.learning_rate,
-            fused=True,
-            capturable=device.type == "cuda",  # by a CUDA graph
+            self._network, algo.learning_rate, fused=True, capturable=on_gpu
         )
 
     @torch.no_grad()
@@ -256,9 +249,9 @@ def train(
                 rollout.states,
             )
             state.learned_steps += rollout.env_steps
-            remembers = isinstance(replay, RememberingReplay)
-            metrics = pool.learn(replay) if remembers else {}
-            losses = []
+            metrics, losses = {}, []
+            if isinstance(replay, RememberingReplay):
+                metrics = pool.learn(replay)
             if replay.size >= algo.learning_starts:
                 places = replay.draw(algo.gradient_steps, algo.batch_size)
                 if graph is not None:

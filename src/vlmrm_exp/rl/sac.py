@@ -174,11 +174,8 @@ class SAC:
         self.log_temperature = torch.tensor(
             math.log(algo.temperature), device=device, requires_grad=True
         )
-        self.target_entropy = (
-            -float(self.action_dim)
-            if algo.target_entropy is None
-            else algo.target_entropy
-        )
+        asked = algo.target_entropy
+        self.target_entropy = -float(self.action_dim) if asked is None else asked
         self.held_action = torch.empty(0)
         self.held_steps = 0
         # Lists made once: walking a module's parameters costs as much as a layer.
@@ -189,12 +186,10 @@ class SAC:
         self._targets: list[torch.Tensor] = list(self.targets.parameters())
         # In place, all tensors at once: target += tau (critic - target).
         self._follow = get_ema_multi_avg_fn(1 - algo.tau)
+        on_gpu = device.type == "cuda"  # where a CUDA graph captures it
         self.optimisers = {
             name: torch.optim.Adam(
-                parameters,
-                algo.learning_rate,
-                fused=True,
-                capturable=device.type == "cuda",  # by a CUDA graph
+                parameters, algo.learning_rate, fused=True, capturable=on_gpu
             )
             for name, parameters in self._learned.items()
         }
@@ -395,9 +390,9 @@ def train(
                 rollout.states,
             )
             state.learned_steps += rollout.env_steps
-            remembers = isinstance(replay, RememberingReplay)
-            metrics = pool.learn(replay) if remembers else {}
-            losses = []
+            metrics, losses = {}, []
+            if isinstance(replay, RememberingReplay):
+                metrics = pool.learn(replay)
             if replay.size >= algo.learning_starts:
                 places = replay.draw(algo.gradient_steps, algo.batch_size)
                 if graph is not None:
