@@ -156,8 +156,7 @@ class RewardModel(Protocol):
     def update(self, episodes: Episodes) -> dict[str, float]:
         """Learn from the states in replay, after each rollout.
 
-        Returns:
-            Metrics, whose names begin with `reward/`.
+        The metrics' names begin with `reward/`.
         """
         return {}
 

@@ -67,15 +67,11 @@ class Pool:
     def submit(self, episodes: Episodes, thin: bool = False) -> Wait:
         """Begin to reward episodes.
 
-        Args:
-            episodes: with states, if the model needs them.
-            thin: reward each `reward.every`-th step, the last one among them; steps
-                between get the linear interpolation of their neighbours, those before
-                the first get its reward. Or, where rewards are learned, the states that
-                are worth a look; the others get NaN until `learn`.
-
-        Returns:
-            What waits for them; it raises FloatingPointError where one is not finite.
+        What waits for them raises FloatingPointError where one is not finite. `thin`:
+        reward each `reward.every`-th step, the last one among them; steps between get
+        the linear interpolation of their neighbours, those before the first get its
+        reward. Or, where rewards are learned, the states that are worth a look; the
+        others get NaN until `learn`.
         """
         if thin and self.estimator is not None:
             return self._submit_some(episodes, self.estimator.choose(episodes))
@@ -132,10 +128,7 @@ class Pool:
         """Let a model that learns do so, then give all that is stored its new rewards.
 
         To be called once for each rollout that was submitted with `thin`: with overlap,
-        its rewards may be of a version before the last.
-
-        Returns:
-            Metrics; none of a model that does not learn.
+        its rewards may be of a version before the last. Returns metrics.
         """
         if self.estimator is not None:
             return self.estimator.learn(memory)

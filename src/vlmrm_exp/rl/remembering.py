@@ -59,11 +59,7 @@ class RememberingReplay(Replay):
     def draw_rewarded(
         self, count: int, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stored states whose reward came, with replacement.
-
-        Returns:
-            States (count, S) float32, rewards (count,) float32.
-        """
+        """Stored states (count, S) float32 whose reward came, with replacement."""
         given = self._given[: self._filled].flatten()
         came = given.isfinite().nonzero().squeeze(1)
         place = came[torch.from_numpy(rng.integers(len(came), size=count))]
