@@ -7,7 +7,6 @@ by the network that learns (arXiv 1509.06461).
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,8 +24,7 @@ from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import Batch, make_seeds, means, network_input
 from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.evaluation import evaluate, rollout_metrics
-from vlmrm_exp.rl.remembering import RememberingReplay
-from vlmrm_exp.rl.replay import Replay
+from vlmrm_exp.rl.remembering import RememberingReplay, make_replay
 from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.rl.state import State
 from vlmrm_exp.signals import Interrupts
@@ -200,15 +198,7 @@ def train(
     algo, seeds = config.algo, make_seeds(config.seed)
     assert isinstance(envs.action_space, gym.spaces.Discrete)
     agent = DQN(algo, envs.observation_space, envs.action_space, seeds.agent, device)
-    rollout_steps = envs.num_envs * envs.episode_length
-    rollouts = math.ceil(config.env_steps / rollout_steps)
-    replay = (RememberingReplay if pool.remembers else Replay)(
-        min(algo.buffer_size, rollouts * rollout_steps),
-        envs,
-        seeds.replay,
-        device,
-        algo.normalise_rewards,
-    )
+    replay = make_replay(config, envs, pool.remembers, device)
     state = State(envs, agent, replay, pool, next_evaluation=config.evaluation.every)
     if saved is not None:
         state.load_state_dict(saved)
