@@ -51,7 +51,7 @@ class Crew:
             greetings = []
             for number in range(count):
                 greetings.append(self._greeting(number))
-                self._ended = 0
+                self._ended = 0  # one that started parts those that did not
         except BaseException:
             self.close()
             raise

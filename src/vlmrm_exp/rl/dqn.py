@@ -115,12 +115,9 @@ class DQN:
         value = self.network(torch.from_numpy(inputs).to(self.device))
         return value.argmax(-1).cpu().numpy()
 
-    @torch.no_grad()
     def act(self, observation: np.ndarray, epsilon: float) -> np.ndarray:
         """Explore: observations (N, O) -> (N,) int64, random with chance epsilon."""
-        inputs = network_input(observation, self.algo.squash_observations)
-        value = self.network(torch.from_numpy(inputs).to(self.device))
-        greedy = value.argmax(-1).cpu()
+        greedy = torch.from_numpy(self.act_greedily(observation))
         shape = greedy.shape
         chance = torch.rand(shape, generator=self.generator)
         uniform = torch.randint(self.num_actions, shape, generator=self.generator)
