@@ -256,6 +256,9 @@ def test_members_follow_what_others_change_in_the_run(compose):
         ("member.a/b=clip=tiny", "A member is named 'a/b', which is no word"),
         ("member.x=alpha=2", "member.x: alpha is 2.0, but must lie between 0 and 1."),
         ("member.x=task=cartpole", "member.x: it has another task.env, so other st"),
+        ("member.x=member.y=alpha=0", "member.x: There is no setting member.y"),
+        ("judge.x=judge.y=alpha=0", "judge.x: There is no setting judge.y"),
+        ("judge.x=member=alpha=0", "judge.x: Members have names: give each as"),
         ("member.x=reward=environment", "member.x: reward=environment is not of singl"),
         ("member.x=reward=video", "member.x: reward=video is not of single states"),
         ("member.x=reward=ensemble", "member.x: reward=ensemble is no member of anot"),
@@ -343,6 +346,24 @@ def test_a_judge_of_an_ensemble_is_one_told_differently():
 
 
 @pytest.mark.slow
+def test_a_judge_may_have_members_that_the_run_has_not():
+    words = [
+        *TASK,
+        "judge.x=[reward=ensemble, member.own=null, member.far=[clip=tiny, alpha=0.4]]",
+        "judge.y=member.far=clip=tiny",
+    ]
+    keys = to_keys(words, {}, program="config")
+    composed = app.compose("config", *keys, "name=test")
+    config = to_config(composed.cfg)
+    judges = judge_configs(composed, config)
+    members = member_configs(judges["x"])
+    assert list(members) == ["model", "words", "far"]
+    assert (members["far"].clip.name, members["far"].alpha) == ("tiny", 0.4)
+    unread = "judge.y: member.far changes nothing here: reward=clip has no members."
+    assert unread in notes(judges, config, [])
+
+
+@pytest.mark.slow
 def test_studies_of_states_ask_an_ensemble_as_a_run_does():
     words = [*ENSEMBLE[:2], *ENSEMBLE[4:], *DIFFERENT, *SHORT, "alpha=0", "out=x"]
     keys = to_keys(words, epic.PLURAL, program="epic")
@@ -356,7 +377,13 @@ def test_studies_of_states_ask_an_ensemble_as_a_run_does():
     study = Plain(task)
     (found,) = study.rewards(asked, [task])
     np.testing.assert_array_equal(found, expected)
-    assert study.facts == made_of
+    assert study.facts == {"mountaincar": [made_of]}
+    # Those of other tasks, and of the same one asked otherwise, stand beside these.
+    study.rewards(asked, [task, replace(task, alpha=0.5)])
+    other = replace(task, task=replace(task.task, name="other"))
+    study.rewards(asked, [other])
+    assert list(map(len, study.facts.values())) == [2, 1]
+    assert study.facts["mountaincar"][0] == made_of
     assert set(made_of["members"]) > {"own"}
 
 

@@ -139,10 +139,9 @@ def test_code_and_libraries_are_part_of_the_key(compose, tmp_path, monkeypatch):
 
     config = compose("task=mountaincar", "clip=nano")
     states = sample(config.task, 100)
-    rewarder = Clip(config.clip, CPU, tmp_path)
-    rewarder.rewards(states, [config])
+    Clip(config.clip, CPU, tmp_path).rewards(states, [config])
     forbid(monkeypatch, mountain_car, "make_renderer")
-    rewarder.rewards(states, [config])
+    Clip(config.clip, CPU, tmp_path).rewards(states, [config])
     of_libraries = cache.libraries
     for changed in ("envs/toy_renderers.py", "vlm/encoder.py", "reward/clip.py"):
         with monkeypatch.context() as other:
@@ -152,7 +151,7 @@ def test_code_and_libraries_are_part_of_the_key(compose, tmp_path, monkeypatch):
                 lambda files, c=changed: str(any(f.endswith(c) for f in files)),
             )
             with pytest.raises(AssertionError, match="forbidden"):
-                rewarder.rewards(states, [config])
+                Clip(config.clip, CPU, tmp_path).rewards(states, [config])
     for changed in ("pygame-ce", "timm"):
         with monkeypatch.context() as other:
             other.setattr(
@@ -161,7 +160,19 @@ def test_code_and_libraries_are_part_of_the_key(compose, tmp_path, monkeypatch):
                 lambda names, c=changed: of_libraries(names) | {c: c in names},
             )
             with pytest.raises(AssertionError, match="forbidden"):
-                rewarder.rewards(states, [config])
+                Clip(config.clip, CPU, tmp_path).rewards(states, [config])
+
+
+def test_the_code_is_hashed_once_for_a_model_and_a_question(
+    compose, tmp_path, monkeypatch
+):
+    config = compose("task=mountaincar", "clip=nano")
+    states = sample(config.task, 300)  # two parts
+    asked, sources = [], cache.sources
+    monkeypatch.setattr(cache, "sources", lambda files: asked.append(0) or sources([]))
+    rewarder = Clip(config.clip, CPU, tmp_path)
+    rewarder.rewards(states, [config])
+    assert len(asked) == 2  # of the model, and of the world
 
 
 def test_an_interruption_loses_one_part_at_most(compose, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from point_mass import PointMassEnvs, point_mass, point_mass_config
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.measures import wilson_interval
 from vlmrm_exp.reward.ground_truth import EnvironmentReward
-from vlmrm_exp.reward.pool import InProcess
+from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl.evaluation import Played, judge, play, write_video
 
 
@@ -25,7 +25,7 @@ def pool(tmp_path):
 def own():
     """The environment's own reward, which needs no states."""
     config = point_mass_config()
-    return InProcess(config, EnvironmentReward(config))
+    return Pool(config, EnvironmentReward(config))
 
 
 def test_every_episode_is_rewarded_and_some_states_are_kept(pool):
@@ -140,7 +140,7 @@ def test_wilson_interval_equals_published_values(successes, episodes, low, high)
 
 def test_video_shows_the_states_that_were_kept(tmp_path, compose):
     config = compose("task=cartpole", "task.frame_height=64", "task.episode_length=6")
-    own = InProcess(config, EnvironmentReward(config))
+    own = Pool(config, EnvironmentReward(config))
     envs = world_of(config.task).make_envs(config.task, 2, 1)
 
     def left(observation: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from vlmrm_exp.envs import world_of
 from vlmrm_exp.pretraining import check as pretraining_check
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward, Sentence
-from vlmrm_exp.reward.pool import InProcess, Workers, make_pool
+from vlmrm_exp.reward.pool import Workers, make_pool
 from vlmrm_exp.rl.evaluation import play
 from vlmrm_exp.studies import examine, state_sets
 from vlmrm_exp.studies.rewards import rewarders
@@ -55,7 +55,7 @@ def pool(config, states):
     """In this process."""
     own = replace(config, compute=replace(config.compute, workers=0))
     pool = make_pool(own, Episodes(states=states[:1, :1]))
-    assert isinstance(pool, InProcess)
+    assert not isinstance(pool, Workers)
     yield pool
     pool.close()
 

@@ -16,7 +16,7 @@ from vlmrm_exp.envs.in_order import InOrder, make_envs
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.notes import unread
 from vlmrm_exp.reward import Episodes, make_model
-from vlmrm_exp.reward.pool import InProcess
+from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.reward.random_states import random_states
 from vlmrm_exp.reward.stages import checked
 from vlmrm_exp.rl import checkpoint, sac
@@ -309,7 +309,7 @@ def test_one_prompt_has_the_same_truth_and_no_stages():
     ]
     envs = make_envs(config.task, 4, 1)
     model = make_model(composed(*TASK, "reward=environment"))
-    around = InProcess(config, model).around(envs)
+    around = Pool(config, model).around(envs)
     assert around is envs
     played = collect(around, right_first, 0)
     assert list(played.passed) == ["goal"]

@@ -101,7 +101,8 @@ def _config(
                 f"brackets, as {kind}.{name}='[{told}]'."
             )
     try:
-        keys = words.to_keys(settings, {})
+        # Read as those of `bench`: with members, but without judges.
+        keys = words.to_keys(settings, {}, program="bench" if kind == "judge" else "")
         other_reward = any(key.startswith("reward=") for key in keys)
         if kind == "member" and not other_reward:
             keys, other_reward = ["reward=clip", *keys], True

@@ -197,12 +197,7 @@ class World:
 
 def world_of(task: TaskConfig) -> World:
     """The description of a task's world; a ConfigError if there is no such world."""
-    if ":" not in task.env and task.env not in BUILT_IN:
-        raise ConfigError(
-            f"task.env is {task.env!r}, but must be one of {', '.join(BUILT_IN)}, or "
-            f"module:NAME of a World of your own.{did_you_mean(task.env, BUILT_IN)}"
-        )
-    world = load(BUILT_IN.get(task.env, task.env), "task.env")
+    world = load(task.env, "task.env", BUILT_IN, "module:NAME of a World")
     if not isinstance(world, World):
         raise ConfigError(
             f"task.env is {task.env!r}, which is no vlmrm_exp.envs.World: give one."
@@ -213,13 +208,19 @@ def world_of(task: TaskConfig) -> World:
     return replace(world, sources=(*world.sources, file)) if file else world
 
 
-def load(path: str, setting: str) -> Any:
-    """What `module:NAME` names.
+def load(path: str, setting: str, built_in: Mapping[str, str], own_one: str) -> Any:
+    """What a name of `built_in` or a `module:NAME` of one's own names.
 
     Raises:
         ConfigError: there is no such module or name.
         ForeignError: the module fails when it is imported.
     """
+    if ":" not in path and path not in built_in:
+        raise ConfigError(
+            f"{setting} is {path!r}, but must be one of {', '.join(built_in)}, or "
+            f"{own_one} of your own.{did_you_mean(path, built_in)}"
+        )
+    path = built_in.get(path, path)
     module, _, name = path.partition(":")
     own = f"give {setting}=module:NAME, with the module's folder in PYTHONPATH"
     if not module or not name:
@@ -328,9 +329,3 @@ def check_algo(action_space: gym.Space, algo_name: str, env_id: str) -> None:
             f"{algo_name.upper()} needs {other} actions, but {env_id}'s are {kind}: "
             f"use algo={needed}."
         )
-
-
-def seeded(seed: int, count: int) -> list[np.random.Generator]:
-    """Independent random generators for so many environments."""
-    streams = np.random.SeedSequence(seed).spawn(count)
-    return [np.random.default_rng(stream) for stream in streams]

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from vlmrm_exp.config import TaskConfig
-from vlmrm_exp.envs import Samples, Step, World, seeded, toy_renderers
+from vlmrm_exp.envs import Samples, Step, World, toy_renderers
 from vlmrm_exp.envs.toy_renderers import DRAWN_BY, WALL, CartPoleRenderer
 
 POSITIONS = 9  # of the cart in the grid of states
@@ -101,7 +101,8 @@ class CartPoleEnvs:
         """Nothing is held."""
 
     def _seed(self, seed: int) -> None:
-        for env, rng in zip(self._envs, seeded(seed, self.num_envs), strict=True):
+        rngs = np.random.default_rng(seed).spawn(self.num_envs)
+        for env, rng in zip(self._envs, rngs, strict=True):
             env.np_random = rng
             env.state = np.zeros(4)
 

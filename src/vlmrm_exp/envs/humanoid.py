@@ -23,7 +23,6 @@ from vlmrm_exp.envs import (
     humanoid_model,
     humanoid_renderer,
     poses,
-    seeded,
 )
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.envs.humanoid_model import NUM_QPOS, STATE_SIZE, humanoid_spec
@@ -67,7 +66,7 @@ class HumanoidEnvs:
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Stand up straight, with a little noise; (N, O) float32."""
         if seed is not None:
-            self._rngs = seeded(seed, self.num_envs)
+            self._rngs = np.random.default_rng(seed).spawn(self.num_envs)
         for data, rng in zip(self._datas, self._rngs, strict=True):
             mujoco.mj_resetData(self._model, data)
             noise = rng.uniform(-RESET_NOISE, RESET_NOISE, STATE_SIZE)
@@ -218,14 +217,8 @@ def visited(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Some states of one episode of each environment, each at most once.
 
-    Args:
-        envs: are closed afterwards.
-        act: observations (N, O) -> actions (N, A).
-        count: how many states.
-        rng: of the starts and of the choice.
-
-    Returns:
-        States (count, S), and the number of each one's episode, (count,) int.
+    Returns states (count, S), and the number of each one's episode, (count,) int. The
+    starts and the choice are drawn from `rng`; the environments are closed.
     """
     observation = envs.reset(int(rng.integers(2**31)))
     states = []

@@ -14,7 +14,7 @@ from gymnasium.envs.classic_control.continuous_mountain_car import (
 )
 
 from vlmrm_exp.config import TaskConfig
-from vlmrm_exp.envs import Predicate, Samples, Step, World, seeded, toy_renderers
+from vlmrm_exp.envs import Predicate, Samples, Step, World, toy_renderers
 from vlmrm_exp.envs.toy_renderers import (
     DRAWN_BY,
     FLAG,
@@ -105,7 +105,8 @@ class MountainCarEnvs:
         """Nothing is held."""
 
     def _seed(self, seed: int) -> None:
-        for env, rng in zip(self._envs, seeded(seed, self.num_envs), strict=True):
+        rngs = np.random.default_rng(seed).spawn(self.num_envs)
+        for env, rng in zip(self._envs, rngs, strict=True):
             env.np_random = rng
             env.reset()
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vlmrm_exp.checks import did_you_mean
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import VectorEnv, load
 from vlmrm_exp.files import plain
@@ -115,7 +114,6 @@ class Memory(Protocol):
 
     def set_rewards(self, reward: np.ndarray) -> None:
         """Replace the rewards of all that is stored: (T, N)."""
-        ...
 
 
 class RewardModel(Protocol):
@@ -158,8 +156,7 @@ class RewardModel(Protocol):
     def update(self, episodes: Episodes) -> dict[str, float]:
         """Learn from the states in replay, after each rollout.
 
-        Returns:
-            Metrics, whose names begin with `reward/`.
+        The metrics' names begin with `reward/`.
         """
         return {}
 
@@ -188,13 +185,8 @@ def reward_class(config: Config) -> type[RewardModel]:
     Raises:
         ConfigError: there is none.
     """
-    name = config.reward.model
-    if ":" not in name and name not in BUILT_IN:
-        raise ConfigError(
-            f"reward.model is {name!r}, but must be one of {', '.join(BUILT_IN)}, or "
-            f"module:Class of a RewardModel of your own.{did_you_mean(name, BUILT_IN)}"
-        )
-    found = load(BUILT_IN.get(name, name), "reward.model")
+    name, own = config.reward.model, "module:Class of a RewardModel"
+    found = load(name, "reward.model", BUILT_IN, own)
     if RewardModel not in getattr(found, "__mro__", ()):
         raise ConfigError(
             f"reward.model is {name!r}, which is no subclass of "

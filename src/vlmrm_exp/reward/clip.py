@@ -148,9 +148,7 @@ class ClipReward(RewardModel):
     def __init__(self, config: Config, wordings: Sequence[Config] = ()) -> None:
         """Load the model, embed the sentences, open the drawing context.
 
-        Args:
-            config: of the run.
-            wordings: the same with each goal that `scores` tells of; none: its own.
+        `wordings` are the same with each goal that `scores` tells of; none: its own.
 
         Raises:
             ConfigError: prompts that do not fit, weights that cannot be had, no GPU,

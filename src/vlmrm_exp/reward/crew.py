@@ -48,8 +48,10 @@ class Crew:
                 count, self._start = opened
             for number in range(count):
                 self.workers.append(self._start(number))
-            # However long loading takes; then the first reward, and what it depends on.
-            greetings = [self._first_greeting(number) for number in range(count)]
+            greetings = []
+            for number in range(count):
+                greetings.append(self._greeting(number))
+                self._ended = 0  # one that started parts those that did not
         except BaseException:
             self.close()
             raise
@@ -84,8 +86,7 @@ class Crew:
                 return answer
             except WorkerEnded as ended:
                 self._replace(number, ended)
-            with contextlib.suppress(WorkerEnded):  # told by the next answer
-                self._greeting(number)
+            self._greeting(number)
             worker = self.workers[number]
             if self._state is not None:
                 worker.send(self._state)
@@ -101,19 +102,16 @@ class Crew:
         self._opened.close()
 
     def _greeting(self, number: int) -> tuple[int, dict[str, Any], float]:
-        """A new worker's batch size and facts, and how long its first rewards took."""
-        size = self._answer(number)
-        started = time.monotonic()
-        about = self._answer(number, FIRST_REWARD_S)
-        return size, about, time.monotonic() - started
+        """Batch size and facts of a new worker, and how long its first rewards took.
 
-    def _first_greeting(self, number: int) -> tuple[int, dict[str, Any], float]:
-        """That of a worker, or of one in its place."""
+        They are of the one in its place, if it ends before.
+        """
         while True:
             try:
-                greeting = self._greeting(number)
-                self._ended = 0
-                return greeting
+                size = self._answer(number)  # however long loading takes
+                started = time.monotonic()
+                about = self._answer(number, FIRST_REWARD_S)
+                return size, about, time.monotonic() - started
             except WorkerEnded as ended:
                 self._replace(number, ended)
 

@@ -136,11 +136,8 @@ def member_configs(config: Config) -> dict[str, Config]:
 def combined(rewards: np.ndarray, how: str, weight: float) -> np.ndarray:
     """Combine standardised rewards (B, E) into (B,), as section 3 of the paper does.
 
-    Args:
-        rewards: of each member.
-        how: min, worst-case optimisation; mean; or uncertainty: the mean minus `weight`
-            times the variance over members.
-        weight: only read for `uncertainty`.
+    By min, worst-case optimisation; mean; or uncertainty: the mean minus `weight` times
+    the variance over members.
     """
     if how == "min":
         return rewards.min(1)

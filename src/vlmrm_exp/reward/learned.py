@@ -84,12 +84,7 @@ class Estimator:
     """Chooses which states are looked at, and estimates the rewards of the others."""
 
     def __init__(self, config: Config, state_size: int) -> None:
-        """Begin with networks that know nothing.
-
-        Args:
-            config: its seed, device and `reward`.
-            state_size: S.
-        """
+        """Begin with networks that know nothing; `state_size` is S."""
         self._asked = config.reward
         self._seed = config.seed
         self._device = choose_device(config.compute.device)
@@ -151,9 +146,7 @@ class Estimator:
     def learn(self, memory: Memory) -> dict[str, float]:
         """Measure the error on the newest rollout, learn from it, estimate anew.
 
-        Returns:
-            `reward/query_share`, share of the rollout's states that were looked at;
-            `metrics`.
+        Returns `metrics`, and the rollout's share of states that were looked at.
         """
         states, given = memory.newest()
         if self._learned >= WARM_UP and self._spread > 1e-6:
@@ -169,13 +162,11 @@ class Estimator:
         return {"reward/query_share": float(looked_at.mean()), **self.metrics()}
 
     def metrics(self) -> dict[str, float]:
-        """What a run tells.
+        """What a run tells: `reward/queries`, states looked at so far; `reward/error`.
 
-        Returns:
-            `reward/queries`, states looked at so far; `reward/error`, once measured:
-            the root mean squared error of estimates, over the standard deviation of the
-            rewards in replay, on states that were drawn with equal chances, before they
-            are learned from.
+        That is, once measured, the root mean squared error of estimates, over the
+        standard deviation of the rewards in replay, on states that were drawn with
+        equal chances, before they are learned from.
         """
         error = {} if self._error is None else {"reward/error": self._error}
         return {"reward/queries": self._queries, **error}

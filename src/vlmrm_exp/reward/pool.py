@@ -36,12 +36,13 @@ Wait = Callable[[], np.ndarray]
 
 
 class Pool:
-    """Rewards episodes in the order in which they are submitted. See `make_pool`."""
+    """Rewards episodes, in this process and as soon as they are submitted."""
 
-    _learner: RewardModel | None
-    """The model that learns, if one does."""
-
-    def __init__(self, config: Config, model: RewardModel | type[RewardModel]) -> None:
+    def __init__(self, config: Config, model: RewardModel | None) -> None:
+        """`model` is this process's own; None: only workers have one."""
+        kind = reward_class(config) if model is None else model
+        self._model: Any = model
+        self._learner: RewardModel | None = model if kind.remembers else None
         self.estimator: Estimator | None = None
         """Of rewards that are learned instead of asking for all; set by `make_pool`."""
         self.judges: dict[str, RewardModel] = {}
@@ -49,13 +50,13 @@ class Pool:
         self.version = 0
         """How often a model that learns has changed what it would answer."""
         self._asked: deque[int] = deque()  # versions of rollouts still to be learned
-        self.needs_states = model.needs_states
-        self.cheap = model.cheap
+        self.needs_states = kind.needs_states
+        self.cheap = kind.cheap
         # Only what costs something is worth sparing, and time must have no gaps.
-        thins = not model.cheap and model.window == 1
+        thins = not kind.cheap and kind.window == 1
         self._every = config.reward.every if thins else 1
         self._advice = f"reward={config.reward.name} gave it"
-        if model.sees_pictures:
+        if kind.sees_pictures:
             self._advice = "check the weights and clip.precision"
 
     @property
@@ -66,15 +67,11 @@ class Pool:
     def submit(self, episodes: Episodes, thin: bool = False) -> Wait:
         """Begin to reward episodes.
 
-        Args:
-            episodes: with states, if the model needs them.
-            thin: reward each `reward.every`-th step, the last one among them; steps
-                between get the linear interpolation of their neighbours, those before
-                the first get its reward. Or, where rewards are learned, the states that
-                are worth a look; the others get NaN until `learn`.
-
-        Returns:
-            What waits for them; it raises FloatingPointError where one is not finite.
+        What waits for them raises FloatingPointError where one is not finite. `thin`:
+        reward each `reward.every`-th step, the last one among them; steps between get
+        the linear interpolation of their neighbours, those before the first get its
+        reward. Or, where rewards are learned, the states that are worth a look; the
+        others get NaN until `learn`.
         """
         if thin and self.estimator is not None:
             return self._submit_some(episodes, self.estimator.choose(episodes))
@@ -131,10 +128,7 @@ class Pool:
         """Let a model that learns do so, then give all that is stored its new rewards.
 
         To be called once for each rollout that was submitted with `thin`: with overlap,
-        its rewards may be of a version before the last.
-
-        Returns:
-            Metrics; none of a model that does not learn.
+        its rewards may be of a version before the last. Returns metrics.
         """
         if self.estimator is not None:
             return self.estimator.learn(memory)
@@ -172,10 +166,11 @@ class Pool:
 
     def around(self, envs: VectorEnv) -> VectorEnv:
         """What an agent acts in: `envs`, or what an online model makes of them."""
-        return envs
+        return envs if self._model is None else self._model.around(envs)
 
     def _submit(self, episodes: Episodes) -> Wait:
-        raise NotImplementedError
+        rewards = rewards_of(self._model, episodes)
+        return lambda: rewards
 
     def about(self) -> dict[str, Any]:
         """What the rewards and judges depend on, for the run's record."""
@@ -183,11 +178,11 @@ class Pool:
         return self._about() | ({"judges": judges} if judges else {})
 
     def _about(self) -> dict[str, Any]:
-        raise NotImplementedError
+        return facts_of(self._model)
 
     def close(self) -> None:
-        """Stop processes, release what is open."""
-        raise NotImplementedError
+        """Release what the model holds, and stop workers."""
+        close(self._model)
 
 
 def make_pool(config: Config, example: Episodes) -> Pool:
@@ -204,9 +199,8 @@ def make_pool(config: Config, example: Episodes) -> Pool:
         from vlmrm_exp.reward.learned import make_estimator  # few runs need it
 
         estimator = make_estimator(config, model, example)
-    pool: Pool
     if model.cheap or config.compute.num_workers == 0:
-        pool = InProcess(config, make_model(config))
+        pool = Pool(config, make_model(config))
         pool.rewards(example)
     else:
         pool = Workers(config, example)
@@ -241,44 +235,19 @@ def make_judge(name: str, config: Config, example: Episodes) -> RewardModel:
     return judge
 
 
-class InProcess(Pool):
-    """Computes in the calling process, as soon as episodes are submitted."""
-
-    def __init__(self, config: Config, model: RewardModel) -> None:
-        super().__init__(config, model)
-        self._model = model
-        self._learner = model if model.remembers else None
-
-    def around(self, envs: VectorEnv) -> VectorEnv:
-        """What an agent acts in."""
-        return self._model.around(envs)
-
-    def _about(self) -> dict[str, Any]:
-        return facts_of(self._model)
-
-    def close(self) -> None:
-        """Release what the model holds."""
-        close(self._model)
-
-    def _submit(self, episodes: Episodes) -> Wait:
-        rewards = rewards_of(self._model, episodes)
-        return lambda: rewards
-
-
 class Workers(Pool):
-    """Computes in workers; each gets a contiguous share."""
+    """Rewards them in workers; each gets a contiguous share."""
 
     def __init__(self, config: Config, example: Episodes) -> None:
-        model = reward_class(config)
-        super().__init__(config, model)
-        self._learner = make_model(config) if model.remembers else None
+        kind = reward_class(config)
+        super().__init__(config, make_model(config) if kind.remembers else None)
         self._sent: int | None = 0  # the version that workers have
-        self._axis = 0 if model.window == 1 else 1  # along which work is shared out
+        self._axis = 0 if kind.window == 1 else 1  # along which work is shared out
         self._job: list[np.ndarray] | None = None  # the newest one's answers so far
         try:
             self._crew = Crew(config, example)
         except BaseException:
-            close(self._learner)
+            super().close()
             raise
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -290,9 +259,9 @@ class Workers(Pool):
         return self._crew.about
 
     def close(self) -> None:
-        """Stop the workers."""
+        """Stop the workers, and release what the model holds."""
         self._crew.close()
-        close(self._learner)
+        super().close()
 
     def _submit(self, episodes: Episodes) -> Wait:
         # A worker that still wants to answer does not read: both ends would wait.
@@ -306,22 +275,19 @@ class Workers(Pool):
                     raise ValueError("it is empty, so that workers would never learn")
                 learned = pickle.dumps(state)
             self._crew.tell(learned)
-        self._crew.ask(self._shares(episodes))
+        # A part for each worker: whole batches of states, or whole episodes.
+        shape, size, count = episodes.shape, 1, len(self._crew.workers)
+        if self._axis == 0:
+            episodes, size = episodes.column(), self._crew.batch_size
+        ends = even_ends(episodes.shape[self._axis], size, count)
+        self._crew.ask(episodes.split(ends, self._axis))
         job = self._job = []
 
         def wait() -> np.ndarray:
             self._finish(job)
-            return np.concatenate(job, axis=self._axis).reshape(episodes.shape)
+            return np.concatenate(job, axis=self._axis).reshape(shape)
 
         return wait
-
-    def _shares(self, episodes: Episodes) -> list[Episodes]:
-        """A part for each worker: whole batches of states, or whole episodes."""
-        size, count = 1, len(self._crew.workers)
-        if self._axis == 0:
-            episodes, size = episodes.column(), self._crew.batch_size
-        ends = even_ends(episodes.shape[self._axis], size, count)
-        return episodes.split(ends, self._axis)
 
     def _finish(self, job: list[np.ndarray]) -> None:
         """Wait for a job's answers: of one that is not the newest, they are there."""

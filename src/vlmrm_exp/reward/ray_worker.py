@@ -45,10 +45,7 @@ class Actor:
     def __init__(self, folder: str, path: list[str], arguments: bytes) -> None:
         """Be as a spawned process: in the same folder, with the same modules.
 
-        Args:
-            folder: the working directory, if this node has it.
-            path: where Python's modules are.
-            arguments: of `life`, pickled.
+        This node may not have the folder. The arguments are those of `life`, pickled.
         """
         if os.path.isdir(folder):
             os.chdir(folder)

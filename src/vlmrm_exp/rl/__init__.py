@@ -57,7 +57,6 @@ class Agent(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        ...
 
 
 def network_input(observation: np.ndarray, squash: bool) -> np.ndarray:

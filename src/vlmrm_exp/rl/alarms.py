@@ -24,13 +24,10 @@ def disagreement(reward: Sequence[float], judge: Sequence[float]) -> str | None:
       (one-sided tests, p at most `CHANCE` each).
     - "stands still": over all evaluations, at least `PATIENCE`, the reward rises, and
       the judge's rank correlation with time is not above 0.
+    - None: too few evaluations, or no disagreement.
 
-    Args:
-        reward: means of all evaluations so far, in order.
-        judge: likewise; evaluations where it is not finite do not count.
-
-    Returns:
-        What the judge does; None: too few evaluations, or no disagreement.
+    Both are means of all evaluations so far, in order; those where the judge's is not
+    finite do not count.
     """
     finite = np.isfinite(judge)
     reward = np.compress(finite, reward).tolist()
@@ -70,15 +67,9 @@ class Alarms:
     def add(
         self, reward: float, judged: Mapping[str, Any], policy: dict[str, Any]
     ) -> list[str]:
-        """Take an evaluation.
+        """Take an evaluation: its mean reward, its judge/ metrics, and the policy.
 
-        Args:
-            reward: its mean.
-            judged: its metrics, of which those that begin with judge/ count.
-            policy: checkpoint of the policy that was evaluated.
-
-        Returns:
-            Names of the judges that now disagree for the first time.
+        Returns the names of the judges that now disagree for the first time.
         """
         self._reward.append(reward)
         raised = []
@@ -91,9 +82,8 @@ class Alarms:
             if best < value < math.inf:
                 self._policies[f"judged-{name}"] = policy
             said.append(value)
-            if name in self.raised:
-                continue
-            if does := disagreement(self._reward, said):
+            does = name not in self.raised and disagreement(self._reward, said)
+            if does:
                 self.raised[name] = {"env_steps": policy["env_steps"], "judge": does}
                 self._policies[f"alarm-{name}"] = policy
                 raised.append(name)

@@ -39,11 +39,10 @@ class CudaGraph:
     def __call__(self, places: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         """Take a gradient step at each of `places` (steps, B), at least one.
 
+        Returns the mean of the metrics over the steps, alone in a list.
+
         Raises:
             ConfigError: the GPU or its driver refuses a graph.
-
-        Returns:
-            The mean of the metrics over the steps, alone in a list.
         """
         count, metrics = len(places), []
         if self._graph is None:
@@ -83,7 +82,6 @@ class CudaGraph:
         except RuntimeError as error:
             raise ConfigError(
                 "Gradient steps cannot be captured as a CUDA graph here "
-                f"({reason(error)}): "
-                "set compute.cuda_graph=false."
+                f"({reason(error)}): set compute.cuda_graph=false."
             ) from error
         return graph

@@ -7,7 +7,6 @@ by the network that learns (arXiv 1509.06461).
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,8 +24,7 @@ from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import Batch, make_seeds, means, network_input
 from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.evaluation import evaluate, rollout_metrics
-from vlmrm_exp.rl.remembering import RememberingReplay
-from vlmrm_exp.rl.replay import Replay
+from vlmrm_exp.rl.remembering import RememberingReplay, make_replay
 from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.rl.state import State
 from vlmrm_exp.signals import Interrupts
@@ -56,12 +54,7 @@ def q_target(
 ) -> torch.Tensor:
     """Bellman target (B,): the learning network chooses, the target network judges.
 
-    Args:
-        batch: of B transitions.
-        next_value: (B, number of actions), of the learning network.
-        next_target_value: (B, number of actions), of the target network.
-        gamma: discount per env step.
-        bootstrap_at_time_limit: whether the value after an episode's last step counts.
+    Their values are (B, number of actions) each.
     """
     choice = next_value.argmax(-1, keepdim=True)  # (B, 1)
     chosen = next_target_value.gather(-1, choice).squeeze(-1)  # (B, 1) -> (B,)
@@ -110,11 +103,9 @@ class DQN:
         self._target: list[torch.Tensor] = list(self.target.parameters())
         # In place, all tensors at once: target += tau (network - target).
         self._follow = get_ema_multi_avg_fn(1 - algo.tau)
+        on_gpu = device.type == "cuda"  # where a CUDA graph captures it
         self.optimiser = torch.optim.Adam(
-            self._network,
-            algo.learning_rate,
-            fused=True,
-            capturable=device.type == "cuda",  # by a CUDA graph
+            self._network, algo.learning_rate, fused=True, capturable=on_gpu
         )
 
     @torch.no_grad()
@@ -124,12 +115,9 @@ class DQN:
         value = self.network(torch.from_numpy(inputs).to(self.device))
         return value.argmax(-1).cpu().numpy()
 
-    @torch.no_grad()
     def act(self, observation: np.ndarray, epsilon: float) -> np.ndarray:
         """Explore: observations (N, O) -> (N,) int64, random with chance epsilon."""
-        inputs = network_input(observation, self.algo.squash_observations)
-        value = self.network(torch.from_numpy(inputs).to(self.device))
-        greedy = value.argmax(-1).cpu()
+        greedy = torch.from_numpy(self.act_greedily(observation))
         shape = greedy.shape
         chance = torch.rand(shape, generator=self.generator)
         uniform = torch.randint(self.num_actions, shape, generator=self.generator)
@@ -207,15 +195,7 @@ def train(
     algo, seeds = config.algo, make_seeds(config.seed)
     assert isinstance(envs.action_space, gym.spaces.Discrete)
     agent = DQN(algo, envs.observation_space, envs.action_space, seeds.agent, device)
-    rollout_steps = envs.num_envs * envs.episode_length
-    rollouts = math.ceil(config.env_steps / rollout_steps)
-    replay = (RememberingReplay if pool.remembers else Replay)(
-        min(algo.buffer_size, rollouts * rollout_steps),
-        envs,
-        seeds.replay,
-        device,
-        algo.normalise_rewards,
-    )
+    replay = make_replay(config, envs, pool.remembers, device)
     state = State(envs, agent, replay, pool, next_evaluation=config.evaluation.every)
     if saved is not None:
         state.load_state_dict(saved)
@@ -256,9 +236,9 @@ def train(
                 rollout.states,
             )
             state.learned_steps += rollout.env_steps
-            remembers = isinstance(replay, RememberingReplay)
-            metrics = pool.learn(replay) if remembers else {}
-            losses = []
+            metrics, losses = {}, []
+            if isinstance(replay, RememberingReplay):
+                metrics = pool.learn(replay)
             if replay.size >= algo.learning_starts:
                 places = replay.draw(algo.gradient_steps, algo.batch_size)
                 if graph is not None:

@@ -70,16 +70,10 @@ def play(
 ) -> Played:
     """Play episodes, and reward the first ones; a seed gives the same start states.
 
-    Success is judged on states, which cost little; rewards may need pictures.
-
-    Args:
-        envs: not those of training, whose random stream would be disturbed.
-        act: a policy's, without exploration.
-        episodes: how many.
-        seed: of the start states.
-        pool: gives the rewards, and has the judges.
-        rewarded: how many of the episodes; None: all. All, if it costs nothing.
-        keep_states: of how many rewarded episodes the states are kept, for a video.
+    Success is judged on states, which cost little; rewards may need pictures. `envs`
+    are not those of training, whose random stream would be disturbed. `rewarded` of the
+    episodes get rewards, or all: if it is None, or where that costs nothing. The states
+    of `keep_states` rewarded ones are kept, for a video.
 
     Raises:
         FloatingPointError: a reward is not a finite number.
@@ -89,7 +83,6 @@ def play(
     judges_need_states = any(judge.needs_states for judge in pool.judges.values())
     rollouts, rewards, states = [], [], []
     said: dict[str, list[np.ndarray]] = {name: [] for name in pool.judges}
-    waiting = None
     total = -(-episodes // envs.num_envs) * envs.episode_length * envs.num_envs
     with progress_bar(total, "step", "evaluating") as progress:
 
@@ -107,12 +100,9 @@ def play(
             ) or (judges_need_states and done < judged)
             rollout = collect(envs, counted, start, keep).first(left)
             left, start = left - rollout.shape[1], None
-            if waiting is not None:  # rewarded while this rollout was played
-                rewards.append(waiting())
-                waiting = None
             if looked_at > 0:
                 seen = rollout.first(looked_at)
-                waiting = pool.submit(seen)
+                rewards.append(pool.submit(seen))  # while the next one is played
                 if done < judged:
                     for name, judge in pool.judges.items():
                         given = rewards_of(judge, seen.first(judged - done))
@@ -123,16 +113,13 @@ def play(
                     states += [kept[:, n].copy() for n in range(kept.shape[1])]
             rollout.states = None
             rollouts.append(rollout)
-        if waiting is not None:
-            rewards.append(waiting())
+        reward = np.concatenate([wait() for wait in rewards], axis=1)
     goal = None
     if any(r.goal is not None for r in rollouts):  # an environment may tell of it late
-        never = [np.zeros(r.shape, bool) for r in rollouts]
-        parts = [
-            n if r.goal is None else r.goal
-            for r, n in zip(rollouts, never, strict=True)
+        goals = [
+            np.zeros(r.shape, bool) if r.goal is None else r.goal for r in rollouts
         ]
-        goal = np.concatenate(parts, axis=1)
+        goal = np.concatenate(goals, axis=1)
     judged_by = {name: np.concatenate(each, axis=1) for name, each in said.items()}
     for name, given in judged_by.items():
         # Nothing is learned from it, so the run goes on.
@@ -143,7 +130,7 @@ def play(
                 file=sys.stderr,
             )
     return Played(
-        reward=np.concatenate(rewards, axis=1),
+        reward=reward,
         env_reward=np.concatenate([r.env_reward for r in rollouts], axis=1),
         success=None if goal is None else envs.episode_success(goal),
         goal_share=None if goal is None else goal.mean(axis=0),
@@ -213,16 +200,9 @@ def passed_text(judged: Mapping[str, Any]) -> list[str]:
 def evaluate(
     config: Config, state: State, envs: VectorEnv, folder: Path
 ) -> dict[str, float]:
-    """Try the present policy while training, and keep it.
+    """Try the present policy while training, keep it, and set when this is due next.
 
-    Args:
-        config: the run's.
-        state: of the run, which is told when this is due next.
-        envs: as of `play`.
-        folder: the run's.
-
-    Returns:
-        The metrics of the run among what `judge` gives.
+    `folder` is the run's. Returns the metrics of the run among what `judge` gives.
     """
     act, seed = state.agent.act_greedily, make_seeds(config.seed).evaluation
     judged = judge(play(envs, act, config.evaluation.episodes, seed, state.pool))
@@ -243,12 +223,7 @@ def keep(state: State, judged: Mapping[str, Any], folder: Path) -> None:
 
     Of equals the latest: where all rewards are the same, the most trained one. Rewards
     of a model that has learned since cannot be compared: then it is the best too. A
-    line tells of each judge that now disagrees with the reward.
-
-    Args:
-        state: of the run.
-        judged: `eval/reward_mean`, and `judge/NAME` of each judge.
-        folder: for checkpoints.
+    line tells of each judge whose `judge/NAME` in `judged` now disagrees.
     """
     checkpoint, reward = state.checkpoint(), judged["eval/reward_mean"]
     save_policy(folder / "last.pt", checkpoint)

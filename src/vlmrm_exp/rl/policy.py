@@ -1,7 +1,6 @@
 """A trained policy without exploration, read from its file."""
 
 import copy
-import importlib.util
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vlmrm_exp.checks import check_extra
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.files import reason, written_whole
@@ -115,12 +115,7 @@ class Policy:
             ConfigError: the exporter's packages are not installed.
         """
         for name in ("onnx", "onnxscript"):
-            if importlib.util.find_spec(name) is None:
-                raise ConfigError(
-                    f"ONNX needs the package {name}, which is not installed: run pip "
-                    "install 'vlmrm_exp[onnx]' (in a checkout: make setup "
-                    "EXTRAS=dev,onnx)."
-                )
+            check_extra("ONNX", name, "onnx", "predict")
         quiet = warnings.catch_warnings(action="ignore")  # of PyTorch's own code
         with written_whole(Path(path)) as part, quiet:
             torch.onnx.export(
@@ -159,9 +154,7 @@ class _Whole(nn.Module):
 def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
     """Read a policy that a run kept; with reward=stages it wants its stage, too.
 
-    Args:
-        path: a run's folder, of which `checkpoints/best.pt` is read; or such a file.
-        device: computes the actions.
+    `path` is a run's folder, of which `checkpoints/best.pt` is read; or such a file.
 
     Raises:
         ConfigError: there is no such file, or it holds no policy of ours.

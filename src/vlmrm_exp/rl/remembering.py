@@ -1,4 +1,4 @@
-"""Replay for rewards that are learned: old states get new rewards."""
+"""Replay of a run, and that for rewards that are learned: old states get new ones."""
 
 import math
 from collections.abc import Callable
@@ -7,10 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.reward import Episodes
+from vlmrm_exp.rl import make_seeds
 from vlmrm_exp.rl.replay import Replay
+
+
+def make_replay(
+    config: Config, envs: VectorEnv, remembers: bool, device: torch.device
+) -> Replay:
+    """Room for `algo.buffer_size` transitions, or for all of a shorter run."""
+    algo, of_rollout = config.algo, envs.num_envs * envs.episode_length
+    all_of_run = math.ceil(config.env_steps / of_rollout) * of_rollout
+    capacity, seed = min(algo.buffer_size, all_of_run), make_seeds(config.seed).replay
+    kind = RememberingReplay if remembers else Replay
+    return kind(capacity, envs, seed, device, algo.normalise_rewards)
 
 
 class RememberingReplay(Replay):
@@ -59,11 +71,7 @@ class RememberingReplay(Replay):
     def draw_rewarded(
         self, count: int, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stored states whose reward came, with replacement.
-
-        Returns:
-            States (count, S) float32, rewards (count,) float32.
-        """
+        """Stored states (count, S) float32 whose reward came, with replacement."""
         given = self._given[: self._filled].flatten()
         came = given.isfinite().nonzero().squeeze(1)
         place = came[torch.from_numpy(rng.integers(len(came), size=count))]

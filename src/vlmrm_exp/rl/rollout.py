@@ -52,13 +52,9 @@ def collect(
 ) -> Rollout:
     """Play one episode in each environment.
 
-    Where only some steps tell whether the goal is met, it is not in the others.
-
-    Args:
-        envs: reset here, so that every rollout is of whole episodes.
-        act: chooses the actions.
-        seed: restarts the environments' random stream; None goes on with it.
-        keep_states: False where nobody will look at them.
+    They are reset here, so that every rollout is of whole episodes; a seed restarts
+    their random stream. Where only some steps tell whether the goal is met, it is not
+    in the others. States are not kept where nobody will look at them.
     """
     t = 0
     with blaming(envs, lambda: f"at step {t} of an episode"):

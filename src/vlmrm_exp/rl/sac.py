@@ -25,8 +25,7 @@ from vlmrm_exp.reward.pool import Pool
 from vlmrm_exp.rl import Batch, make_seeds, means, network_input
 from vlmrm_exp.rl.cuda_graph import CudaGraph
 from vlmrm_exp.rl.evaluation import evaluate, rollout_metrics
-from vlmrm_exp.rl.remembering import RememberingReplay
-from vlmrm_exp.rl.replay import Replay
+from vlmrm_exp.rl.remembering import RememberingReplay, make_replay
 from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.rl.state import State
 from vlmrm_exp.signals import Interrupts
@@ -174,11 +173,8 @@ class SAC:
         self.log_temperature = torch.tensor(
             math.log(algo.temperature), device=device, requires_grad=True
         )
-        self.target_entropy = (
-            -float(self.action_dim)
-            if algo.target_entropy is None
-            else algo.target_entropy
-        )
+        asked = algo.target_entropy
+        self.target_entropy = -float(self.action_dim) if asked is None else asked
         self.held_action = torch.empty(0)
         self.held_steps = 0
         # Lists made once: walking a module's parameters costs as much as a layer.
@@ -189,12 +185,10 @@ class SAC:
         self._targets: list[torch.Tensor] = list(self.targets.parameters())
         # In place, all tensors at once: target += tau (critic - target).
         self._follow = get_ema_multi_avg_fn(1 - algo.tau)
+        on_gpu = device.type == "cuda"  # where a CUDA graph captures it
         self.optimisers = {
             name: torch.optim.Adam(
-                parameters,
-                algo.learning_rate,
-                fused=True,
-                capturable=device.type == "cuda",  # by a CUDA graph
+                parameters, algo.learning_rate, fused=True, capturable=on_gpu
             )
             for name, parameters in self._learned.items()
         }
@@ -346,15 +340,7 @@ def train(
     algo, seeds = config.algo, make_seeds(config.seed)
     assert isinstance(envs.action_space, gym.spaces.Box)
     agent = SAC(algo, envs.observation_space, envs.action_space, seeds.agent, device)
-    rollout_steps = envs.num_envs * envs.episode_length
-    rollouts = math.ceil(config.env_steps / rollout_steps)
-    replay = (RememberingReplay if pool.remembers else Replay)(
-        min(algo.buffer_size, rollouts * rollout_steps),
-        envs,
-        seeds.replay,
-        device,
-        algo.normalise_rewards,
-    )
+    replay = make_replay(config, envs, pool.remembers, device)
     state = State(envs, agent, replay, pool, next_evaluation=config.evaluation.every)
     if saved is not None:
         state.load_state_dict(saved)
@@ -395,9 +381,9 @@ def train(
                 rollout.states,
             )
             state.learned_steps += rollout.env_steps
-            remembers = isinstance(replay, RememberingReplay)
-            metrics = pool.learn(replay) if remembers else {}
-            losses = []
+            metrics, losses = {}, []
+            if isinstance(replay, RememberingReplay):
+                metrics = pool.learn(replay)
             if replay.size >= algo.learning_starts:
                 places = replay.draw(algo.gradient_steps, algo.batch_size)
                 if graph is not None:

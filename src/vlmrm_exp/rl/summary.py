@@ -36,19 +36,9 @@ def finish(
     log: RunLog,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Judge the kept policy, show it in a video, and write the summary.
+    """Judge the kept policy, show it in a video, and write the summary: returns that.
 
     Of an interrupted run fewer episodes are played, so that it is over soon.
-
-    Args:
-        config: the run's.
-        state: that training left.
-        eval_envs: not those of training.
-        log: takes summary and video.
-        device: of the policy's network.
-
-    Returns:
-        What summary.json holds.
 
     Raises:
         KeyboardInterrupt: it was stopped, and says what is there.
@@ -58,10 +48,8 @@ def finish(
     evaluation, episodes = config.evaluation, config.evaluation.final_episodes
     checkpoints = log.folder / "checkpoints"
     last = state.checkpoint()
-    if state.best is None or state.best_version != state.pool.version:
-        best = last
-    else:
-        best = state.best
+    stale = state.best_version != state.pool.version
+    best = last if state.best is None or stale else state.best
     try:
         save_reward(log.folder, state.pool)  # first, as after each evaluation
         save_policy(checkpoints / "last.pt", last)

@@ -77,7 +77,8 @@ class Plain:
 
     def __init__(self, config: Config) -> None:
         self.name, self.drawn_by = config.reward.name, set()
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, list[dict[str, Any]]] = {}
+        """By task: an ensemble's scales are of its states, sentences and alpha."""
 
     def rewards(self, states: StateSet, jobs: Sequence[Config]) -> list[np.ndarray]:
         """As `Clip.rewards`."""
@@ -90,7 +91,8 @@ class Plain:
         for job in jobs:
             with contextlib.closing(make_model(job)) as model:
                 found.append(rewards_of(model, episodes)[:, 0])
-                self.facts = facts_of(model)
+                about, known = facts_of(model), self.facts.setdefault(job.task.name, [])
+                known += [about] if about not in known else []
         return found
 
 
@@ -105,7 +107,13 @@ class Clip:
         self._encoder = load_encoder(model, device)
         self.facts: dict[str, Any] = self._encoder.facts
         self.parameters = self.facts["parameters_image"] + self.facts["parameters_text"]
-        self._identity = _identity(model, self.facts)
+        modules = (encoder, loading, tokenizer, preprocess, source, clip)
+        self._made_by = {
+            "model": _identity(model, self.facts),
+            "device": device.type,
+            "libraries": cache.libraries(_EMBEDDING),
+            "sources": cache.sources(module.__file__ for module in modules),
+        }
         self.drawn_by = set()
         """What rendered the pictures so far, now or at an earlier time."""
 
@@ -176,14 +184,7 @@ class Clip:
         }
 
     def _key(self, look: dict[str, Any], part: StateSet) -> str:
-        modules = (encoder, loading, tokenizer, preprocess, source, clip)
-        about = {
-            "look": look,
-            "model": self._identity,
-            "device": self._device.type,
-            "libraries": cache.libraries(_EMBEDDING),
-            "sources": cache.sources(module.__file__ for module in modules),
-        }
+        about = {"look": look, **self._made_by}
         if part.states is None:
             return cache.key_of(about, *(f.read_bytes() for f in part.files))
         states = np.ascontiguousarray(part.states)

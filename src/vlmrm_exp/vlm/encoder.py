@@ -78,10 +78,9 @@ class Encoder:
 
     @torch.no_grad()
     def embed_frames(self, frames: np.ndarray) -> torch.Tensor:
-        """Embed (B, H, W, 3) uint8 frames, `batch_size` at a time; B may be 0.
+        """Frames (B, H, W, 3) uint8 -> (B, D) float32 of unit length, on the device.
 
-        Returns:
-            (B, D) float32 of unit length, on the device.
+        `batch_size` of them at a time; B may be 0.
         """
         parts = [torch.empty((0, self._dim), device=self._device)]
         for start in range(0, len(frames), self.batch_size):

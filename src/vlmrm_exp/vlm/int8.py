@@ -72,14 +72,10 @@ class Int8Attention(nn.Module):
 
 
 def to_int8(visual: nn.Module, name: str) -> None:
-    """Turn the blocks of a vision transformer to int8, in place.
-
-    Args:
-        visual: open_clip's image tower.
-        name: of the model, for the message.
+    """Turn the blocks of a vision transformer (open_clip's image tower) to int8.
 
     Raises:
-        ConfigError: it has no such blocks.
+        ConfigError: it has no such blocks; `name` is that of the model.
     """
     for blocks in ("transformer.resblocks", "trunk.blocks"):  # open_clip's own, timm's
         with contextlib.suppress(AttributeError):
