@@ -71,7 +71,7 @@ def wandb_records(folder: Path) -> Iterator:
     """Parse a .wandb file: a 7-byte head, then LevelDB's log format around protobuf."""
     from wandb.proto import wandb_internal_pb2
 
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    path = max(folder.glob("wandb/offline-run-*/run-*.wandb"))  # the newest
     data, at, whole = path.read_bytes(), 7, b""
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:  # no head fits before the block's end: padding
@@ -353,6 +353,38 @@ def test_a_run_ends_in_one_sentence_where_the_process_of_wandb_is_gone(
     assert one.startswith("W&B: the upload did not end (")
     assert f"; go on with: wandb sync {tmp_path}/one/wandb/" in one
     assert following.startswith("W&B: kept offline")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_the_process_of_wandb_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, signal, test_log\n"
+        "folder = pathlib.Path(test_log.sys.argv[1])\n"
+        "run = test_log.log.RunLog(folder, test_log.make_config('offline'))\n"
+        "for env_steps in (8, 16, 24, 32):\n"
+        "    run.metrics(env_steps, {'train/x': 1.0})\n"
+        "    test_log.time.sleep(0.6)  # W&B names folders by the second\n"
+        "    if env_steps == 16:\n"
+        "        os.kill(*test_log.wandbs_own(), signal.SIGKILL)\n"
+        "run.summary({'wall_s': 4.5})\n"
+        "run.close()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    ended = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    told, kept = (line for line in ended.stdout.splitlines() if "MODE" not in line)
+    assert told.startswith("W&B: its process has ended")
+    pieces = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len({piece.name.split("-")[-1] for piece in pieces}) == 1  # the run's id
+    assert kept.endswith("wandb sync " + " ".join(map(str, pieces)))
+    records = list(wandb_records(tmp_path))
+    assert [row["env_steps"] for row in history(records)][-1] == 32
+    summaries = [decode(r.summary.update) for r in records if r.HasField("summary")]
+    assert {"wall_s": 4.5} in summaries
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["env_steps"] for line in lines] == [8, 16, 24, 32]
 
 
 def test_a_server_that_is_gone_is_waited_for_only_so_long(

@@ -5,10 +5,11 @@ Runs reach wandb through this module alone, and only when `log.mode` asks for it
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +54,24 @@ class WandbRun:
         self._folder = folder
         self._run = _start(folder, config, run_id, about)
         self.id: str = self._run.id
+        self._restart = functools.partial(_start, folder, config, self.id, about)
 
     def metrics(self, line: Mapping[str, Any], spreads: Mapping[str, Any]) -> None:
         """Report a line of metrics.jsonl, and arrays as histograms."""
         drawn = {key: wandb.Histogram(value) for key, value in spreads.items()}
-        self._run.log({**line, **drawn})
+        self._tell(lambda run: run.log({**line, **drawn}))
 
     def video(self, env_steps: int, key: str, path: Path, caption: str) -> None:
         """Report an mp4 that lies in the run's folder; W&B gets the file as it is."""
         video = wandb.Video(str(path), caption=caption, format="mp4")
-        self._run.log({"env_steps": env_steps, key: video})
+        self._tell(lambda run: run.log({"env_steps": env_steps, key: video}))
 
     def table(self, env_steps: int, key: str, columns: Mapping[str, Sequence]) -> None:
         """Report columns of one length, by their names."""
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         with self._attaching(key):
             table = wandb.Table(columns=list(columns), data=plain(rows))
-            self._run.log({"env_steps": env_steps, key: table})
+            self._tell(lambda run: run.log({"env_steps": env_steps, key: table}))
 
     def policies(self, paths: Sequence[Path], facts: Mapping[str, Any]) -> None:
         """Make the policies an artifact, which the run has as its output."""
@@ -80,11 +82,11 @@ class WandbRun:
             for path in paths:
                 # Not copied: nobody writes these files any more.
                 artifact.add_file(str(path), policy="immutable")
-            self._run.log_artifact(artifact)
+            self._tell(lambda run: run.log_artifact(artifact))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """What stands beside the run in tables."""
-        self._run.summary.update(plain(values))
+        self._tell(lambda run: run.summary.update(plain(values)))
 
     def close(self, exit_code: int) -> None:
         """End the run; one of another exit code than 0 is marked as failed."""
@@ -96,13 +98,24 @@ class WandbRun:
             run.finish(exit_code=exit_code)
             if run.settings.mode == "offline":
                 print(f"W&B: kept offline; upload with: {kept}")
-        except Exception as error:  # out of time, or W&B's own process is gone
+        except (ConnectionError, TimeoutError) as error:  # its process is gone, or slow
             print(f"W&B: the upload did not end ({reason(error)}); go on with: {kept}")
         finally:
             # Offline, finish() returns before the records are on disk; this waits, and
             # ends W&B's own process, so that the next job of a multirun starts afresh.
             with contextlib.suppress(ConnectionError):  # it has ended
                 wandb.teardown()
+
+    def _tell(self, report: Callable[[Any], object]) -> None:
+        """Report; if W&B's own process was killed, by another one that goes on."""
+        try:
+            report(self._run)
+        except ConnectionError:
+            print("W&B: its process has ended, so that it may lack the last reports.")
+            with contextlib.suppress(ConnectionError):
+                wandb.teardown()
+            self._run = self._restart()
+            report(self._run)
 
     @contextlib.contextmanager
     def _attaching(self, what: str) -> Iterator[None]:
