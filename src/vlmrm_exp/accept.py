@@ -248,5 +248,11 @@ def _prompts(result: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
     )
 
 
+def main(composed: app.Composed) -> None:
+    """Run the verb; end with 1 if something is not as expected."""
+    if not accept(check(composed)):
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    app.start(lambda told: accept(check(told)) or sys.exit(1), "accept", check, PLURAL)
+    app.start(main, "accept", check, PLURAL)

@@ -92,7 +92,8 @@ class Plain:
             with contextlib.closing(make_model(job)) as model:
                 found.append(rewards_of(model, episodes)[:, 0])
                 about, known = facts_of(model), self.facts.setdefault(job.task.name, [])
-                known += [about] if about not in known else []
+                if about not in known:
+                    known.append(about)
         return found
 
 
