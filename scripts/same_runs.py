@@ -99,7 +99,7 @@ def main() -> None:
                 asked = f"{words} {COMMON} hydra.run.dir={folder}/run"
                 run(checkout, "", asked, folder)
                 found.append(numbers(folder / "run" / "metrics.jsonl"))
-            same = found[0] == found[1]
+            same = bool(found[0]) and found[0] == found[1]
             failed |= not same
             print(f"{name}: {'equal' if same else 'DIFFERENT'}", flush=True)
         if not chosen:

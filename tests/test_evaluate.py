@@ -298,11 +298,12 @@ def test_an_older_runs_settings_that_are_not_said(tmp_path: Path, capsys):
     """One of what a run may have, and may have none of, is no such setting."""
     composed = app.compose("config", "name=test")
     settings = OmegaConf.to_container(composed.cfg, resolve=True)
-    for key in ("judge", "renormalise"):
+    for key in ("judge", "renormalise", "evaluation"):
         del settings[key]
     OmegaConf.save(settings, tmp_path / "config.yaml")
     assert load_run_config(tmp_path) == training.check(composed)
-    assert "does not say renormalise, as one of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "does not say evaluation, renormalise, as one of" in said
 
 
 @pytest.mark.slow

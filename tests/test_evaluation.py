@@ -56,6 +56,20 @@ def test_success_of_all_but_rewards_of_the_first_episodes(pool):
     np.testing.assert_array_equal(every.reward[:, :4], played.reward)
 
 
+def test_a_reward_that_is_no_number_ends_it_soon(pool, monkeypatch):
+    envs, acted = PointMassEnvs(2, 5), []
+    wrong = lambda episodes: np.full(episodes.shape, np.nan, np.float32)  # noqa: E731
+    monkeypatch.setattr(pool._model, "rewards", wrong)
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        acted.append(len(observation))
+        return towards_zero(observation)
+
+    with pytest.raises(FloatingPointError, match="10 of 10 are not finite"):
+        play(envs, act, 40, 3, pool)
+    assert sum(acted) <= 2 * 10  # of 200 steps
+
+
 def test_the_environments_own_reward_needs_no_states(own):
     envs = PointMassEnvs(3, 5)
     envs.states = None

@@ -356,7 +356,9 @@ def test_a_run_ends_in_one_sentence_where_the_process_of_wandb_is_gone(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_where_the_process_of_wandb_is_killed(tmp_path: Path) -> None:
+def test_a_run_goes_on_where_the_process_of_wandb_is_killed(
+    tmp_path: Path, wandb_online
+) -> None:
     code = (
         "import os, pathlib, signal, test_log\n"
         "folder = pathlib.Path(test_log.sys.argv[1])\n"
@@ -366,6 +368,11 @@ def test_a_run_goes_on_where_the_process_of_wandb_is_killed(tmp_path: Path) -> N
         "    test_log.time.sleep(0.6)  # W&B names folders by the second\n"
         "    if env_steps == 16:\n"
         "        os.kill(*test_log.wandbs_own(), signal.SIGKILL)\n"
+        "        test_log.time.sleep(0.6)\n"
+        "        run.metrics(20, {'train/x': 1.0})  # lost: it is not yet seen\n"
+        "        (folder / 'x.mp4').write_bytes(b'a video')\n"
+        "        test_log.time.sleep(0.6)\n"
+        "        run.video(20, 'eval/video', folder / 'x.mp4', '')\n"
         "run.summary({'wall_s': 4.5})\n"
         "run.close()\n"
     )
@@ -374,17 +381,18 @@ def test_a_run_goes_on_where_the_process_of_wandb_is_killed(tmp_path: Path) -> N
         command, cwd=Path(__file__).parent, capture_output=True, text=True
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    told, kept = (line for line in ended.stdout.splitlines() if "MODE" not in line)
+    told, kept = ended.stdout.splitlines()
     assert told.startswith("W&B: its process has ended")
-    pieces = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert len({piece.name.split("-")[-1] for piece in pieces}) == 1  # the run's id
-    assert kept.endswith("wandb sync " + " ".join(map(str, pieces)))
-    records = list(wandb_records(tmp_path))
-    assert [row["env_steps"] for row in history(records)][-1] == 32
-    summaries = [decode(r.summary.update) for r in records if r.HasField("summary")]
-    assert {"wall_s": 4.5} in summaries
+    first, second = kept.partition("wandb sync ")[2].split("; wandb sync ")
+    for piece in (first, second):
+        wandb = [sys.executable, "-m", "wandb", "sync", piece]
+        subprocess.run(wandb, check=True, capture_output=True)
+    (rows,) = wandb_online.history.values()  # of one run
+    assert [row["env_steps"] for row in rows][-3:] == [20, 24, 32]
+    (ends,) = wandb_online.summaries.values()
+    assert (ends["wall_s"], ends["eval/video"]["_type"]) == (4.5, "video-file")
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["env_steps"] for line in lines] == [8, 16, 24, 32]
+    assert [json.loads(line)["env_steps"] for line in lines] == [8, 16, 20, 24, 32]
 
 
 def test_a_server_that_is_gone_is_waited_for_only_so_long(
@@ -419,7 +427,7 @@ def test_a_run_that_goes_on_has_one_id_and_is_uploaded_in_order(
     told = capsys.readouterr().out.splitlines()[-1]
     pieces = sorted(map(str, (tmp_path / "wandb").glob("offline-run-*")))
     assert len(pieces) == 2
-    assert told.endswith("wandb sync " + " ".join(pieces))
+    assert told.endswith("; ".join(f"wandb sync {piece}" for piece in pieces))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["train/x"] for line in lines] == [1.0, 3.0]
 

@@ -261,6 +261,18 @@ def test_a_list_of_files_is_no_video(tmp_path: Path) -> None:
         find_files([str(tmp_path / "b.mp4")])
 
 
+def test_of_several_files_one_that_is_no_picture_is_refused_at_once(
+    tmp_path: Path, noise
+) -> None:
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    (tmp_path / "damaged.png").touch()
+    (tmp_path / "notes.txt").write_text("no picture")
+    names = [str(tmp_path / name) for name in ("a.png", "damaged.png", "notes.txt")]
+    assert len(find_files(names[:2])) == 2
+    with pytest.raises(ConfigError, match=r"notes\.txt is not a picture"):
+        find_files(names)
+
+
 def test_what_a_folder_holds_besides_is_told(tmp_path: Path, noise) -> None:
     for name in ("a.png", "b.jfif", "c.jpe", "d.tga", "e.JP2"):
         kind = {"jfif": "jpeg", "jpe": "jpeg"}.get(name[2:])

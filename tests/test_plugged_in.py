@@ -98,7 +98,8 @@ def test_the_wording_of_a_task_of_ones_own_is_measured(start, conf, tmp_path):
     form = refused.err[refused.err.index("{") : refused.err.index("}") + 1]
     file = tmp_path / "wording.yaml"
     file.write_text(form)  # which is the whole of such a file
-    assert "no file" in measure("sentences=nowhere.yaml").err
+    nowhere = measure("sentences=nowhere.yaml").err
+    assert "There is no file nowhere.yaml: give sentences=FILE.yaml" in nowhere
     ended = measure(f"sentences={file}")
     assert ended.code == 0, ended.err
     result = json.loads((tmp_path / "out" / "prompts.json").read_text())

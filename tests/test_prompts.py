@@ -151,6 +151,10 @@ def test_a_task_without_sentences_is_refused(tmp_path, monkeypatch):
         "paraphrases: [a",
         "paraphrases: [a]",
         "paraphrases: []\nmisleading: [b]",
+        "paraphrases: [a, b, a]\nmisleading: [c]",
+        "paraphrases: [a, '  ']\nmisleading: [c]",
+        "paraphrases: a car\nmisleading: [c]",
+        "paraphrases: [a]\nmisleading: {b: 1}",
         "- a",
     ):
         (tmp_path / "swim.yaml").write_text(text)

@@ -87,6 +87,21 @@ class WandbServer:
         bucket = {"id": name, "name": name, "project": project, "config": "{}"}
         return {"upsertBucket": {"bucket": bucket, "inserted": id is None}}
 
+    def _runresumestatus(self, name: str, **_: Any) -> Any:
+        """How far a run has come that is gone on with."""
+        if name not in self.runs:
+            return {"model": {"id": "p", "name": PROJECT, "bucket": None}}
+        rows = self.history.get(name, [])
+        bucket = {
+            **{"id": name, "name": name, "displayName": name, "tags": []},
+            **{"config": self.runs[name].get("config", "{}"), "wandbConfig": "{}"},
+            "summaryMetrics": json.dumps(self.summaries.get(name, {})),
+            **{"logLineCount": 0, "historyLineCount": len(rows), "eventsLineCount": 0},
+            "historyTail": json.dumps([json.dumps(row) for row in rows[-1:]]),
+            "eventsTail": "[]",
+        }
+        return {"model": {"id": "p", "name": PROJECT, "bucket": bucket}}
+
     def _createrunfiles(self, run: str, files: list[str], **_: Any) -> Any:
         listed = [
             {"name": name, "uploadUrl": f"{self.url}/put/{run}/{name}"}

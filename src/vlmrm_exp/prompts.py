@@ -53,14 +53,23 @@ def sentences(task: str, file: str | None = None) -> dict[str, list[str]]:
     path = Path(file).expanduser() if file is not None else SENTENCES / f"{task}.yaml"
     form = "two lists of sentences: {paraphrases: [a, b], misleading: [c, d]}"
     if not path.is_file():
-        told = f"no sentences for task={task}" if file is None else f"no file {path}"
-        raise ConfigError(f"There are {told}: give sentences=FILE.yaml with {form}.")
+        told = f"There is no file {path}"
+        if file is None:
+            told = f"There are no sentences for task={task}"
+        raise ConfigError(f"{told}: give sentences=FILE.yaml with {form}.")
     with contextlib.suppress(KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
         listed = {PARAPHRASE: held["paraphrases"], MISLEADING: held["misleading"]}
-        if all(t and all(isinstance(one, str) for one in t) for t in listed.values()):
+        if all(map(_are_sentences, listed.values())):
             return listed
-    raise ConfigError(f"{path} must hold {form}.")
+    raise ConfigError(f"{path} must hold {form}; each sentence once, and none empty.")
+
+
+def _are_sentences(texts: Any) -> bool:
+    if not isinstance(texts, list) or not texts:
+        return False
+    said = [text.strip() for text in texts if isinstance(text, str)]
+    return all(said) and len(set(said)) == len(texts)
 
 
 def variants(

@@ -100,9 +100,12 @@ def load_run_config(folder: Path) -> Config:
         )
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-        said = flat(mapping(path))
+        groups, said = mapping(path), flat(mapping(path))
         # An empty list is nothing that a run has to say.
         unsaid = [k for k, own in defaults().items() if own != [] and k not in said]
+        # Of a group that is not there, its name.
+        tops = ((key.partition(".")[0], key) for key in unsaid)
+        unsaid = dict.fromkeys(key if top in groups else top for top, key in tops)
         if unsaid:
             print(
                 f"{path} does not say {', '.join(unsaid)}, as one of an older version: "

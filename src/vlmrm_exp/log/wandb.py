@@ -63,8 +63,13 @@ class WandbRun:
 
     def video(self, env_steps: int, key: str, path: Path, caption: str) -> None:
         """Report an mp4 that lies in the run's folder; W&B gets the file as it is."""
-        video = wandb.Video(str(path), caption=caption, format="mp4")
-        self._tell(lambda run: run.log({"env_steps": env_steps, key: video}))
+
+        def report(run: Any) -> None:
+            # Made for this one run: another does not take it.
+            video = wandb.Video(str(path), caption=caption, format="mp4")
+            run.log({"env_steps": env_steps, key: video})
+
+        self._tell(report)
 
     def table(self, env_steps: int, key: str, columns: Mapping[str, Sequence]) -> None:
         """Report columns of one length, by their names."""
@@ -93,7 +98,8 @@ class WandbRun:
         run = self._run
         last = Path(run.settings.sync_dir)  # after those of the run's earlier pieces
         pieces = sorted(last.parent.glob(f"{last.name.split('-')[0]}*-{run.id}"))
-        kept = f"wandb sync {shlex.join(map(str, pieces or [last]))}"
+        # One by one: of several, W&B stops after one that was cut off by a kill.
+        kept = "; ".join(f"wandb sync {shlex.quote(str(p))}" for p in pieces or [last])
         try:
             run.finish(exit_code=exit_code)
             if run.settings.mode == "offline":

@@ -156,7 +156,7 @@ def _passed(runs: Sequence[Run], name: str) -> pd.DataFrame:
 
 def _means(shares: pd.DataFrame) -> str:
     """Of each stage over runs; nothing where some tell of fewer stages than others."""
-    known = not shares.isna().any(axis=None)
+    known = len(shares) and not shares.isna().any(axis=None)
     return " / ".join(f"{share:.2f}" for share in shares.mean()) if known else ""
 
 

@@ -156,7 +156,7 @@ class RewardModel(Protocol):
     def update(self, episodes: Episodes) -> dict[str, float]:
         """Learn from the states in replay, after each rollout.
 
-        The metrics' names begin with `reward/`.
+        Returns metrics, whose names begin with `reward/`.
         """
         return {}
 

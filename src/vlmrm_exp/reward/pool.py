@@ -65,13 +65,14 @@ class Pool:
         return (self.estimator or self._learner) is not None
 
     def submit(self, episodes: Episodes, thin: bool = False) -> Wait:
-        """Begin to reward episodes.
+        """Begin to reward episodes, which have states if the model needs them.
 
-        What waits for them raises FloatingPointError where one is not finite. `thin`:
-        reward each `reward.every`-th step, the last one among them; steps between get
-        the linear interpolation of their neighbours, those before the first get its
-        reward. Or, where rewards are learned, the states that are worth a look; the
-        others get NaN until `learn`.
+        Returns what waits for the rewards, (T, N) float32, and raises
+        FloatingPointError where one is not finite. `thin`: reward each
+        `reward.every`-th step, the last one among them; steps between get the linear
+        interpolation of their neighbours, those before the first get its reward. Or,
+        where rewards are learned, the states that are worth a look; the others get NaN
+        until `learn`.
         """
         if thin and self.estimator is not None:
             return self._submit_some(episodes, self.estimator.choose(episodes))

@@ -59,8 +59,8 @@ def load_reward(folder: Path, pool: Pool) -> None:
     except Exception as error:  # a damaged file can raise nearly anything
         raise ConfigError(
             f"This run's reward learns, but {path}, what it has learned, cannot be "
-            f"read ({type(error).__name__}): it is written at each evaluation, and an "
-            "older version wrote none."
+            f"read ({type(error).__name__}): it is damaged, so copy it anew, or train "
+            "again."
         ) from error
 
 

@@ -54,7 +54,9 @@ def q_target(
 ) -> torch.Tensor:
     """Bellman target (B,): the learning network chooses, the target network judges.
 
-    Their values are (B, number of actions) each.
+    `next_value` and `next_target_value` are theirs, (B, number of actions) each; gamma
+    discounts an env step. With `bootstrap_at_time_limit` the value after an episode's
+    last step counts.
     """
     choice = next_value.argmax(-1, keepdim=True)  # (B, 1)
     chosen = next_target_value.gather(-1, choice).squeeze(-1)  # (B, 1) -> (B,)

@@ -70,10 +70,16 @@ def play(
 ) -> Played:
     """Play episodes, and reward the first ones; a seed gives the same start states.
 
-    Success is judged on states, which cost little; rewards may need pictures. `envs`
-    are not those of training, whose random stream would be disturbed. `rewarded` of the
-    episodes get rewards, or all: if it is None, or where that costs nothing. The states
-    of `keep_states` rewarded ones are kept, for a video.
+    Success is judged on states, which cost little; rewards may need pictures.
+
+    Args:
+        envs: not those of training, whose random stream would be disturbed.
+        act: a policy's, without exploration.
+        episodes: how many.
+        seed: of the start states.
+        pool: gives the rewards, and has the judges.
+        rewarded: how many of the episodes; None: all. All, if it costs nothing.
+        keep_states: of how many rewarded episodes the states are kept, for a video.
 
     Raises:
         FloatingPointError: a reward is not a finite number.
@@ -83,6 +89,7 @@ def play(
     judges_need_states = any(judge.needs_states for judge in pool.judges.values())
     rollouts, rewards, states = [], [], []
     said: dict[str, list[np.ndarray]] = {name: [] for name in pool.judges}
+    waiting = None
     total = -(-episodes // envs.num_envs) * envs.episode_length * envs.num_envs
     with progress_bar(total, "step", "evaluating") as progress:
 
@@ -100,9 +107,12 @@ def play(
             ) or (judges_need_states and done < judged)
             rollout = collect(envs, counted, start, keep).first(left)
             left, start = left - rollout.shape[1], None
+            if waiting is not None:  # rewarded while this rollout was played
+                rewards.append(waiting())
+                waiting = None
             if looked_at > 0:
                 seen = rollout.first(looked_at)
-                rewards.append(pool.submit(seen))  # while the next one is played
+                waiting = pool.submit(seen)
                 if done < judged:
                     for name, judge in pool.judges.items():
                         given = rewards_of(judge, seen.first(judged - done))
@@ -113,7 +123,8 @@ def play(
                     states += [kept[:, n].copy() for n in range(kept.shape[1])]
             rollout.states = None
             rollouts.append(rollout)
-        reward = np.concatenate([wait() for wait in rewards], axis=1)
+        if waiting is not None:
+            rewards.append(waiting())
     goal = None
     if any(r.goal is not None for r in rollouts):  # an environment may tell of it late
         goals = [
@@ -130,7 +141,7 @@ def play(
                 file=sys.stderr,
             )
     return Played(
-        reward=reward,
+        reward=np.concatenate(rewards, axis=1),
         env_reward=np.concatenate([r.env_reward for r in rollouts], axis=1),
         success=None if goal is None else envs.episode_success(goal),
         goal_share=None if goal is None else goal.mean(axis=0),

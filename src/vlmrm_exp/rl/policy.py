@@ -115,7 +115,7 @@ class Policy:
             ConfigError: the exporter's packages are not installed.
         """
         for name in ("onnx", "onnxscript"):
-            check_extra("ONNX", name, "onnx", "predict")
+            check_extra("to_onnx", name, "onnx", "vlmrm_exp's load_policy")
         quiet = warnings.catch_warnings(action="ignore")  # of PyTorch's own code
         with written_whole(Path(path)) as part, quiet:
             torch.onnx.export(

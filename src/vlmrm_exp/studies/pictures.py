@@ -78,7 +78,7 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
     A folder's files come in natural order (2 before 10); its subfolders, hidden files
     and files of other kinds are left out.
 
-    Of several, a damaged one is told of when it is read.
+    Of several, a damaged one is told of when it is read, by `read_pictures`.
 
     Raises:
         ConfigError: no such file, not a picture, or a folder without any.
@@ -104,7 +104,8 @@ def find_files(paths: Sequence[str]) -> list[PictureFile]:
         try:
             kind = _kind(path)
         except ConfigError:
-            if len(found) == 1:
+            pictures = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+            if len(found) == 1 or path.suffix.lower() not in pictures:
                 raise
             kind = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image"
         files.append(PictureFile(path, kind))

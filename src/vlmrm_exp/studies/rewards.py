@@ -92,7 +92,7 @@ class Plain:
             with contextlib.closing(make_model(job)) as model:
                 found.append(rewards_of(model, episodes)[:, 0])
                 about, known = facts_of(model), self.facts.setdefault(job.task.name, [])
-                if about not in known:
+                if about and about not in known:
                     known.append(about)
         return found
 
