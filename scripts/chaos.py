@@ -3,11 +3,11 @@
     python scripts/chaos.py [--kills 50] [--seed 0] [--folder FOLDER] [key=value ...]
 
 A sweep runs once undisturbed. Then it is started again under another name, and at
-random moments one of its processes (the training process, a reward worker, or Python's
-own helper) gets SIGKILL. Where the sweep ended by that, or a job gave up after three
-workers in a row, its command is given again. In the end each job's summary.json and
-metrics.jsonl must be those of the undisturbed sweep, times aside, with no process, no
-temporary file and no state left. The exit code is 1 if anything differs.
+random moments one of its processes (the training process, a reward worker, Python's
+own helper, with log=offline W&B's too) gets SIGKILL. Where the sweep ended by that, or
+a job gave up after three workers in a row, its command is given again. In the end
+each job's summary.json and metrics.jsonl must be those of the undisturbed sweep, times
+aside, with no process, no temporary file and no state left. The exit code is 1 if anything differs.
 """
 
 import argparse
@@ -121,17 +121,21 @@ def disturb(
 
 
 def session(leader: int) -> dict[int, str]:
-    """Processes of a session, and their command lines."""
-    found = {}
+    """Processes of a session and their children, and their command lines."""
+    found, children = {}, {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             fields = (path / "stat").read_text().rpartition(")")[2].split()
             command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:  # it has just ended
             continue
-        if int(fields[3]) == leader and fields[0] != "Z":
+        parent, its_session = int(fields[1]), int(fields[3])
+        if its_session == leader and fields[0] != "Z":
             found[int(path.name)] = command.strip()
-    return found
+        elif fields[0] != "Z":  # W&B's process has a session of its own
+            children[int(path.name)] = parent, command.strip()
+    theirs = {pid: said for pid, (parent, said) in children.items() if parent in found}
+    return found | theirs
 
 
 def left_over(leader: int) -> list[str]:
@@ -154,8 +158,11 @@ def differences(calm: Path, disturbed: Path) -> list[str]:
         return [f"Jobs are {jobs[1]}, not {jobs[0]}."]
     for job in jobs[0]:
         before, after = calm / job, disturbed / job
+        # W&B's have times in their names.
         names = [
-            sorted(str(path.relative_to(x)) for path in x.rglob("*"))
+            sorted(
+                str(p.relative_to(x)) for p in x.rglob("*") if "wandb" not in p.parts
+            )
             for x in (before, after)
         ]
         if names[0] != names[1]:
