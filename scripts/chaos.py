@@ -7,7 +7,8 @@ random moments one of its processes (the training process, a reward worker, Pyth
 own helper, with log=offline W&B's too) gets SIGKILL. Where the sweep ended by that, or
 a job gave up after three workers in a row, its command is given again. In the end
 each job's summary.json and metrics.jsonl must be those of the undisturbed sweep, times
-aside, with no process, no temporary file and no state left. The exit code is 1 if anything differs.
+aside, with no process, no temporary file and no state left. The exit code is 1 if
+anything differs.
 """
 
 import argparse
