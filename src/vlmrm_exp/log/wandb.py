@@ -17,6 +17,7 @@ import wandb
 from pydantic import ValidationError
 from wandb.errors import Error as WandbError
 from wandb.errors import UsageError
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.files import plain, reason, shorten
@@ -34,6 +35,8 @@ SUMMARIES = (
 )
 """Of these the summary has the lowest, the highest and the last value. Those of eval/
 are no part: there the summary has what the kept policy reaches in new episodes."""
+GONE = ConnectionError, HandleAbandonedError, MailboxClosedError
+"""W&B's own process has ended: which of them depends on the moment."""
 INIT_S = 30.0
 """Seconds within which the W&B server must answer before a run starts."""
 FINISH_S = 300.0
@@ -104,21 +107,21 @@ class WandbRun:
             run.finish(exit_code=exit_code)
             if run.settings.mode == "offline":
                 print(f"W&B: kept offline; upload with: {kept}")
-        except (ConnectionError, TimeoutError) as error:  # its process is gone, or slow
+        except (*GONE, TimeoutError) as error:
             print(f"W&B: the upload did not end ({reason(error)}); go on with: {kept}")
         finally:
             # Offline, finish() returns before the records are on disk; this waits, and
             # ends W&B's own process, so that the next job of a multirun starts afresh.
-            with contextlib.suppress(ConnectionError):  # it has ended
+            with contextlib.suppress(*GONE):
                 wandb.teardown()
 
     def _tell(self, report: Callable[[Any], object]) -> None:
         """Report; if W&B's own process was killed, by another one that goes on."""
         try:
             report(self._run)
-        except ConnectionError:
+        except GONE:
             print("W&B: its process has ended, so that it may lack the last reports.")
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(*GONE):
                 wandb.teardown()
             self._run = self._restart()
             report(self._run)
