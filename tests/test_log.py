@@ -332,6 +332,18 @@ def test_close_ends_the_process_of_wandb(tmp_path: Path) -> None:
     assert wandbs_own() == []
 
 
+def run_alone(code: str, folder: Path) -> list[str]:
+    """What it prints in a process of its own, which knows these tests, and no error."""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout.splitlines()
+
+
 def test_a_run_ends_in_one_sentence_where_the_process_of_wandb_is_gone(
     tmp_path: Path,
 ) -> None:
@@ -344,12 +356,7 @@ def test_a_run_ends_in_one_sentence_where_the_process_of_wandb_is_gone(
         "        os.kill(*test_log.wandbs_own(), signal.SIGKILL)\n"
         "    run.close()\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    ended = subprocess.run(
-        command, cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    one, following = (line for line in ended.stdout.splitlines() if "sync" in line)
+    one, following = (line for line in run_alone(code, tmp_path) if "sync" in line)
     assert one.startswith("W&B: the upload did not end (")
     assert f"; go on with: wandb sync {tmp_path}/one/wandb/" in one
     assert following.startswith("W&B: kept offline")
@@ -376,12 +383,7 @@ def test_a_run_goes_on_where_the_process_of_wandb_is_killed(
         "run.summary({'wall_s': 4.5})\n"
         "run.close()\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    ended = subprocess.run(
-        command, cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    told, kept = ended.stdout.splitlines()
+    told, kept = run_alone(code, tmp_path)
     assert told.startswith("W&B: its process has ended")
     first, second = kept.partition("wandb sync ")[2].split("; wandb sync ")
     for piece in (first, second):
