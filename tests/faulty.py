@@ -22,6 +22,7 @@ class Reward(RewardModel):
 
     def __init__(self, config: Config) -> None:
         self.fault = config.reward.options["fault"]
+        self.folder = config.reward.options.get("folder", "")
         self.calls = 0
         self.buffer = np.zeros((20, 8), np.float32)
         if self.fault == "make":
@@ -60,10 +61,9 @@ class Reward(RewardModel):
                 return right.astype(np.float64) - 1e300
         return right
 
-    @staticmethod
-    def first(name: str) -> bool:
+    def first(self, name: str) -> bool:
         """Whether no process asked before; the folder is the test's own."""
-        path = Path(os.environ["FAULTY_FOLDER"], name)
+        path = Path(self.folder, name)
         before = path.exists()
         path.touch()
         return not before

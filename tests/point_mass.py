@@ -26,7 +26,8 @@ from vlmrm_exp.config import (
 from vlmrm_exp.envs import Step, World, world_of
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.reward import Episodes, RewardModel
-from vlmrm_exp.reward.pool import Pool, make_pool
+from vlmrm_exp.reward.pool import Pool
+from vlmrm_exp.reward.workers import make_pool
 from vlmrm_exp.rl import dqn, sac
 from vlmrm_exp.rl.state import State
 

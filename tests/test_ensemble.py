@@ -17,8 +17,8 @@ from vlmrm_exp.envs.in_order import make_envs
 from vlmrm_exp.notes import notes
 from vlmrm_exp.reward import Episodes, RewardModel, make_model
 from vlmrm_exp.reward.ensemble import checked, combined, member_configs
-from vlmrm_exp.reward.pool import make_pool
 from vlmrm_exp.reward.random_states import random_states
+from vlmrm_exp.reward.workers import make_pool
 from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.run_folder import load_run_config
 from vlmrm_exp.settings import resolved

@@ -21,7 +21,7 @@ from vlmrm_exp.notes import notes
 from vlmrm_exp.prompts import SENTENCES
 from vlmrm_exp.reward import Episodes, RewardModel, make_model
 from vlmrm_exp.reward.by_hand import FORMULAS
-from vlmrm_exp.reward.pool import make_judge
+from vlmrm_exp.reward.workers import make_judge
 from vlmrm_exp.rl import alarms
 from vlmrm_exp.rl.alarms import PATIENCE, WINDOW, Alarms, disagreement
 from vlmrm_exp.rl.policy import load_policy

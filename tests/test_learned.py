@@ -18,7 +18,7 @@ from vlmrm_exp.config import ConfigError
 from vlmrm_exp.notes import unread
 from vlmrm_exp.reward import Episodes, learned
 from vlmrm_exp.reward.learned import Ensemble, Estimator
-from vlmrm_exp.reward.pool import make_pool
+from vlmrm_exp.reward.workers import make_pool
 from vlmrm_exp.rl.remembering import RememberingReplay
 
 ROLLOUT = 8 * 20

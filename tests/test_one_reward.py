@@ -19,7 +19,7 @@ from vlmrm_exp.envs import world_of
 from vlmrm_exp.pretraining import check as pretraining_check
 from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward, Sentence
-from vlmrm_exp.reward.pool import Workers, make_pool
+from vlmrm_exp.reward.workers import Workers, make_pool
 from vlmrm_exp.rl.evaluation import play
 from vlmrm_exp.studies import examine, state_sets
 from vlmrm_exp.studies.rewards import rewarders

@@ -18,7 +18,7 @@ from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
 from vlmrm_exp.reward import Episodes
-from vlmrm_exp.reward.pool import Workers, even_ends, make_pool
+from vlmrm_exp.reward.workers import Workers, even_ends, make_pool
 from vlmrm_exp.vlm.encoder import load_encoder
 
 
@@ -318,8 +318,9 @@ def test_states_alone_have_no_reward_of_the_environment(compose):
         open_pool(config)
 
 
-def faulty(fault: str, workers: int):
-    reward = {"name": "faulty", "model": "faulty:Reward", "options": {"fault": fault}}
+def faulty(fault: str, workers: int, **options):
+    options = {"fault": fault, **options}
+    reward = {"name": "faulty", "model": "faulty:Reward", "options": options}
     return {"reward": reward, "compute": {"workers": workers}}
 
 
@@ -388,11 +389,10 @@ def test_a_close_that_fails_spoils_no_result(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["die at first", "die once", "hang"])
 def test_a_worker_that_ends_or_hangs_is_replaced(tmp_path, monkeypatch, capsys, fault):
-    monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
     monkeypatch.setattr("vlmrm_exp.reward.crew.HANGS_S", 1)
     monkeypatch.setattr("vlmrm_exp.reward.crew.SLOW", 0)
     trained(tmp_path / "whole", **faulty("nothing", 0))
-    trained(tmp_path / "cut", **faulty(fault, 1))
+    trained(tmp_path / "cut", **faulty(fault, 1, folder=str(tmp_path)))
     told = capsys.readouterr().err
     how = "gave no answer within 1" if fault == "hang" else "was killed by SIGKILL"
     assert f"A reward worker {how}" in told

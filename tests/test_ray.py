@@ -15,8 +15,8 @@ import pytest
 from point_mass import point_mass, point_mass_config, read_metrics, trained
 from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.reward import Episodes
-from vlmrm_exp.reward.pool import make_pool
 from vlmrm_exp.reward.worker import WorkerEnded
+from vlmrm_exp.reward.workers import make_pool
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402  # pyright: ignore

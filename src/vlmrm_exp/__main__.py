@@ -146,7 +146,8 @@ def open_parts(
     """
     from vlmrm_exp.envs import check_algo  # as above; `run` has imported all of it
     from vlmrm_exp.envs.in_order import make_envs
-    from vlmrm_exp.reward.pool import close, example_of, make_judge, make_pool
+    from vlmrm_exp.reward.pool import close
+    from vlmrm_exp.reward.workers import example_of, make_judge, make_pool
 
     threads = config.compute.num_physics_threads
     envs = make_envs(config.task, config.algo.num_envs, threads)

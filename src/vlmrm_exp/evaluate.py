@@ -131,7 +131,7 @@ def evaluate(asked: EvaluateConfig, config: Config) -> dict[str, Any]:
     from vlmrm_exp.envs import check_world
     from vlmrm_exp.envs.in_order import make_envs
     from vlmrm_exp.log.versions import versions
-    from vlmrm_exp.reward.pool import example_of, make_pool
+    from vlmrm_exp.reward.workers import example_of, make_pool
     from vlmrm_exp.rl.checkpoint import load_reward
     from vlmrm_exp.rl.evaluation import judge, play, write_video
     from vlmrm_exp.rl.policy import load_policy

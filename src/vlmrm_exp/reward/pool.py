@@ -1,12 +1,9 @@
-"""Where rewards are computed: in this process, or by workers beside it.
+"""A reward model as training uses it: episodes are submitted, rewards waited for.
 
-A pool knows only that there is a reward model and that there are states. States travel
-to the model and rewards come back; a frame, most of a megabyte, never does. States are
-computed in the model's own batches whatever the number of workers, so rewards do not
-depend on it. What workers are, and who takes the place of one that ends, is `crew.py`.
+A pool knows only that there is a reward model and that there are states. This one asks
+it in this process; `workers.py` has one with workers beside it.
 """
 
-import pickle
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmrm_exp.config import Config, ConfigError, ForeignError
+from vlmrm_exp.config import Config, ForeignError
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.foreign import blaming
 from vlmrm_exp.reward import (
@@ -22,11 +19,9 @@ from vlmrm_exp.reward import (
     Memory,
     RewardModel,
     facts_of,
-    make_model,
     reward_class,
     rewards_of,
 )
-from vlmrm_exp.reward.crew import Crew
 
 if TYPE_CHECKING:
     from vlmrm_exp.reward.learned import Estimator
@@ -184,129 +179,6 @@ class Pool:
     def close(self) -> None:
         """Release what the model holds, and stop workers."""
         close(self._model)
-
-
-def make_pool(config: Config, example: Episodes) -> Pool:
-    """Build what rewards a run's states.
-
-    `example` is a few states, rewarded at once, so that what is wrong shows before
-    anything depends on it.
-
-    Raises:
-        ConfigError: as the model's constructor.
-    """
-    model, estimator = reward_class(config), None
-    if config.reward.query_share < 1 and not model.cheap:
-        from vlmrm_exp.reward.learned import make_estimator  # few runs need it
-
-        estimator = make_estimator(config, model, example)
-    if model.cheap or config.compute.num_workers == 0:
-        pool = Pool(config, make_model(config))
-        pool.rewards(example)
-    else:
-        pool = Workers(config, example)
-    pool.estimator = estimator
-    return pool
-
-
-def example_of(config: Config, envs: VectorEnv) -> Episodes:
-    """What `make_pool` and `make_judge` try a model with: states of `envs`, as reset.
-
-    Of each environment one step; where the model wants several in a row, that many of
-    the first one, in which nothing moves.
-    """
-    window = reward_class(config).window
-    steps, count = (1, envs.num_envs) if window == 1 else (window, 1)
-    none = np.zeros((steps, count), np.float32)
-    states = np.repeat(envs.states()[None, :count], steps, axis=0)
-    return Episodes(states=states, env_reward=none, online=none)
-
-
-def make_judge(name: str, config: Config, example: Episodes) -> RewardModel:
-    """A second opinion: in this process, since it looks at evaluations alone.
-
-    Raises:
-        ConfigError: as the model's constructor; the judge is named.
-    """
-    try:
-        judge = make_model(config)
-    except ConfigError as error:
-        raise ConfigError(f"judge.{name}: {error}") from error
-    rewards_of(judge, example)
-    return judge
-
-
-class Workers(Pool):
-    """Rewards them in workers; each gets a contiguous share."""
-
-    def __init__(self, config: Config, example: Episodes) -> None:
-        kind = reward_class(config)
-        super().__init__(config, make_model(config) if kind.remembers else None)
-        self._sent: int | None = 0  # the version that workers have
-        self._axis = 0 if kind.window == 1 else 1  # along which work is shared out
-        self._job: list[np.ndarray] | None = None  # the newest one's answers so far
-        try:
-            self._crew = Crew(config, example)
-        except BaseException:
-            super().close()
-            raise
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`, workers too."""
-        super().load_state_dict(state)
-        self._sent = None
-
-    def _about(self) -> dict[str, Any]:
-        return self._crew.about
-
-    def close(self) -> None:
-        """Stop the workers, and release what the model holds."""
-        self._crew.close()
-        super().close()
-
-    def _submit(self, episodes: Episodes) -> Wait:
-        # A worker that still wants to answer does not read: both ends would wait.
-        if self._job is not None:
-            self._finish(self._job)
-        if self._learner is not None and self._learner.version != self._sent:
-            self._sent = self._learner.version
-            with blaming(self._learner, "in state_dict"):
-                state = self._learner.state_dict()
-                if not state:
-                    raise ValueError("it is empty, so that workers would never learn")
-                learned = pickle.dumps(state)
-            self._crew.tell(learned)
-        # A part for each worker: whole batches of states, or whole episodes.
-        shape, size, count = episodes.shape, 1, len(self._crew.workers)
-        if self._axis == 0:
-            episodes, size = episodes.column(), self._crew.batch_size
-        ends = even_ends(episodes.shape[self._axis], size, count)
-        self._crew.ask(episodes.split(ends, self._axis))
-        job = self._job = []
-
-        def wait() -> np.ndarray:
-            self._finish(job)
-            return np.concatenate(job, axis=self._axis).reshape(shape)
-
-        return wait
-
-    def _finish(self, job: list[np.ndarray]) -> None:
-        """Wait for a job's answers: of one that is not the newest, they are there."""
-        # Kept between calls: Ctrl-C may come between two workers' answers.
-        while len(job) < len(self._crew.workers):
-            job.append(self._crew.receive(len(job)))
-
-
-def even_ends(length: int, size: int, parts: int) -> np.ndarray:
-    """Where to cut a length between parts, in whole batches of `size`.
-
-    Next to the even places, or by equal counts of batches: where the largest part is
-    smaller.
-    """
-    even = np.linspace(0, length, parts + 1)[1:-1] / size
-    counts = np.linspace(0, -(-length // size), parts + 1)[1:-1]
-    cuts = [np.minimum(x.round().astype(int) * size, length) for x in (even, counts)]
-    return min(cuts, key=lambda cut: np.diff([0, *cut, length]).max())
 
 
 def close(model: RewardModel | None) -> None:

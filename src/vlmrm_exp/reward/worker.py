@@ -23,6 +23,8 @@ from vlmrm_exp.foreign import blaming
 from vlmrm_exp.reward import Episodes, facts_of, make_model, rewards_of
 
 NICE = 10  # added to workers' niceness: where cores are few, learning goes first
+PRELOADED = ["vlmrm_exp.reward.worker", "vlmrm_exp.vlm.encoder"]
+"""By which no OpenGL and no CUDA context is made."""
 
 
 class WorkerEnded(Exception):
@@ -36,8 +38,10 @@ class Process:
     """
 
     def __init__(self, config: Config, example: Episodes) -> None:
-        # spawn: an OpenGL or CUDA context does not survive a fork.
-        context = multiprocessing.get_context("spawn")
+        # Not forked from this process: an OpenGL or CUDA context does not survive that.
+        # One helper imports what workers need, and forks each of them at once.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
         self._pipe, theirs = context.Pipe()
         arguments = (config, example, theirs)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)

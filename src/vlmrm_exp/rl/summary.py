@@ -164,22 +164,31 @@ def episodes_table(played: Played) -> dict[str, list[Any]]:
 def peak_memory_gb() -> float:
     """Peak resident memory of this process and its children, in GB (1e9 bytes).
 
-    The sum of each running process's own peak, as Linux counts it (VmHWM): an upper
-    bound, since the peaks need not coincide, libraries that processes share count once
-    for each, and in a multirun this process may have peaked in an earlier job.
+    The sum of each running process's own peak: what it holds now, pages that several
+    processes share counted once among them (Linux's Pss), and what it held more at its
+    peak (VmHWM - VmRSS). An upper bound, since the peaks need not coincide, and in a
+    multirun this process may have peaked in an earlier job.
     """
-    parents, peaks = {}, {}
+    parents = {}
     for path in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError, KeyError):  # it may just have ended
-            lines = path.read_text().splitlines()
-            fields = dict(line.split(":", 1) for line in lines if ":" in line)
-            process = int(fields["Pid"])
-            peaks[process] = int(fields["VmHWM"].split()[0]) * 1024
-            parents[process] = int(fields["PPid"])
-    family = {os.getpid()}
+            parents[path.parent] = Path("/proc", _fields(path)["PPid"])
+    family = {Path("/proc", str(os.getpid()))}
     while more := {p for p, parent in parents.items() if parent in family} - family:
         family |= more
-    return sum(peaks.get(process, 0) for process in family) / 1e9
+    kb = 0
+    for process in family:
+        with contextlib.suppress(OSError, KeyError):  # one that ended holds nothing
+            status = _fields(process / "status")
+            more_at_peak = int(status["VmHWM"]) - int(status["VmRSS"])
+            kb += int(_fields(process / "smaps_rollup")["Pss"]) + more_at_peak
+    return kb * 1024 / 1e9
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """What Linux says of a process, by name: the first word, without units."""
+    lines = [line.split() for line in path.read_text().splitlines()]
+    return {line[0].removesuffix(":"): line[1] for line in lines if len(line) > 1}
 
 
 def summary_text(summary: dict[str, Any], folder: Path) -> str:
