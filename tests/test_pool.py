@@ -1,6 +1,9 @@
 """Where rewards are computed changes nothing, and errors arrive whole."""
 
+import multiprocessing
 import os
+import signal
+from multiprocessing import forkserver
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from point_mass import (
 from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.envs.poses import ARMS, LEGS, PoseLibrary
-from vlmrm_exp.reward import Episodes
+from vlmrm_exp.reward import Episodes, worker
 from vlmrm_exp.reward.workers import Workers, even_ends, make_pool
 from vlmrm_exp.vlm.encoder import load_encoder
 
@@ -417,3 +420,49 @@ def test_a_worker_in_anothers_place_knows_what_was_learned():
     pool._crew.workers[1].kill()
     np.testing.assert_array_equal(pool.rewards(memory.episodes()), np.full((4, 3), -12))
     pool.close()
+
+
+def kill_helper() -> None:
+    """End the process that forks workers, if there is one."""
+    if (process := forkserver._forkserver._forkserver_pid) is not None:
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "trouble", ["the helper is killed", "it dies at first", "its socket has no place"]
+)
+def test_workers_start_without_the_helper_that_forks_them(
+    tmp_path, monkeypatch, capfd, trouble
+):
+    kill_helper()  # that of the tests before
+    if trouble == "it dies at first":
+        (tmp_path / "fatal.py").write_text(
+            "import os, pathlib\n"
+            f"died = pathlib.Path({str(tmp_path / 'died')!r})\n"
+            "if not died.exists():\n"
+            "    died.touch()\n"
+            "    os.kill(os.getpid(), 9)\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setattr(worker, "PRELOADED", ["fatal"])
+    if trouble == "its socket has no place":
+        folder = tmp_path / ("long" * 30)
+        folder.mkdir()
+        told = multiprocessing.current_process()._config
+        monkeypatch.setitem(told, "tempdir", str(folder))
+    reward = {"model": "point_mass:Distance"}
+    config = point_mass_config(compute={"workers": 2}, reward=reward)
+    states = np.random.default_rng(0).uniform(-1, 1, (6, 3, 2))
+    pool = open_pool(config, states[:1])
+    if trouble == "the helper is killed":
+        kill_helper()
+    else:
+        assert (tmp_path / "died").exists() == (trouble == "it dies at first")
+    pool._crew.workers[1]._process.kill()
+    found = pool.rewards(Episodes(states=states))
+    np.testing.assert_array_equal(found, -np.abs(states[..., 0]).astype(np.float32))
+    pool.close()
+    assert "another one goes on" in capfd.readouterr().err
+    kill_helper()  # that of this test

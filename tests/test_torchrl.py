@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,13 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-pytest.importorskip("torchrl", reason="torchrl is not installed")
-
-from torchrl.envs import GymWrapper
-from torchrl.envs.utils import check_env_specs
-
 from vlmrm_exp.scorer import Scorer
 from vlmrm_exp.wrappers import FrameInInfo, VectorVLMReward, VLMReward
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("torchrl") is None, reason="torchrl is not installed"),
+]
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "torchrl_rollout.py"
 SENTENCE: Any = {"prompt": "a car at the flag", "clip": "nano",
@@ -44,6 +43,10 @@ def several(mode: AutoresetMode) -> VectorVLMReward:
     "mode", [None, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
 )
 def test_rewards_are_of_the_frames_after_their_steps(mode):
+    # Imported here: it takes seconds, in each process that collects tests.
+    from torchrl.envs import GymWrapper
+    from torchrl.envs.utils import check_env_specs
+
     envs = GymWrapper(one() if mode is None else several(mode))
     check_env_specs(envs)
     envs.set_seed(0)

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +24,8 @@ from vlmrm_exp.foreign import blaming
 from vlmrm_exp.reward import Episodes, facts_of, make_model, rewards_of
 
 NICE = 10  # added to workers' niceness: where cores are few, learning goes first
-PRELOADED = ["vlmrm_exp.reward.worker", "vlmrm_exp.vlm.encoder"]
-"""By which no OpenGL and no CUDA context is made."""
+PRELOADED = ["vlmrm_exp.app", "vlmrm_exp.reward.worker", "vlmrm_exp.vlm.encoder"]
+"""By a helper that forks: none of them makes an OpenGL or CUDA context."""
 
 
 class WorkerEnded(Exception):
@@ -38,17 +39,11 @@ class Process:
     """
 
     def __init__(self, config: Config, example: Episodes) -> None:
-        # Not forked from this process: an OpenGL or CUDA context does not survive that.
-        # One helper imports what workers need, and forks each of them at once.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        self._pipe, theirs = context.Pipe()
-        arguments = (config, example, theirs)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._pipe, theirs = multiprocessing.Pipe()
         # A terminal sends Ctrl-C to all processes, a scheduler SIGTERM. Only the
         # training process reacts, and tells the workers.
         with blocked_interrupts():
-            self._process.start()
+            self._process = _started(config, example, theirs)
         theirs.close()
 
     def send(self, message: bytes | Episodes) -> None:
@@ -128,6 +123,27 @@ def life(config: Config, example: Episodes) -> Generator[bytes | None, Any, None
             # Others may not survive the way back.
             told = RuntimeError(reason(error, named=True))
         yield pickle.dumps(Failure(told, traceback.format_exc()))
+
+
+def _started(*arguments: Any) -> BaseProcess:
+    """A new process that does `_serve`.
+
+    Not forked from this one: an OpenGL or CUDA context does not survive that. One
+    helper imports what workers need, and forks each of them in no time.
+    """
+    for method in ("forkserver", "forkserver", "spawn"):
+        context: Any = multiprocessing.get_context(method)
+        context.set_forkserver_preload(PRELOADED)
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        try:
+            process.start()
+            break
+        # The helper was killed, so another one is started; or it cannot be, as where
+        # its socket's name in a long TMPDIR is too long, so workers import themselves.
+        except (EOFError, OSError):
+            if method == "spawn":
+                raise
+    return process
 
 
 def _serve(config: Config, example: Episodes, pipe: Connection) -> None:
