@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlmrm_exp import app
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import ConfigError, UnavailableError
 from vlmrm_exp.files import unusable
 
 
@@ -122,8 +122,11 @@ def test_no_memory_and_a_full_disk_are_told(start):
         (MemoryError(), "not enough memory for this (MemoryError)"),
         (torch, "not enough memory for this (DefaultCPUAllocator"),
         (OSError(28, "No space left on device"), "The disk is full"),
+        (OSError(5, "Input/output error", "/there"), "/there cannot be used: Input/o"),
+        (UnavailableError("The hub is away."), "The hub is away."),
     ):
         ended = start(IN_TMP, raising(error))
+        assert ended.code == 1  # for the same command may do better elsewhere or later
         assert told in ended.err
         assert ended.err.count("\n") == 1
 

@@ -157,6 +157,14 @@ def test_list_and_quoted_prompts_keep_their_meaning(compose):
             "stages[0].hold is 201 env steps, but an episode has 200",
         ),
         (["task=gym", "prompt=x", "baseline=y"], "task.env_id=Pendulum-v1"),
+        (["reward=video", "reward.query_share=0.1"], "several states in a row: give"),
+        (["reward=video", "reward.options.steps=0"], "options.steps is 0: give a wh"),
+        (
+            ["task=hill_then_flag", "reward=stages", "reward.options.shaping=-1"],
+            "shaping is",
+        ),
+        (["reward=by_hand"], "has no reward that was written by hand"),
+        (["reward.model=nosuch"], "reward.model is 'nosuch'"),
     ],
 )
 def test_impossible_value_is_refused_in_one_sentence(compose, overrides, words):
@@ -254,3 +262,9 @@ def test_what_is_typed_but_not_read_is_told(compose):
         "renormalise", "log.project"]  # fmt: skip
     assert notes("task=kneeling", "alpha=0.5", "baseline=a", "clip.batch_size=8") == []
     assert notes("+task.options.x=1") == ["task.options.x"]
+    assert notes("alpha=0", "baseline=a car", "reward=video") == ["baseline"]
+    way = "reward=video", "reward.options.of=change", "baseline=a car"
+    assert notes("alpha=0", *way) == []
+    gym = "task=gym", "task.env_id=Pendulum-v1", "prompt=a", "baseline=b"
+    assert notes(*gym, "clip=nano", "task.frame_height=60", "alpha=0.5") == []
+    assert notes(*gym, "alpha=0.5", "clip.frame_height=60") == ["clip.frame_height"]

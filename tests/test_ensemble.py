@@ -324,6 +324,9 @@ def test_options_that_cannot_be_are_refused(options, told):
             ["member.x changes nothing here: reward=clip has no members."],
         ),
         (("member.x=clip=tiny", "judge.y=reward=ensemble"), []),
+        # Read by one of the members.
+        (("reward=ensemble", "alpha=0", "member.x=alpha=0.5", "baseline=a"), []),
+        (("reward=ensemble", "renormalise=false"), []),
     ],
 )
 def test_members_that_change_nothing_are_told_of(words, told):

@@ -19,7 +19,7 @@ from PIL import Image
 from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import toy_renderers
 from vlmrm_exp.envs.cartpole import MAX_ANGLE, WALL, in_bounds, wrap_angle
-from worlds import make_envs, make_renderer
+from worlds import composed, make_envs, make_renderer
 
 GYMNASIUM = {"cartpole": CartPoleEnv, "mountain_car": Continuous_MountainCarEnv}
 
@@ -140,6 +140,22 @@ def test_mountain_car_equals_gymnasium_until_the_goal():
             np.testing.assert_array_equal(step.observation[0], expected)
     assert terminated
     assert own_return == pytest.approx(returns, abs=1e-3)
+
+
+def test_a_car_whose_goal_is_the_left_hilltop_passes_the_flag():
+    task = composed("task=mountaincar", "task.goal=left_hilltop").task
+    envs = make_envs(task, 1)
+    envs.load_state_dict(
+        envs.state_dict() | {"states": [[0.44, 0.05]], "dtype": "float64"}
+    )
+    steps = []
+    for t in range(300):  # over the flag, back, then so that it swings higher
+        push = np.sign(envs.states()[:, 1:]) if t > 80 else np.array([[-1.0]])
+        steps.append(envs.step((-push if t == 0 else push).astype(np.float32)))
+    paid = np.array([step.env_reward[0] for step in steps])
+    assert paid[0] == pytest.approx(100 - 0.1)
+    assert not paid[1:].any()
+    assert np.array([step.goal[0] for step in steps]).any()
 
 
 def test_mountain_car_stays_on_the_goal_until_reset():

@@ -326,6 +326,19 @@ def test_kneeling_is_told_from_other_poses(compose, folders, tmp_path, monkeypat
         epic_of(folders, *words)
 
 
+def test_labels_in_a_file_of_states_are_of_its_states(folders):
+    """Tasks of a world may have other episodes, and so be examined on other states."""
+    tasks = "kneeling", "kneel_then_stand"
+    epic_of(folders, f"task={','.join(tasks)}", "clip=nano", "states=100",
+            "resamples=0", "alpha=0")  # fmt: skip
+    files = [folders.out / f"states-humanoid{x}.npz" for x in ("", "-kneel_then_stand")]
+    assert set(folders.out.glob("states-*")) == {*files}
+    for task, file in zip(tasks, files, strict=True):
+        held, config = np.load(file), studies.run_config(f"task={task}").task
+        truth = humanoid.WORLD.predicate(config)(held["states"])
+        np.testing.assert_array_equal(held[f"goal_{task}"], truth)
+
+
 def test_models_of_one_size_have_an_interval_over_them():
     epics = {"a": [0.5, 0.6, 0.55], "b": [0.3, 0.2, 0.35]}
     rows = [
@@ -364,6 +377,8 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
         (["clip=local-dir:/nowhere"], "no folder /nowhere"),
         (["clip=tiny,tiny"], "names tiny twice"),
         (["clip=_embedded"], "is no model"),
+        (["clip=nano,tiny", "clip.model=embedded"], "clip.model is of one model, but"),
+        (["clip=rn50,vitb32", "clip.pretrained=a.pt"], "clip.pretrained is of one mo"),
         (["task=kneel"], "Did you mean kneeling"),
         (["task=gym", "prompt=a"], "epic with any other task's name"),
         (["task=[kneeling"], "kneeling"),
@@ -386,6 +401,7 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
         (["frames="], "frames is empty"),
         (["out="], "out is empty"),
         (["reward=environment"], "looks at an environment's steps"),
+        (["reward=ensemble", "reward.options.weight=-1"], "weight is -1: give a numb"),
         (["missing.yaml"], "no settings file missing.yaml"),
     ],
 )

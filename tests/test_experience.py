@@ -13,12 +13,27 @@ from vlmrm_exp.config import ConfigError, ForeignError, TaskConfig
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.rl import network_input
 from vlmrm_exp.rl.checkpoint import save_policy
-from vlmrm_exp.rl.remembering import RememberingReplay
+from vlmrm_exp.rl.remembering import RememberingReplay, make_replay
 from vlmrm_exp.rl.replay import Replay
 from vlmrm_exp.rl.rollout import collect
+from worlds import make_envs
 
 T, N = 4, 3
 CPU = torch.device("cpu")
+
+
+def test_a_buffer_that_nothing_is_learned_from_is_refused(compose):
+    """As soon as an episode's length is known: Gymnasium's own may be any."""
+    asked = ("task=gym", "task.env_id=Pendulum-v1", "prompt=a", "baseline=b",
+             "reward=environment", "algo.num_envs=2", "env_steps=2000")  # fmt: skip
+    for words, told in (
+        (("buffer_size=300",), r"less than one rollout \(2 episodes of 200 steps"),
+        (("buffer_size=900", "learning_starts=850"), "buffer of 800 .* never learn"),
+    ):
+        config = compose(*asked, *(f"algo.{word}" for word in words))
+        envs = make_envs(config.task, 2)
+        with pytest.raises(ConfigError, match=told):
+            make_replay(config, envs, False, CPU)
 
 
 def make_buffer(

@@ -352,6 +352,25 @@ SAME = (
 )
 
 
+def test_another_model_has_its_own_weights_whatever_was_typed_for_the_runs():
+    """And what is typed of the picture holds for both."""
+    typed = (
+        *("clip=vitb32", "clip.pretrained=random", "clip.name=mine"),
+        *("clip.quick_gelu=true", "clip.batch_size=8", "clip.preprocess=crop"),
+    )
+    judges = "judge.x=clip=rn50", "judge.y=[clip=rn50, clip.pretrained=random]"
+    keys = to_keys(["task=kneeling", *typed, *judges], {}, program="config")
+    composed = app.compose("config", "name=test", *keys)
+    found = judge_configs(composed, to_config(composed.cfg))
+    own = app.compose("config", "task=kneeling", "name=test", "clip=rn50").cfg.clip
+    x = found["x"].clip
+    assert (x.name, x.model, x.pretrained, x.quick_gelu) == (
+        *(own.name, own.model, own.pretrained, own.quick_gelu),
+    )
+    assert (x.batch_size, x.preprocess) == (8, "crop")
+    assert found["y"].clip.pretrained == "random"
+
+
 def test_null_takes_a_judge_out():
     words = "judge=[predicate,model]", "judge.model=null"
     composed = app.compose("config", "task=mountaincar", "name=test", *words)
@@ -371,6 +390,7 @@ CLIP = "clip changes nothing here: reward=environment has none of it."
         (("reward=environment", "judge.x=[reward=clip, clip=tiny]"), [CLIP]),
         (("prompt=mine", "judge.x=wording=paraphrases"), [SAME]),
         (("judge.x=seed=1",), [SAME]),
+        (("clip.model=ViT-B-32", "judge.x=clip.name=other"), [SAME]),
         (
             ("reward=environment", "judge.x=clip=tiny"),
             [CLIP, f"judge.x: {CLIP}", SAME],

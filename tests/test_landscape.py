@@ -80,6 +80,14 @@ def test_landscape_is_highest_near_the_goal_and_written_whole(tmp_path, capsys):
     assert (folders.out / "landscape.svg").stat().st_size > 10_000
 
 
+def test_what_orders_states_by_another_goal_is_not_compared_with(tmp_path, capsys):
+    words = ["task=mountaincar", "task.goal=left_hilltop", "clip=nano", "states=9"]
+    words += ["task.textures=plain", *Folders(tmp_path)]
+    rows = landscape.measure(studies.asked(landscape, *words))["rows"]
+    assert {line["pearson_graded"] for line in rows} == {None}
+    assert "None" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

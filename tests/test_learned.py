@@ -31,6 +31,12 @@ def estimator(share: float = 0.2, seed: int = 0, **changes) -> Estimator:
     return Estimator(point_mass_config(reward=reward, seed=seed), state_size=2)
 
 
+def test_a_seed_may_be_as_large_as_that_of_any_other_part():
+    first, second = (estimator(seed=2**70 + k) for k in (0, 1))
+    states = torch.ones(1, 2)
+    assert not torch.equal(first._ensemble(states), second._ensemble(states))
+
+
 def some_states(seed: int = 0, steps: int = T) -> Episodes:
     rng = np.random.default_rng(seed)
     return Episodes(states=rng.uniform(-1, 1, (steps, N, 2)))

@@ -310,7 +310,10 @@ def test_predicate_is_the_worlds(compose, task, at_goal, elsewhere):
 
 
 def test_a_task_without_a_predicate_has_no_such_reward(compose):
-    config = compose("task=kneeling", "task.goal=", "reward=predicate")
+    config = compose("task=kneeling", "reward=predicate")
+    with pytest.raises(ConfigError, match="has no predicate"):
+        compose("task=kneeling", "task.goal=", "reward=predicate")
+    config.task.goal = ""
     with pytest.raises(ConfigError, match="has no predicate"):
         open_pool(config, np.zeros((1, 1, 47)))
 

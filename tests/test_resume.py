@@ -24,6 +24,7 @@ from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.reward import learned
 from vlmrm_exp.rl.checkpoint import Checkpoint, load
 from vlmrm_exp.settings import settings_hash
+from vlmrm_exp.signals import requeue
 
 BOTH = pytest.mark.parametrize("name", ["sac", "dqn"])
 REWARDS = [
@@ -327,6 +328,18 @@ def test_a_sweep_that_is_started_again_does_what_is_missing(
     assert written.items() < after.items()
 
 
+def test_overlap_is_a_setting_like_others_for_it_changes_what_is_learned(
+    tmp_path, program, monkeypatch
+):
+    _, small = finished_run(tmp_path, program, monkeypatch)
+    ended = program(*small, "compute.overlap=false")
+    assert "other settings, compute.overlap=False (was True)" in ended.err
+    ended = program(*small, "compute.torch_threads=2")
+    assert "is finished" in ended.out
+    jobs = [app.compose("config", f"compute.overlap={x}").cfg for x in (True, False)]
+    assert len({settings_hash(_root_=job) for job in jobs}) == 2
+
+
 def test_a_sweep_finds_its_jobs_although_there_are_new_settings():
     """In what was composed before there was one, it is not."""
     cfg = app.compose("config", "task=kneeling").cfg
@@ -437,9 +450,19 @@ def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path):
     process.send_signal(signal.SIGUSR1)
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "name=mine goes on from here" in told
+    assert f"hydra.run.dir={run} goes on from here" in told
     assert load(run)["state"]["learned_steps"] == read_metrics(run)[-1]["env_steps"]
     assert not (run / "summary.json").exists()
+
+
+def test_what_goes_on_is_told_as_it_was_begun(tmp_path, capsys):
+    run = tmp_path / "sweep" / "job"
+    for key in (f"hydra.run.dir={run}", f"hydra.sweep.dir={run.parent}"):
+        with pytest.raises(SystemExit):
+            requeue(signal.SIGTERM, run)
+        assert f" with {key} goes on" in capsys.readouterr().out
+        run.mkdir(parents=True)
+        (run.parent / "multirun.yaml").touch()
 
 
 @pytest.mark.slow

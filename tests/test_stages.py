@@ -383,6 +383,9 @@ def test_stages_are_told_where_nothing_reads_them():
     assert unread(staged, ["stages", "baseline", "reward.options.shaping"]) == [
         "baseline changes nothing here: alpha is 0."
     ]
+    assert len(unread(staged, ["renormalise"])) == 1
+    several = "stages=[{prompt: [a hill, a mountain], quantile: 0.9}]"
+    assert unread(composed(*STAGED, several), ["renormalise"]) == []
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,9 @@ def check(composed: app.Composed) -> Config:
             "WANDB_RUN_ID is set, by which all jobs of a sweep would be one W&B run: "
             "unset it."
         )
+    with interrupts_at_the_end():
+        from vlmrm_exp.reward import checked_class  # at last, as it imports torch
+    checked_class(config)
     return config
 
 
@@ -123,11 +126,11 @@ def run(
                 saved["state"], states.save_when_due,
             )  # fmt: skip
         except TooLate as late:
-            requeue(late.number, folder.name)
+            requeue(late.number, folder)
         if state.whole:
             states.save(state)
         if state.interrupted in REQUEUE_SIGNALS:
-            requeue(state.interrupted, folder.name)
+            requeue(state.interrupted, folder)
         summary = finish(config, state, eval_envs, log, device)
         if state.interrupted:
             sys.exit(INTERRUPTED)

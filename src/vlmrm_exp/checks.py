@@ -302,7 +302,12 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
             f"algo.hidden is {list(algo.hidden)}: give the width of at least one "
             "hidden layer, as [256,256]."
         )
-    rollout = algo.num_envs * (task.episode_length or 1)
+    if task.episode_length is not None:
+        check_buffer(algo, algo.num_envs * task.episode_length, env_steps)
+
+
+def check_buffer(algo: AlgoConfig, rollout: int, env_steps: int) -> None:
+    """Refuse a replay buffer that nothing is learned from; a rollout's transitions."""
     kept = algo.buffer_size // rollout * rollout  # replay holds whole rollouts
     if kept and algo.learning_starts >= min(kept, env_steps):
         raise ConfigError(
@@ -313,8 +318,8 @@ def _check_algo(algo: AlgoConfig, task: TaskConfig, env_steps: int) -> None:
     if algo.buffer_size < rollout:
         raise ConfigError(
             f"algo.buffer_size is {algo.buffer_size}, less than one rollout "
-            f"({algo.num_envs} episodes of {task.episode_length} steps = {rollout} "
-            "transitions): give a larger buffer or fewer environments."
+            f"({algo.num_envs} episodes of {rollout // algo.num_envs} steps = "
+            f"{rollout} transitions): give a larger buffer or fewer environments."
         )
 
 

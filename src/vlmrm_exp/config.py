@@ -22,6 +22,10 @@ class ConfigError(ValueError):
     """Bad input from the person who started the program; its text is one sentence."""
 
 
+class UnavailableError(ConfigError):
+    """What a run needs from elsewhere cannot be had now, but may be later."""
+
+
 class FolderTakenError(ConfigError):
     """The folder holds another run, which is left as it is."""
 

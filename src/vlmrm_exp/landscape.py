@@ -138,8 +138,7 @@ def measure(study: Study) -> dict[str, Any]:
 def _of_model(study: Study, rewarder: "Rewarder", panel: Panel) -> list[dict[str, Any]]:
     """The rewards of one model along one panel, for each alpha."""
     task, states = panel.config.task, panel.states(panel.x)
-    graded = world_of(task).graded
-    assert graded is not None
+    graded = world_of(task).graded_of(task)
     state_set = StateSet(task.env, np.full(len(states), "line"), states)
     jobs = study.jobs(panel.config, rewarder.model)
     lines = []
@@ -153,7 +152,9 @@ def _of_model(study: Study, rewarder: "Rewarder", panel: Panel) -> list[dict[str
                 "textures": task.textures,
                 "alpha": job.alpha,
                 "maximum_at": float(panel.x[reward.argmax()]),
-                "pearson_graded": float(pearson(reward, graded(states))),
+                "pearson_graded": None
+                if graded is None
+                else float(pearson(reward, graded(states))),
                 "x": panel.x.tolist(),
                 "reward": reward.tolist(),
             }
@@ -168,9 +169,13 @@ def report(lines: Sequence[dict[str, Any]]) -> str:
         "model": "{clip}",
         "alpha": "{alpha:g}",
         "maximum at": "{maximum_at:+.2f}",
-        "Pearson with the truth": "{pearson_graded:.2f}",
+        "Pearson with the truth": "{ordered}",
     }
-    cells = [[cell.format(**line) for cell in columns.values()] for line in lines]
+    cells = []
+    for line in lines:
+        found = line["pearson_graded"]
+        ordered = "" if found is None else f"{found:.2f}"
+        cells.append([c.format(**line, ordered=ordered) for c in columns.values()])
     about = "The truth is minus the pole's angle from upright, and the car's position."
     return f"{about}\n\n{table(list(columns), cells)}"
 

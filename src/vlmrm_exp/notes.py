@@ -6,6 +6,7 @@ They are told and not refused, since one sweep may compare rewards or models.
 import fnmatch
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from vlmrm_exp import app
@@ -40,11 +41,13 @@ def notes(
     """
     members = member_configs(config)
     told = {name: keys_of(config.judge[name]) for name in judges}
+    others = [(told[name], judge) for name, judge in judges.items()]
+    others += [(config.member[name], member) for name, member in members.items()]
     read = {
         key
         for key in typed
-        for name, judge in judges.items()
-        if key not in told[name] and not unread(judge, [key])
+        for own, other in others
+        if key not in own and not unread(other, [key])
     }
     found = unread(config, [key for key in typed if key not in read])
     for name, judge in judges.items():
@@ -69,7 +72,11 @@ def _said(config: Config) -> tuple[Any, ...]:
     by_all = reward.model, reward.options, config.member, config.task
     if not reward_class(config).sees_pictures:
         return by_all
-    by_pictures = config.clip, config.prompts, config.baselines, config.renormalise
+    # An embedded model is found by its name; others may be called anything.
+    clip = config.clip
+    if clip.model != "embedded":
+        clip = replace(clip, name="")
+    by_pictures = clip, config.prompts, config.baselines, config.renormalise
     return *by_all, *by_pictures, config.alpha
 
 
@@ -110,11 +117,18 @@ def _rules(config: Config) -> Iterator[tuple[str, str]]:
         yield "task.hold", "task.before is empty"
     if ":" not in task.env:
         yield "task.options.*", f"task={task.name} has no options"
-    if clip.frame_height is not None:
-        yield "task.frame_height", f"clip.frame_height={clip.frame_height} decides"
-    if config.alpha == 0:
+    if task.env == "gym":
+        yield "clip.frame_height", "Gymnasium's frames have task.frame_height"
+    elif clip.frame_height is not None:
+        decides = f"clip.frame_height={clip.frame_height} decides, except of videos"
+        yield "task.frame_height", decides
+    formula = reward.model in ("clip", "stages", "xclip", "ensemble")
+    formula = formula or (reward.model, reward.options.get("of")) == ("video", "mean")
+    if config.alpha == 0 and formula:
         yield "baseline", "alpha is 0"
-    if len(config.prompts) == len(config.baselines) == 1:
+    prompts = [stage.prompts for stage in config.stages] if model.online else []
+    sentences = config.prompts, config.baselines, *prompts
+    if all(len(several) == 1 for several in sentences):
         yield "renormalise", "there is but one prompt"
     if task.env != "humanoid":
         yield "clip.render_effects", "only humanoids have them"

@@ -22,6 +22,7 @@ from vlmrm_exp.config import (
     FinishedError,
     ForeignError,
     StageConfig,
+    UnavailableError,
     conf_dir,
 )
 from vlmrm_exp.files import reason, unusable
@@ -92,10 +93,19 @@ def end(error: BaseException, folder: Path | None = None) -> None:
     if isinstance(error, FinishedError):
         print(error)
         sys.exit(0)
-    sentence, failed = one_sentence(error), (FloatingPointError, ForeignError)
+    sentence = one_sentence(error)
     if isinstance(error, ForeignError) and folder and (folder / "error.txt").exists():
         sentence += f" Its traceback is in {folder / 'error.txt'}."
-    refuse(sentence, 1 if isinstance(error, failed) else 2)
+    refuse(sentence, 1 if _may_pass(error) else 2)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same command may do better elsewhere or later: not its settings."""
+    if isinstance(error, OSError):
+        kinds, numbers = (ConnectionError, TimeoutError), (errno.EIO, errno.ESTALE)
+        return isinstance(error, kinds) or error.errno in numbers
+    failed = FloatingPointError, ForeignError, UnavailableError
+    return isinstance(error, failed) or is_memory(error)
 
 
 def refuse(sentence: str, code: int = 2) -> NoReturn:

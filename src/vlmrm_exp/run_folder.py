@@ -11,13 +11,14 @@ from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import Config, ConfigError, FinishedError, FolderTakenError
 from vlmrm_exp.files import lock
 from vlmrm_exp.refusals import UNREADABLE, one_sentence
-from vlmrm_exp.settings import defaults, flat
+from vlmrm_exp.settings import defaults, flat, is_how
 
 RUN_FORMAT = 1
 """Of a run's folder. Older ones have none, and no state to go on from."""
 SHOWN = 5  # differences
-MAY_CHANGE = ("name", "log.", "compute.", "clip.batch_size", "env_steps")
-"""Settings that a run may go on with in another way; the last, if it is unfinished."""
+MAY_CHANGE = ("name", "clip.batch_size", "env_steps")
+"""Settings that a run may go on with in another way, beside those that say how it is
+logged and computed; the last, if it is unfinished."""
 
 
 def check_folder(folder: Path, settings: str) -> None:
@@ -52,13 +53,13 @@ def check_folder(folder: Path, settings: str) -> None:
     # A version may have settings that an older one had not.
     before = defaults() | flat(mapping(folder / "config.yaml"))
     now = flat(yaml.safe_load(settings))
+    may_change = MAY_CHANGE[:-1] if finished else MAY_CHANGE
     changed = [
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
-        and not re.sub(r"^member\.[\w-]+\.", "", key).startswith(
-            MAY_CHANGE[:-1] if finished else MAY_CHANGE
-        )
+        and not is_how(own := re.sub(r"^member\.[\w-]+\.", "", key))
+        and own not in may_change
     ]
     if changed:
         raise FolderTakenError(

@@ -40,6 +40,14 @@ def defaults() -> dict[str, Any]:
     return flat(own)
 
 
+def is_how(key: str) -> bool:
+    """Whether a setting says how a run is logged or computed, not what it learns.
+
+    With overlap the agent acts before it has learned from the rollout before.
+    """
+    return key.startswith(("log.", "compute.")) and key != "compute.overlap"
+
+
 def settings_hash(*, _root_: DictConfig) -> str:
     """Six digits of a job's settings, by which a sweep finds its folder again.
 
@@ -52,7 +60,7 @@ def settings_hash(*, _root_: DictConfig) -> str:
     kept = {
         key: value
         for key, value in flat(settings).items()
-        if not key.startswith(("log.", "compute.")) and key != "name"
+        if not is_how(key) and key != "name"
         if key not in own or own[key] != value
     }
     text = json.dumps(kept, sort_keys=True, default=str)

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -73,9 +74,11 @@ class Interrupts:
         raise TooLate(self.number)
 
 
-def requeue(number: int, name: str) -> NoReturn:
-    """End the program, which signal `number` stopped; the same command goes on."""
-    print(f"Stopped by a signal: name={name} goes on from here.")
+def requeue(number: int, folder: Path) -> NoReturn:
+    """End the program, which signal `number` stopped; it goes on in its folder."""
+    swept = (folder.parent / "multirun.yaml").exists()
+    key = f"hydra.sweep.dir={folder.parent}" if swept else f"hydra.run.dir={folder}"
+    print(f"Stopped by a signal: the same command with {key} goes on from here.")
     waits = signal.getsignal(number)
     if getattr(waits, "__module__", "").startswith("submitit"):
         signal.raise_signal(number)  # it starts this job again

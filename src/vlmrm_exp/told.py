@@ -18,6 +18,11 @@ from vlmrm_exp.config import Config, ConfigError, as_list
 
 SAME = ("env", "env_id", "options")
 """Settings of the task on which depends what a state is."""
+OF_ONE_MODEL = tuple(
+    f"clip.{name}="
+    for name in "name model pretrained quick_gelu mean std download_gb".split()
+)
+"""Settings of `clip` that belong to one model alone."""
 NOT_OF_MEMBERS = ("name", "judge", "member", "stages")
 """Settings that no reward of single states reads."""
 
@@ -38,9 +43,6 @@ def with_members(composed: app.Composed, config: Config) -> Config:
     """
     if config.reward.model != "ensemble":
         return replace(config, member={})
-    from vlmrm_exp.reward.ensemble import checked  # it imports torch
-
-    checked(config.reward.options)
     changes = {
         name: _changes(config, _config("member", name, told, composed, config), told)
         for name, told in config.member.items()
@@ -82,7 +84,7 @@ def _config(
 ) -> Config:
     """The configuration of one judge or member."""
     from vlmrm_exp.envs import check_world
-    from vlmrm_exp.reward import make_model, reward_class
+    from vlmrm_exp.reward import checked_class, reward_class
 
     settings = as_list(told)
     words.check_name(kind, name)
@@ -106,8 +108,11 @@ def _config(
         other_reward = any(key.startswith("reward=") for key in keys)
         if kind == "member" and not other_reward:
             keys, other_reward = ["reward=clip", *keys], True
-        # What was typed for the run's reward is not for another one.
-        again = composed.again(*keys, without=("reward.",) if other_reward else ())
+        # What was typed for the run's reward or model is not for another one.
+        without = ("reward.",) if other_reward else ()
+        if any(key.startswith("clip=") for key in keys):
+            without += OF_ONE_MODEL
+        again = composed.again(*keys, without=without)
         other = to_config(again.cfg)
         check_world(other)
         for key in SAME:
@@ -134,8 +139,7 @@ def _config(
             raise ConfigError(
                 f"{reward} is not of single states, as members are: choose another."
             )
-        if model.cheap:  # so it tells at once that it cannot be made
-            make_model(other).close()
+        checked_class(other)
     except ConfigError as error:
         raise ConfigError(f"{kind}.{name}: {error}") from error
     return other

@@ -182,7 +182,7 @@ class World:
     """Whether states meet the task's goal; None: this task has no predicate."""
     graded: Callable[[np.ndarray], np.ndarray] | None = None
     """States (B, S) -> what a good reward orders them by, (B,), where it is known: of
-    the first of `goals`, if there are several."""
+    the first of `goals`, if there are several. See `graded_of`."""
     graded_by: str = ""
     sample_states: Callable[[TaskConfig, int, int], Samples] | None = None
     """States for studies: task, how many (a grid may have a few less), seed."""
@@ -193,6 +193,10 @@ class World:
     sources: tuple[str, ...] = ()
     """Python files that decide the picture; go into caches' keys, as does the module of
     a world of one's own."""
+
+    def graded_of(self, task: TaskConfig) -> Callable[[np.ndarray], np.ndarray] | None:
+        """`graded`, if it is of this task's goal."""
+        return self.graded if task.goal in ("", *self.goals[:1]) else None
 
 
 def world_of(task: TaskConfig) -> World:

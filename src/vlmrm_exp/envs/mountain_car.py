@@ -40,7 +40,7 @@ class MountainCarEnvs:
         self.episode_length = task.episode_length
         self._envs = [Continuous_MountainCarEnv() for _ in range(num_envs)]
         self._reached = np.zeros(num_envs, bool)
-        self._goal = task.goal
+        self._stays = task.goal != "left_hilltop"  # at the flag
         space = self._envs[0].observation_space
         assert isinstance(space, gym.spaces.Box)
         self.observation_space = space
@@ -59,19 +59,22 @@ class MountainCarEnvs:
     def step(self, action: np.ndarray) -> Step:
         """Drive every car: action (N, 1) float32 in -1..1.
 
-        The reward is Gymnasium's, 0 from the step after the goal on, so that an
-        episode's return equals Gymnasium's with termination.
+        The reward is Gymnasium's, 0 from the step after the flag on, so that an
+        episode's return equals Gymnasium's with termination. There a car stays, unless
+        its goal is another.
         """
         reward = np.zeros(self.num_envs, np.float32)
         for i, env in enumerate(self._envs):
-            if self._reached[i]:
+            if self._reached[i] and self._stays:
                 continue
-            _, reward[i], self._reached[i], _, _ = env.step(action[i])
-            if self._reached[i]:
+            _, paid, at_flag, _, _ = env.step(action[i])
+            reward[i] = 0 if self._reached[i] else paid
+            self._reached[i] |= at_flag
+            if self._reached[i] and self._stays:
                 env.state[1] = 0.0
         states, goal = self.states(), self._reached.copy()
-        if self._goal == "left_hilltop":
-            goal = PREDICATES[self._goal](states)
+        if not self._stays:
+            goal = PREDICATES["left_hilltop"](states)
         return Step(states.astype(np.float32), reward, goal)
 
     def states(self) -> np.ndarray:

@@ -19,7 +19,7 @@ from wandb.errors import Error as WandbError
 from wandb.errors import UsageError
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.config import Config, ConfigError, UnavailableError
 from vlmrm_exp.files import plain, reason, shorten
 from vlmrm_exp.log.versions import CHECKOUT
 
@@ -198,7 +198,7 @@ def _start(
             _use_weights(run, encoder)
     except (WandbError, ValidationError) as error:
         wandb.teardown()
-        why, way_out = reason(error), "use log=none"
+        refused, why, way_out = ConfigError, reason(error), "use log=none"
         if isinstance(error, ValidationError):
             why, way_out = _variable(error.errors()[0]), "correct or unset it"
         elif isinstance(error, UsageError):
@@ -208,7 +208,8 @@ def _start(
                 "check the network and `wandb login`, or use log=offline and upload "
                 "later"
             )
-        raise ConfigError(f"W&B did not start a run ({why}): {way_out}.") from error
+            refused = UnavailableError
+        raise refused(f"W&B did not start a run ({why}): {way_out}.") from error
     run.define_metric("*", step_metric="env_steps")
     for key in SUMMARIES:
         run.define_metric(key, step_metric="env_steps", summary="min,max,last")

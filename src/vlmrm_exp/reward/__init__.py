@@ -146,6 +146,10 @@ class RewardModel(Protocol):
     version: int = 0
     """Grows with each change of what it would answer; workers then get `state_dict`."""
 
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse, with a ConfigError, what cannot be; before anything is loaded."""
+
     def __init__(self, config: Config) -> None:
         """Load, in the process that will use it; may raise ConfigError."""
 
@@ -195,14 +199,40 @@ def reward_class(config: Config) -> type[RewardModel]:
     return found
 
 
+def checked_class(config: Config) -> type[RewardModel]:
+    """The class that `reward.model` names, if it can be made so.
+
+    Raises:
+        ConfigError: as `RewardModel.check`; or rewards of single states cannot be
+            estimated, but are to be.
+        ForeignError: one's own failed otherwise.
+    """
+    kind = reward_class(config)
+    with blaming(kind, "in check"):
+        kind.check(config)
+    share, why = config.reward.query_share, ""
+    if kind.window > 1:
+        why = "looks at several states in a row"
+    elif kind.remembers:
+        why = "learns itself"
+    elif not kind.needs_states:
+        why = "looks at no states"
+    if share < 1 and why and not kind.cheap:
+        raise ConfigError(
+            f"reward.query_share is {share}, but reward={config.reward.name} {why}: "
+            "give reward.query_share=1."
+        )
+    return kind
+
+
 def make_model(config: Config) -> RewardModel:
     """The configured reward model, made in this process.
 
     Raises:
-        ConfigError: as its constructor.
+        ConfigError: as `checked_class` and its constructor.
         ForeignError: one's own failed otherwise.
     """
-    kind = reward_class(config)
+    kind = checked_class(config)
     with blaming(kind, "when it was made"):
         return kind(config)
 

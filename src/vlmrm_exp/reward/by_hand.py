@@ -30,13 +30,18 @@ class HandWrittenReward(RewardModel):
 
     cheap = True
 
-    def __init__(self, config: Config) -> None:
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse a task without such a formula."""
         goal = config.task.goal
         if config.task.env != "humanoid" or goal not in FORMULAS:
             raise ConfigError(
                 f"task={config.task.name} has no reward that was written by hand: use "
                 f"one of {', '.join(FORMULAS)}, or reward=environment."
             )
+
+    def __init__(self, config: Config) -> None:
+        goal = config.task.goal
         self._formula, self._goal = FORMULAS[goal], HumanoidGoal(goal)
 
     def rewards(self, episodes: Episodes) -> np.ndarray:

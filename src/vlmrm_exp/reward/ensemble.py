@@ -47,6 +47,11 @@ class EnsembleReward(RewardModel):
     sees_pictures = True
     has_options = True
 
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse impossible options."""
+        checked(config.reward.options)
+
     def __init__(self, config: Config) -> None:
         """Load the members, and look at what random actions lead to.
 

@@ -14,13 +14,18 @@ class PredicateReward(RewardModel):
 
     cheap = True
 
-    def __init__(self, config: Config) -> None:
-        predicate = world_of(config.task).predicate(config.task)
-        if predicate is None:
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse a task whose goal has no predicate."""
+        if world_of(config.task).predicate(config.task) is None:
             raise ConfigError(
                 f"task={config.task.name} has no predicate for its goal: use "
                 "reward=environment or reward=clip."
             )
+
+    def __init__(self, config: Config) -> None:
+        predicate = world_of(config.task).predicate(config.task)
+        assert predicate is not None  # as checked
         self._predicate = predicate
         self._name = config.task.goal or config.task.name
 

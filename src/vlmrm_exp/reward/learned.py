@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.config import Config
 from vlmrm_exp.device import choose_device
-from vlmrm_exp.reward import Episodes, Memory, RewardModel
+from vlmrm_exp.reward import Episodes, Memory
 
 MEMBERS = 5
 HIDDEN = (128, 128)
@@ -89,7 +89,7 @@ class Estimator:
         self._seed = config.seed
         self._device = choose_device(config.compute.device)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(config.seed)
+            torch.default_generator.manual_seed(config.seed % 2**63)
             self._ensemble = Ensemble(state_size).to(self._device)
         self._optimiser = torch.optim.Adam(
             self._ensemble.parameters(), LEARNING_RATE, fused=True
@@ -251,25 +251,3 @@ class Estimator:
 _COUNTS = (
     "_chosen _learned _not_relabelled _queries _squared_error _spread _error".split()
 )
-
-
-def make_estimator(
-    config: Config, model: type[RewardModel], example: Episodes
-) -> Estimator:
-    """What a `reward.query_share` below 1 asks for.
-
-    Raises:
-        ConfigError: the rewards of single states cannot be estimated.
-    """
-    share, name = config.reward.query_share, config.reward.name
-    if model.window > 1:
-        why = f"reward={name} looks at several states in a row"
-    elif model.remembers:
-        why = f"reward={name} learns itself"
-    elif not model.needs_states or example.states is None:
-        why = f"reward={name} looks at no states"
-    else:
-        return Estimator(config, example.states.shape[-1])
-    raise ConfigError(
-        f"reward.query_share is {share}, but {why}: give reward.query_share=1."
-    )

@@ -45,6 +45,11 @@ class VideoReward(ClipReward):
     window = 2  # or more, as reward.options.steps says: whole episodes
     has_options = True
 
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse impossible options."""
+        checked(config.reward.options)
+
     def __init__(self, config: Config) -> None:
         """Load the model.
 

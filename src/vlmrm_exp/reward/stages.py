@@ -54,6 +54,11 @@ class StagesReward(ClipReward):
     needs_states = False
     online = True
 
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse impossible options."""
+        checked(config.reward.options)
+
     def __init__(self, config: Config) -> None:
         """Load the model, and look at `reward.options.episodes` of random actions.
 

@@ -17,6 +17,7 @@ from vlmrm_exp.foreign import blaming
 from vlmrm_exp.reward import (
     Episodes,
     RewardModel,
+    checked_class,
     make_model,
     reward_class,
     rewards_of,
@@ -34,11 +35,12 @@ def make_pool(config: Config, example: Episodes) -> Pool:
     Raises:
         ConfigError: as the model's constructor.
     """
-    model, estimator = reward_class(config), None
+    model, estimator = checked_class(config), None
     if config.reward.query_share < 1 and not model.cheap:
-        from vlmrm_exp.reward.learned import make_estimator  # few runs need it
+        from vlmrm_exp.reward.learned import Estimator  # few runs need it
 
-        estimator = make_estimator(config, model, example)
+        assert example.states is not None
+        estimator = Estimator(config, example.states.shape[-1])
     if model.cheap or config.compute.num_workers == 0:
         pool = Pool(config, make_model(config))
         pool.rewards(example)

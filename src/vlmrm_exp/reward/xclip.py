@@ -36,6 +36,11 @@ class XClipReward(RewardModel):
     has_options = True
     window = 8  # or as model and stride say: whole episodes
 
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse impossible options."""
+        reward_options(OPTIONS, config.reward.options)
+
     def __init__(self, config: Config) -> None:
         """Load the model, open the drawing context.
 

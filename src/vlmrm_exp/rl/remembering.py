@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vlmrm_exp.checks import check_buffer
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import VectorEnv
 from vlmrm_exp.reward import Episodes
@@ -17,8 +18,13 @@ from vlmrm_exp.rl.replay import Replay
 def make_replay(
     config: Config, envs: VectorEnv, remembers: bool, device: torch.device
 ) -> Replay:
-    """Room for `algo.buffer_size` transitions, or for all of a shorter run."""
+    """Room for `algo.buffer_size` transitions, or for all of a shorter run.
+
+    Raises:
+        ConfigError: it does not fit into memory, or nothing would be learned from it.
+    """
     algo, of_rollout = config.algo, envs.num_envs * envs.episode_length
+    check_buffer(algo, of_rollout, config.env_steps)  # now an episode's length is known
     all_of_run = math.ceil(config.env_steps / of_rollout) * of_rollout
     capacity, seed = min(algo.buffer_size, all_of_run), make_seeds(config.seed).replay
     kind = RememberingReplay if remembers else Replay

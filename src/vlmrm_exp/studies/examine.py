@@ -125,10 +125,15 @@ def measure(
 
     measured = rewards.of_each_model(loading, rows_of)
     for world in {one.states.world for one in examined}:
-        ones = [one for one in examined if one.states.world == world]
-        if ones[0].states.states is not None:
+        # Tasks with other episodes are examined on other states.
+        same: dict[bytes, list[Examined]] = {}
+        for one in examined:
+            if one.states.world == world and one.states.states is not None:
+                same.setdefault(one.states.states.tobytes(), []).append(one)
+        for number, ones in enumerate(same.values()):
+            name = f"-{ones[0].config.task.name}" if number else ""
             truths = {one.config.task.name: one.truth for one in ones}
-            path = study.folder / f"states-{world}.npz"
+            path = study.folder / f"states-{world}{name}.npz"
             state_files.save_states(path, ones[0].states, truths)
     tasks = {one.config.task.name: one.about() for one in examined}
     return {"settings": study.settings(), "tasks": tasks, **measured}

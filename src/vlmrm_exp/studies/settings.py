@@ -17,7 +17,7 @@ from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import ClipConfig, Config, ConfigError, FolderTakenError
 from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.files import write_json
-from vlmrm_exp.reward import reward_class
+from vlmrm_exp.reward import checked_class, reward_class
 from vlmrm_exp.told import with_members
 from vlmrm_exp.words import quoted
 
@@ -113,6 +113,7 @@ def resolve(composed: Composed) -> Study:
     models = None
     if asked.clips is not None:
         check_list("clip", asked.clips)
+        _check_of_all(composed, len(asked.clips))
         models = [model_of(composed, entry) for entry in asked.clips]
     most = max(asked.alphas)
     tasks = [_task(composed, name, most) for name in asked.tasks]
@@ -159,6 +160,18 @@ def check_list(name: str, values: Sequence[Any]) -> None:
             raise ConfigError(f"{name} names {value} twice: give each once.")
 
 
+def _check_of_all(composed: Composed, models: int) -> None:
+    """Refuse settings of one model where several are studied."""
+    for key in composed.keys:
+        name, _, value = key.partition("=")
+        weights = name == "clip.pretrained" and value not in ("random", "null")
+        if models > 1 and (weights or name in ("clip.name", "clip.model")):
+            raise ConfigError(
+                f"{name} is of one model, but clip names {models}: give one, or leave "
+                f"{name} out."
+            )
+
+
 def _task(composed: Composed, name: str, alpha: float) -> Config:
     """A task as a training run would have it."""
     if name == "gym":
@@ -172,7 +185,7 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
     told = composed.again(f"task={quoted(name)}", f"alpha={alpha}")
     task = to_config(told.cfg)
     check_world(task)
-    model = reward_class(task)
+    model = checked_class(task)
     if model.window != 1 or not model.needs_states:
         states = "several states in a row"
         looks_at = states if model.needs_states else "an environment's steps"

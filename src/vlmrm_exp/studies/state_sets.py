@@ -209,9 +209,8 @@ def truth_of(config: Config, states: StateSet) -> Truth:
             f"task={config.task.name} has no predicate for its goal: give "
             "labels=FILE.csv."
         )
-    graded = None
-    if world.graded is not None and config.task.goal in ("", *world.goals[:1]):
-        graded = world.graded(states.states)
+    order = world.graded_of(config.task)
+    graded = None if order is None else order(states.states)
     goal = np.asarray(predicate(states.states))
     check_classes(goal, f"task={config.task.name}")
     return Truth(goal, PREDICATE, graded, world.graded_by or None)

@@ -18,7 +18,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import EntryNotFoundError
 
-from vlmrm_exp.config import ConfigError
+from vlmrm_exp.config import ConfigError, UnavailableError
 from vlmrm_exp.files import reason, sha256
 
 # It tells of each request at INFO, which Hydra's programs print.
@@ -41,7 +41,7 @@ def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
         except EntryNotFoundError:
             continue
         except Exception as error:  # the HTTP library's, or the hub's own
-            raise ConfigError(
+            raise UnavailableError(
                 f"{what} is not in the cache ({constants.HF_HUB_CACHE}) and cannot be "
                 f"had from {constants.ENDPOINT} ({reason(error, named=True)}): run the "
                 "same command where there is a network, copy that cache folder here "
@@ -50,7 +50,7 @@ def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
         try:
             path = Path(hf_hub_download(repo, name))
         except Exception as error:
-            raise ConfigError(
+            raise UnavailableError(
                 f"The download of {what} from {constants.ENDPOINT} broke off "
                 f"({reason(error, named=True)}): run the same command again, or "
                 f"{instead}."
@@ -59,7 +59,7 @@ def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
             digest = sha256(path)
             if digest != etag:
                 path.resolve().unlink()
-                raise ConfigError(
+                raise UnavailableError(
                     f"The download of {what} arrived damaged (its SHA-256 is "
                     f"{digest[:12]}..., not {etag[:12]}...) and was deleted: run the "
                     "same command again."
