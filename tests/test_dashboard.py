@@ -12,7 +12,7 @@ import yaml
 from run_folders import write_run
 from test_log import decode, history, make_config, wandb_records
 from vlmrm_exp import dashboard, log
-from vlmrm_exp.settings import flat
+from vlmrm_exp.settings import flat, group_hash
 
 # The library's own, when it is imported.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")
@@ -59,8 +59,8 @@ def without_ids(spec: Any) -> Any:
     return [without_ids(each) for each in spec] if isinstance(spec, list) else spec
 
 
-def epic_json(folder: Path, **settings: Any) -> Path:
-    """A result of `epic` for two alphas."""
+def epic_json(folder: Path, more: float = 0, **settings: Any) -> Path:
+    """A result of `epic` for two alphas, with distances larger by `more`."""
     about = {
         "prompt": [SENTENCE],
         "baseline": ["a car"],
@@ -68,7 +68,7 @@ def epic_json(folder: Path, **settings: Any) -> Path:
         "camera": "fixed",
     }
     rows = [
-        {"task": "mountaincar", "clip": "nano", "alpha": alpha, "epic": epic}
+        {"task": "mountaincar", "clip": "nano", "alpha": alpha, "epic": epic + more}
         for alpha, epic in ((0.0, 0.51), (0.5, 0.52))
     ]
     folder.mkdir()
@@ -112,6 +112,18 @@ def test_every_panel_names_what_a_real_offline_run_logged(
     runsets = sent["workspace"]["section"]["runSets"]
     grouped = {key["name"].removesuffix(".value") for key in runsets[0]["grouping"]}
     assert grouped <= set(config)
+
+
+def test_lines_are_of_runs_that_differ_in_nothing_but_their_seed(compose):
+    own = group_hash(compose("task=kneeling"))
+    for same in ("seed=3", "judge=predicate", "log=none", "compute.workers=1"):
+        assert group_hash(compose("task=kneeling", same)) == own, same
+    others = (
+        *("task.camera=track", "task.textures=plain", "reward.query_share=0.5"),
+        *("algo.learning_rate=1e-3", "env_steps=300000", "compute.overlap=false"),
+    )
+    assert len({group_hash(compose("task=kneeling", other)) for other in others}) == 6
+    assert own not in {group_hash(compose("task=kneeling", other)) for other in others}
 
 
 @pytest.mark.slow
@@ -199,7 +211,9 @@ def test_epic_is_that_of_the_same_reward(verb, tmp_path, changed, epic) -> None:
     settings = {"task": "mountaincar", "clip": "nano", "prompt": SENTENCE}
     own = {key: value for key, value in changed.items() if key == "reward"}
     write_run(tmp_path / "run", textures="plain", settings=own, **settings)
-    epic_json(tmp_path / "epic", **changed)
+    (tmp_path / "epic").mkdir()
+    for day, more in ("2026-01-01", 0.3), ("2026-02-01", 0):  # the newest one counts
+        epic_json(tmp_path / "epic" / day, more, **changed)
     out = tmp_path / "out.json"
     folders = str(tmp_path / "run"), str(tmp_path / "epic")
     ended = verb(*folders, "dry_run=true", f"out={out}")

@@ -32,6 +32,7 @@ from vlmrm_exp.labelling.raters import Raters
 from vlmrm_exp.labelling.shown import Played, Session, episodes_of
 from vlmrm_exp.rl.dqn import QNetwork
 from vlmrm_exp.rl.sac import Actor
+from vlmrm_exp.settings import resolved
 from vlmrm_exp.studies.pictures import PictureFile, read_pictures
 from vlmrm_exp.studies.settings import check_out
 from vlmrm_exp.studies.state_files import labels_of, picture_states, stored_states
@@ -387,12 +388,32 @@ def test_five_buckets_where_they_are_asked_for(run, tmp_path):
         ("out=FOLDER/0.png frames=FOLDER", "is a file"),
         ("task=gym task.env_id=Pendulum-v1 prompt=x baseline=y frames=FOLDER",
          "What should raters look for"),
+        ("task=kneeling task.goal= frames=FOLDER", "What should raters look for in"),
+        ("task=mountaincar task.goal=left_hilltop frames=FOLDER", "What should raters"),
+        ("task=kneel_then_stand frames=FOLDER", "What should raters look for in task"),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused_in_a_sentence(pictures, words, told):
     with pytest.raises(ConfigError, match=told):
         asked(*(word.replace("FOLDER", str(pictures)).replace("''", "")
                 for word in words.split()))  # fmt: skip
+
+
+def test_raters_are_asked_for_the_goal_and_not_for_the_tasks_name(pictures):
+    found = asked("task=kneeling", "task.goal=splits", f"frames={pictures}")
+    assert "side splits" in found.question
+
+
+def test_goals_in_order_are_reached_or_not(tmp_path):
+    """Their share of steps says nothing: the last of them is held for some steps."""
+    config = composed("task=kneel_then_stand", "clip=nano")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.pt").touch()
+    (tmp_path / "config.yaml").write_text(resolved(config))
+    words = f"videos=[{tmp_path}]", "question=Kneels, then stands?"
+    assert not asked(*words).buckets
+    with pytest.raises(ConfigError, match="reached by its goals in order"):
+        asked(*words, "scale=buckets")
 
 
 def test_a_folder_goes_on_with_its_own_settings_alone(pictures, tmp_path):

@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import signal
+import time
+from contextlib import suppress
 from multiprocessing import forkserver
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -425,6 +428,23 @@ def test_a_worker_in_anothers_place_knows_what_was_learned():
     pool.close()
 
 
+@pytest.mark.slow
+def test_workers_do_not_see_what_stops_a_run_whoever_started_their_helper():
+    kill_helper()
+    forkserver.ensure_running()
+    config = point_mass_config(
+        compute={"workers": 1}, reward={"model": "point_mass:Distance"}
+    )
+    pool = open_pool(config, np.zeros((1, 1, 2)))
+    [process] = pool._crew.workers
+    status = Path(f"/proc/{process._process.pid}/status").read_text()
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        assert blocked >> (number - 1) & 1
+    pool.close()
+    kill_helper()
+
+
 def kill_helper() -> None:
     """End the process that forks workers, if there is one."""
     if (process := forkserver._forkserver._forkserver_pid) is not None:
@@ -448,7 +468,7 @@ def test_workers_start_without_the_helper_that_forks_them(
             "    died.touch()\n"
             "    os.kill(os.getpid(), 9)\n"
         )
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setattr(worker, "PRELOADED", ["fatal"])
     if trouble == "its socket has no place":
         folder = tmp_path / ("long" * 30)
@@ -466,6 +486,14 @@ def test_workers_start_without_the_helper_that_forks_them(
     pool._crew.workers[1]._process.kill()
     found = pool.rewards(Episodes(states=states))
     np.testing.assert_array_equal(found, -np.abs(states[..., 0]).astype(np.float32))
+    first = pool._crew.workers[0]._process.pid
+    os.kill(first, signal.SIGSTOP)
     pool.close()
+    with suppress(FileNotFoundError):
+        for _ in range(600):  # it is being ended, and then nobody may care
+            if (state := Path(f"/proc/{first}/stat").read_text().split()[2]) == "Z":
+                break
+            time.sleep(0.05)
+        assert state == "Z"
     assert "another one goes on" in capfd.readouterr().err
     kill_helper()  # that of this test

@@ -23,8 +23,9 @@ from vlmrm_exp import report as verb
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.report import ReportConfig, report
 from vlmrm_exp.reporting import plots
-from vlmrm_exp.reporting.groups import group_runs, labels
+from vlmrm_exp.reporting.groups import group_runs, labels, series_over
 from vlmrm_exp.reporting.run_folders import last_error, walk
+from vlmrm_exp.settings import OF_ONE_MODEL
 
 from run_folders import COMMIT, ENV_STEPS, write_run  # isort: skip
 
@@ -244,6 +245,21 @@ def test_comparisons_over_size_alpha_and_appearance(tmp_path):
     assert row["textures"] == "realistic"
     assert row["fixed camera"].startswith("0.50")
     assert row["track camera"].startswith("0.90")
+
+
+def test_models_seen_through_other_pictures_are_not_on_one_line(tmp_path):
+    def run(clip: str, parameters: int, precision: str) -> None:
+        model = {"name": clip, "model": clip, "precision": precision}
+        write_run(tmp_path / f"{clip}-{precision}", parameters=parameters,
+                  settings={"clip": model})  # fmt: skip
+
+    for precision in ("fp32", "int8"):
+        for clip, parameters in (("a", 300_000), ("b", 1_600_000)):
+            run(clip, parameters, precision)
+    groups = group_runs(walk(tmp_path)[0])
+    series = series_over(groups, OF_ONE_MODEL, lambda group: group.parameters)
+    assert [[g.settings["clip.precision"] for g in one] for one in series] == [
+        ["fp32", "fp32"], ["int8", "int8"]]  # fmt: skip
 
 
 def test_success_over_states_looked_at(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
 from point_mass import Parts, point_mass, read_metrics, trained
@@ -435,7 +437,7 @@ def test_jobs_that_would_share_a_folder_are_refused(tmp_path, program, monkeypat
     small = ("experiment=smoke", "reward=environment", "log=none", "sweep=mine", "-m")
     ended = program(*small, "compute.torch_threads=1,2")
     assert ended.code == 2
-    assert "job 0 has the same settings, compute and log aside" in ended.err
+    assert "job 0 has the same settings but for compute and log" in ended.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -455,13 +457,17 @@ def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path):
     assert not (run / "summary.json").exists()
 
 
-def test_what_goes_on_is_told_as_it_was_begun(tmp_path, capsys):
-    run = tmp_path / "sweep" / "job"
-    for key in (f"hydra.run.dir={run}", f"hydra.sweep.dir={run.parent}"):
+@pytest.mark.parametrize("name", ["sweep", "lr=1,2 (a's)"])
+def test_what_goes_on_is_told_as_it_was_begun(tmp_path, capsys, name):
+    run = tmp_path / name / "job"
+    for key, path in ("hydra.run.dir", run), ("hydra.sweep.dir", run.parent):
         with pytest.raises(SystemExit):
             requeue(signal.SIGTERM, run)
-        assert f" with {key} goes on" in capsys.readouterr().out
-        run.mkdir(parents=True)
+        told = capsys.readouterr().out.partition(" with ")[2].partition(" goes on")[0]
+        (word,) = shlex.split(told)
+        override = OverridesParser.create().parse_override(word)
+        assert (override.key_or_group, override.value()) == (key, str(path))
+        run.mkdir(parents=True, exist_ok=True)
         (run.parent / "multirun.yaml").touch()
 
 

@@ -387,4 +387,4 @@ os.kill(child, signal.SIGKILL)
         assert child.stdout.readline() == "500000000\n"
         with_child = peak_memory_gb()
         child.communicate("\n")
-    assert alone + 0.8 < with_child < alone + 1.0
+    assert alone + 0.7 < with_child < alone + 1.0  # other programs share libraries

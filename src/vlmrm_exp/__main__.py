@@ -69,8 +69,8 @@ def check(composed: app.Composed) -> Config:
             "unset it."
         )
     with interrupts_at_the_end():
-        from vlmrm_exp.reward import checked_class  # at last, as it imports torch
-    checked_class(config)
+        from vlmrm_exp.reward import class_of_run  # at last, as it imports torch
+    class_of_run(config)
     return config
 
 

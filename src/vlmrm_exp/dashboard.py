@@ -22,8 +22,16 @@ from vlmrm_exp.settings import flat
 
 EPIC = "reward/epic"
 """Of a run's reward, as `epic` measured it; written into the run's summary by us."""
-SAME = ("task_name", "clip_name", "reward_name", "alpha", "prompt_text")
-"""Settings that runs of one group share: it is drawn as one line, over its seeds."""
+SAME = (
+    "task_name",
+    "clip_name",
+    "reward_name",
+    "alpha",
+    "prompt_text",
+    "settings_hash",
+)
+"""Settings that runs of one group share: it is drawn as one line, over its seeds. The
+last is of all of them; the others are for readers."""
 CURVES = {
     "Reward of the states in training and evaluation": (
         "train/reward_mean",
@@ -155,7 +163,7 @@ def _some(runs: list[Logged], where: str, epics: Epics) -> list[Logged]:
     for run in runs:
         sentences = {of: _text(run.config.get(of)) for of in ("prompt", "baseline")}
         own = {**run.config, **sentences}
-        for settings, distance in epics:
+        for settings, distance in reversed(epics):  # the newest one counts
             if all(own.get(key) == value for key, value in settings.items()):
                 run.epic = distance
                 run.keys.add(EPIC)

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from vlmrm_exp import app, figures
 from vlmrm_exp.checks import at_least, check_extra, no_effect, one_of, to_config
 from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.envs import check_world
+from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.evaluate import SEED_OFFSET, checkpoint_in
 from vlmrm_exp.files import lock, unusable, write_json
 from vlmrm_exp.labelling import agreement, label_file
@@ -154,11 +154,17 @@ def check(composed: app.Composed) -> Asked:
             paths = [Path(run).expanduser() for run in asked.runs]
             state_sets.check_sampling(task.task, asked.states, paths)
     humanoid = task.task.env == "humanoid"
-    scale = asked.scale or SCALES[bool(runs) and humanoid]
+    share = bool(runs) and humanoid and not task.task.before
+    scale = asked.scale or SCALES[share]
     one_of("scale", scale, SCALES)
     buckets = scale == "buckets"
     if buckets and not runs:
         raise ConfigError("scale=buckets is of videos, not of pictures: leave it out.")
+    if buckets and task.task.before:
+        raise ConfigError(
+            f"scale=buckets counts steps in the goal, but task={task.task.name} is "
+            "reached by its goals in order: leave it out."
+        )
     question = asked.question or _criterion(task, bool(runs) and not buckets)
     if not 0 <= asked.port < 65536:
         raise ConfigError(f"port is {asked.port}, but must lie between 0 and 65535.")
@@ -189,10 +195,14 @@ def _run(folder: str, checkpoint: str) -> Played:
 
 def _criterion(task: Config, whole_episode: bool) -> str:
     """What counts as the goal."""
-    name = task.task.name
-    if name not in CRITERIA:
+    told, name = task.task, task.task.name
+    if told.env == "humanoid":
+        name = told.goal
+    elif told.goal not in ("", *world_of(told).goals[:1]):
+        name = ""
+    if name not in CRITERIA or told.before:
         raise ConfigError(
-            f"What should raters look for in task={name}? Say it, as "
+            f"What should raters look for in task={told.name}? Say it, as "
             'question="The pendulum is upright."'
         )
     if not whole_episode:

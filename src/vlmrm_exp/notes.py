@@ -99,6 +99,7 @@ def _rules(config: Config) -> Iterator[tuple[str, str]]:
     if model.cheap:
         learned = "reward.query_share reward.max_error reward.pessimism"
         yield f"reward.every {learned}", f"{named} has none of it"
+        yield "compute.overlap", f"{named} is there at once"
     if model.window > 1:
         yield "reward.every", f"{named} looks at every state"
     if reward.query_share < 1:
@@ -120,7 +121,7 @@ def _rules(config: Config) -> Iterator[tuple[str, str]]:
     if task.env == "gym":
         yield "clip.frame_height", "Gymnasium's frames have task.frame_height"
     elif clip.frame_height is not None:
-        decides = f"clip.frame_height={clip.frame_height} decides, except of videos"
+        decides = f"clip.frame_height={clip.frame_height} decides, but for videos"
         yield "task.frame_height", decides
     formula = reward.model in ("clip", "stages", "xclip", "ensemble")
     formula = formula or (reward.model, reward.options.get("of")) == ("video", "mean")

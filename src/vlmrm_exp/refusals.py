@@ -27,6 +27,11 @@ from vlmrm_exp.config import (
 )
 from vlmrm_exp.files import reason, unusable
 
+MAY_PASS = (
+    *(errno.EIO, errno.ESTALE, errno.ENOMEM, errno.ENOTCONN, errno.ETIMEDOUT),
+    *(errno.EHOSTUNREACH, errno.EHOSTDOWN),
+)
+"""Of a file that cannot be used: its storage is away or damaged, or memory ran out."""
 UNREADABLE = (
     OmegaConfBaseException,
     yaml.YAMLError,
@@ -102,8 +107,7 @@ def end(error: BaseException, folder: Path | None = None) -> None:
 def _may_pass(error: BaseException) -> bool:
     """Whether the same command may do better elsewhere or later: not its settings."""
     if isinstance(error, OSError):
-        kinds, numbers = (ConnectionError, TimeoutError), (errno.EIO, errno.ESTALE)
-        return isinstance(error, kinds) or error.errno in numbers
+        return error.errno in MAY_PASS
     failed = FloatingPointError, ForeignError, UnavailableError
     return isinstance(error, failed) or is_memory(error)
 

@@ -43,9 +43,33 @@ def defaults() -> dict[str, Any]:
 def is_how(key: str) -> bool:
     """Whether a setting says how a run is logged or computed, not what it learns.
 
-    With overlap the agent acts before it has learned from the rollout before.
+    With overlap the agent acts before it has learned from the rollout before, unless
+    rewards cost nothing.
     """
     return key.startswith(("log.", "compute.")) and key != "compute.overlap"
+
+
+OF_ONE_MODEL = (
+    *("clip.name", "clip.model", "clip.pretrained", "clip.quick_gelu"),
+    *("clip.mean", "clip.std", "clip.download_gb"),
+)
+"""Settings that belong to one vision-language model alone."""
+IGNORED = (
+    *("seed", "name", "log.", "clip.batch_size", "clip.download_gb", "judge."),
+    *(f"evaluation.{of}_episodes" for of in ("final", "video", "reward")),
+)
+"""How settings begin that do not change which policy is kept, beside those of compute
+but the overlap. How often a run evaluates while it trains does change it."""
+
+
+def group_hash(config: Config) -> str:
+    """Six digits of all settings that runs of one group share: all but their seeds."""
+    kept = {
+        key: value
+        for key, value in flat(asdict(config)).items()
+        if not is_how(key) and not key.startswith(IGNORED)
+    }
+    return _digits(kept)
 
 
 def settings_hash(*, _root_: DictConfig) -> str:
@@ -63,5 +87,9 @@ def settings_hash(*, _root_: DictConfig) -> str:
         if not is_how(key) and key != "name"
         if key not in own or own[key] != value
     }
-    text = json.dumps(kept, sort_keys=True, default=str)
+    return _digits(kept)
+
+
+def _digits(settings: Mapping[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:6]

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
@@ -9,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from vlmrm_exp.words import quoted
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the shell's."""
@@ -77,8 +81,13 @@ class Interrupts:
 def requeue(number: int, folder: Path) -> NoReturn:
     """End the program, which signal `number` stopped; it goes on in its folder."""
     swept = (folder.parent / "multirun.yaml").exists()
-    key = f"hydra.sweep.dir={folder.parent}" if swept else f"hydra.run.dir={folder}"
-    print(f"Stopped by a signal: the same command with {key} goes on from here.")
+    key, path = "hydra.run.dir", str(folder)
+    if swept:
+        key, path = "hydra.sweep.dir", str(folder.parent)
+    word = f"{key}={path}"
+    if not re.fullmatch(r"[\w./+-]*", path, re.ASCII):  # for Hydra, and for the shell
+        word = shlex.quote(f"{key}={quoted(path)}")
+    print(f"Stopped by a signal: the same command with {word} goes on from here.")
     waits = signal.getsignal(number)
     if getattr(waits, "__module__", "").startswith("submitit"):
         signal.raise_signal(number)  # it starts this job again

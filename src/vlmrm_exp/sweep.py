@@ -51,8 +51,8 @@ def check_jobs(
             key = settings_hash(_root_=cfg) if named else str(number)
             if folders.setdefault(key, number) != number:
                 raise ConfigError(
-                    f"job {folders[key]} has the same settings, compute and log aside, "
-                    "so the same folder: sweep these one by one."
+                    f"job {folders[key]} has the same settings but for compute and "
+                    "log, so the same folder: sweep these one by one."
                 )
         except ConfigError as error:
             raise ConfigError(

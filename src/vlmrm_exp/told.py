@@ -15,14 +15,10 @@ from typing import Any
 from vlmrm_exp import app, words
 from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import Config, ConfigError, as_list
+from vlmrm_exp.settings import OF_ONE_MODEL
 
 SAME = ("env", "env_id", "options")
 """Settings of the task on which depends what a state is."""
-OF_ONE_MODEL = tuple(
-    f"clip.{name}="
-    for name in "name model pretrained quick_gelu mean std download_gb".split()
-)
-"""Settings of `clip` that belong to one model alone."""
 NOT_OF_MEMBERS = ("name", "judge", "member", "stages")
 """Settings that no reward of single states reads."""
 
@@ -141,5 +137,5 @@ def _config(
             )
         checked_class(other)
     except ConfigError as error:
-        raise ConfigError(f"{kind}.{name}: {error}") from error
+        raise type(error)(f"{kind}.{name}: {error}") from error
     return other

@@ -22,6 +22,7 @@ from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 from vlmrm_exp.config import Config, ConfigError, UnavailableError
 from vlmrm_exp.files import plain, reason, shorten
 from vlmrm_exp.log.versions import CHECKOUT
+from vlmrm_exp.settings import group_hash
 
 UNREAD = tuple(f"WANDB_{x}" for x in "MODE DISABLED PROJECT NAME DIR JOB_TYPE".split())
 """Variables of W&B's in whose place our settings stand."""
@@ -170,6 +171,7 @@ def _start(
         "reward_name": config.reward.name,
         "algo_name": config.algo.name,
         "prompt_text": " / ".join(config.prompts),
+        "settings_hash": group_hash(config),
     }
     try:
         with _files_in(folder):

@@ -9,6 +9,7 @@ from typing import Any
 from vlmrm_exp.files import natural, shorten
 from vlmrm_exp.reporting.run_folders import FINISHED, STATUSES, Run, number, value_text
 from vlmrm_exp.reporting.statistics import Success, pooled
+from vlmrm_exp.settings import IGNORED, is_how
 
 COLUMNS = {
     "task.name": "task",
@@ -20,12 +21,6 @@ COLUMNS = {
     "algo.name": "algorithm",
 }
 """What usually tells runs apart, with the names that readers see."""
-IGNORED = (
-    *("seed", "name", "log.", "clip.batch_size", "clip.download_gb", "judge."),
-    *(f"evaluation.{of}_episodes" for of in ("final", "video", "reward")),
-)
-"""What does not change which policy is kept; of compute, all but the overlap. How often
-a run evaluates while it trains does change it."""
 UNUSED = (
     *("clip.", "alpha", "prompt", "baseline", "renormalise", "reward.every"),
     *("task.textures", "task.camera", "task.frame_height"),
@@ -131,8 +126,7 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     relevant = {
         key: value
         for key, value in config.items()
-        if not key.startswith(left_out)
-        and (not key.startswith("compute.") or key == "compute.overlap")
+        if not key.startswith(left_out) and not is_how(key)
     }
     if isinstance(views := relevant.get("task.camera"), str):
         relevant["task.camera"] = "+".join(sorted(views.split("+")))

@@ -33,6 +33,7 @@ from vlmrm_exp.reporting.run_folders import (
     success_of,
     value_text,
 )
+from vlmrm_exp.settings import OF_ONE_MODEL
 
 CURVES = {
     "train/reward_mean": ("reward", "reward per step, training"),
@@ -254,7 +255,7 @@ def _comparisons_section(groups: Sequence[Group], out: Path) -> Section:
     section = Section("Comparisons", "comparisons")
     looks = "reward.every", "reward.query_share"
     for stem, what, keys, x in (
-        ("size", "model size", ("clip.",), attrgetter("parameters")),
+        ("size", "model size", OF_ONE_MODEL, attrgetter("parameters")),
         ("alpha", "alpha", ("alpha",), attrgetter("alpha")),
         ("looks", "states looked at", looks, attrgetter("looked_at")),
     ):

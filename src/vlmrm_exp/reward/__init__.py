@@ -3,7 +3,7 @@
     states of whole episodes -> [RewardModel] -> rewards
 
 A reward model is chosen by name (`reward=clip`) or by `module:Class`; where it runs is
-`pool.py`'s business. Letters: T steps, N episodes, S numbers in a state.
+`workers.py`'s business. Letters: T steps, N episodes, S numbers in a state.
 """
 
 import json
@@ -147,8 +147,11 @@ class RewardModel(Protocol):
     """Grows with each change of what it would answer; workers then get `state_dict`."""
 
     @classmethod
-    def check(cls, config: Config) -> None:
-        """Refuse, with a ConfigError, what cannot be; before anything is loaded."""
+    def check_config(cls, config: Config) -> None:
+        """Refuse, with a ConfigError, what cannot be; before anything is loaded.
+
+        Who inherits from a built-in one and reads other options replaces this.
+        """
 
     def __init__(self, config: Config) -> None:
         """Load, in the process that will use it; may raise ConfigError."""
@@ -203,13 +206,22 @@ def checked_class(config: Config) -> type[RewardModel]:
     """The class that `reward.model` names, if it can be made so.
 
     Raises:
-        ConfigError: as `RewardModel.check`; or rewards of single states cannot be
-            estimated, but are to be.
+        ConfigError: as `reward_class` and `RewardModel.check_config`.
         ForeignError: one's own failed otherwise.
     """
     kind = reward_class(config)
-    with blaming(kind, "in check"):
-        kind.check(config)
+    with blaming(kind, "in check_config"):
+        kind.check_config(config)
+    return kind
+
+
+def class_of_run(config: Config) -> type[RewardModel]:
+    """As `checked_class`, of what training learns from: `query_share` is read too.
+
+    Raises:
+        ConfigError: besides, rewards of single states are to be estimated and cannot.
+    """
+    kind = checked_class(config)
     share, why = config.reward.query_share, ""
     if kind.window > 1:
         why = "looks at several states in a row"

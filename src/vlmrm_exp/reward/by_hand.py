@@ -31,7 +31,7 @@ class HandWrittenReward(RewardModel):
     cheap = True
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check_config(cls, config: Config) -> None:
         """Refuse a task without such a formula."""
         goal = config.task.goal
         if config.task.env != "humanoid" or goal not in FORMULAS:

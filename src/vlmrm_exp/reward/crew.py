@@ -1,6 +1,6 @@
 """Several workers: started, spoken to, and replaced when they end or hang.
 
-    pool.Workers -> Crew -> [worker, worker, ...]
+    workers.Workers -> Crew -> [worker, worker, ...]
 
 A worker is a process (`worker.py`) or a Ray actor (`ray_worker.py`).
 """

@@ -48,7 +48,7 @@ class EnsembleReward(RewardModel):
     has_options = True
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check_config(cls, config: Config) -> None:
         """Refuse impossible options."""
         checked(config.reward.options)
 
@@ -123,7 +123,7 @@ def _load(members: Mapping[str, Config]) -> RewardModel:
             return ClipReward(first, configs)
         return make_model(first)
     except ConfigError as error:
-        raise ConfigError(f"member.{' and '.join(members)}: {error}") from error
+        raise type(error)(f"member.{' and '.join(members)}: {error}") from error
 
 
 def member_configs(config: Config) -> dict[str, Config]:

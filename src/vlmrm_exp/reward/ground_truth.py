@@ -15,7 +15,7 @@ class PredicateReward(RewardModel):
     cheap = True
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check_config(cls, config: Config) -> None:
         """Refuse a task whose goal has no predicate."""
         if world_of(config.task).predicate(config.task) is None:
             raise ConfigError(

@@ -46,7 +46,7 @@ class VideoReward(ClipReward):
     has_options = True
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check_config(cls, config: Config) -> None:
         """Refuse impossible options."""
         checked(config.reward.options)
 

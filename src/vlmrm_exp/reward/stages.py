@@ -55,7 +55,7 @@ class StagesReward(ClipReward):
     online = True
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check_config(cls, config: Config) -> None:
         """Refuse impossible options."""
         checked(config.reward.options)
 

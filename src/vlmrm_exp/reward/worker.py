@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import traceback
 from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
@@ -26,6 +27,11 @@ from vlmrm_exp.reward import Episodes, facts_of, make_model, rewards_of
 NICE = 10  # added to workers' niceness: where cores are few, learning goes first
 PRELOADED = ["vlmrm_exp.app", "vlmrm_exp.reward.worker", "vlmrm_exp.vlm.encoder"]
 """By a helper that forks: none of them makes an OpenGL or CUDA context."""
+
+
+LOST = 255
+"""Exit code of a worker, alive or not, whose helper was killed."""
+STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 
 class WorkerEnded(Exception):
@@ -85,6 +91,9 @@ class Process:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+        elif self._process.exitcode == LOST:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid or 0, signal.SIGKILL)
 
 
 class Failure(NamedTuple):
@@ -131,12 +140,13 @@ def _started(*arguments: Any) -> BaseProcess:
     Not forked from this one: an OpenGL or CUDA context does not survive that. One
     helper imports what workers need, and forks each of them in no time.
     """
+    multiprocessing.set_forkserver_preload(PRELOADED)
     for method in ("forkserver", "forkserver", "spawn"):
         context: Any = multiprocessing.get_context(method)
-        context.set_forkserver_preload(PRELOADED)
         process = context.Process(target=_serve, args=arguments, daemon=True)
         try:
-            process.start()
+            with _same_modules():
+                process.start()
             break
         # The helper was killed, so another one is started; or it cannot be, as where
         # its socket's name in a long TMPDIR is too long, so workers import themselves.
@@ -146,9 +156,26 @@ def _started(*arguments: Any) -> BaseProcess:
     return process
 
 
+@contextlib.contextmanager
+def _same_modules() -> Iterator[None]:
+    """Let a helper that is started in here find the modules that this process finds."""
+    before = dict(os.environ)
+    # Without "safe path", Python would look into the present folder first.
+    os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+    try:
+        yield
+    finally:
+        for name in ("PYTHONPATH", "PYTHONSAFEPATH"):
+            os.environ.pop(name)
+            if name in before:
+                os.environ[name] = before[name]
+
+
 def _serve(config: Config, example: Episodes, pipe: Connection) -> None:
     """A worker's process, which ends when its pipe does: that of who asks is closed."""
     os.nice(NICE)
+    # As the helper does, unless it was started for something else.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     answers = life(config, example)
     unasked = [None, None]  # the first answers are to no question
     with contextlib.suppress(EOFError, ConnectionError, StopIteration):
@@ -163,8 +190,7 @@ def blocked_interrupts() -> Iterator[None]:
     """A process started in here sees no Ctrl-C and no SIGTERM; this one does later."""
     # multiprocessing starts a helper process first, which would unblock them again.
     resource_tracker.ensure_running()
-    stopping = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:

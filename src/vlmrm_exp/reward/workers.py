@@ -17,7 +17,7 @@ from vlmrm_exp.foreign import blaming
 from vlmrm_exp.reward import (
     Episodes,
     RewardModel,
-    checked_class,
+    class_of_run,
     make_model,
     reward_class,
     rewards_of,
@@ -35,7 +35,7 @@ def make_pool(config: Config, example: Episodes) -> Pool:
     Raises:
         ConfigError: as the model's constructor.
     """
-    model, estimator = checked_class(config), None
+    model, estimator = class_of_run(config), None
     if config.reward.query_share < 1 and not model.cheap:
         from vlmrm_exp.reward.learned import Estimator  # few runs need it
 
@@ -72,7 +72,7 @@ def make_judge(name: str, config: Config, example: Episodes) -> RewardModel:
     try:
         judge = make_model(config)
     except ConfigError as error:
-        raise ConfigError(f"judge.{name}: {error}") from error
+        raise type(error)(f"judge.{name}: {error}") from error
     rewards_of(judge, example)
     return judge
 

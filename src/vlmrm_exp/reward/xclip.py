@@ -37,7 +37,7 @@ class XClipReward(RewardModel):
     window = 8  # or as model and stride say: whole episodes
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check_config(cls, config: Config) -> None:
         """Refuse impossible options."""
         reward_options(OPTIONS, config.reward.options)
 

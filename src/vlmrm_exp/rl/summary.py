@@ -166,8 +166,8 @@ def peak_memory_gb() -> float:
 
     The sum of each running process's own peak: what it holds now, pages that several
     processes share counted once among them (Linux's Pss), and what it held more at its
-    peak (VmHWM - VmRSS). An upper bound, since the peaks need not coincide, and in a
-    multirun this process may have peaked in an earlier job.
+    peak (VmHWM - VmRSS). The peaks need not coincide, in a multirun this process may
+    have peaked in an earlier job, and what other programs share counts in part.
     """
     parents = {}
     for path in Path("/proc").glob("[0-9]*/status"):
@@ -180,8 +180,10 @@ def peak_memory_gb() -> float:
     for process in family:
         with contextlib.suppress(OSError, KeyError):  # one that ended holds nothing
             status = _fields(process / "status")
-            more_at_peak = int(status["VmHWM"]) - int(status["VmRSS"])
-            kb += int(_fields(process / "smaps_rollup")["Pss"]) + more_at_peak
+            held = status["VmRSS"]
+            with contextlib.suppress(OSError):  # some systems do not tell
+                held = _fields(process / "smaps_rollup")["Pss"]
+            kb += int(held) + int(status["VmHWM"]) - int(status["VmRSS"])
     return kb * 1024 / 1e9
 
 

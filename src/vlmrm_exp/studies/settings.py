@@ -163,7 +163,7 @@ def check_list(name: str, values: Sequence[Any]) -> None:
 def _check_of_all(composed: Composed, models: int) -> None:
     """Refuse settings of one model where several are studied."""
     for key in composed.keys:
-        name, _, value = key.partition("=")
+        name, _, value = key.lstrip("+").partition("=")
         weights = name == "clip.pretrained" and value not in ("random", "null")
         if models > 1 and (weights or name in ("clip.name", "clip.model")):
             raise ConfigError(

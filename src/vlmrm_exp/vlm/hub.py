@@ -16,7 +16,7 @@ from huggingface_hub import (
     hf_hub_url,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from vlmrm_exp.config import ConfigError, UnavailableError
 from vlmrm_exp.files import reason, sha256
@@ -41,7 +41,8 @@ def hub_file(repo: str, names: Sequence[str], what: str, instead: str) -> Path:
         except EntryNotFoundError:
             continue
         except Exception as error:  # the HTTP library's, or the hub's own
-            raise UnavailableError(
+            wrong_name = isinstance(error, RepositoryNotFoundError)
+            raise (ConfigError if wrong_name else UnavailableError)(
                 f"{what} is not in the cache ({constants.HF_HUB_CACHE}) and cannot be "
                 f"had from {constants.ENDPOINT} ({reason(error, named=True)}): run the "
                 "same command where there is a network, copy that cache folder here "
