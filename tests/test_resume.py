@@ -330,6 +330,29 @@ def test_a_sweep_that_is_started_again_does_what_is_missing(
     assert written.items() < after.items()
 
 
+@pytest.mark.slow
+def test_resume_is_short_for_the_words_of_a_run(tmp_path, program, monkeypatch):
+    folder = tmp_path / "it's mine, (1)"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    words = ("experiment=smoke", "reward=environment", "log=none", "name=mine")
+    prompt = "prompt=a ${5} car, on a 'hill'"
+    assert program(*words, prompt).code == 0
+    run = folder / "outputs" / "mountaincar" / "mine"
+    expected = read_metrics(run)
+    (run / "summary.json").unlink()  # as if killed before its first state
+    for path in (run / "checkpoints").glob("state*"):
+        path.unlink()
+    ended = program(f"resume={run}")
+    assert ended.code == 0, ended.err
+    assert read_metrics(run) == expected
+    assert "nothing is left to do" in program(f"resume={run}").out
+    ended = program(f"resume={run}", "seed=1")
+    assert "other settings, seed=1 (was 0)" in ended.err
+    assert program(f"resume={run}", "-m").code == 2
+    assert "is not the folder of a run" in program(f"resume={tmp_path}").err
+
+
 def test_overlap_is_a_setting_like_others_for_it_changes_what_is_learned(
     tmp_path, program, monkeypatch
 ):

@@ -55,6 +55,7 @@ def to_keys(
     - `clip=tiny,base`, where several can be studied: `clips=[tiny,base]`, `clip=tiny`.
     - `sweeps/x.yaml`: `--config-dir sweeps --config-name x`.
     - `sweep=NAME`: `hydra.sweep.dir=outputs/sweeps/NAME`.
+    - `resume=FOLDER`, of a run: what that run was told, and its folder.
     - `judge.NAME=prompt=a car, red`, `member.NAME=...`: added, quoted as a sentence.
     - `photo.jpg`, where files are looked at: an element of `files=[...]`.
 
@@ -67,7 +68,7 @@ def to_keys(
     Raises:
         ConfigError: a word is no setting, or cannot be read; the sentence names it.
     """
-    options, keys, named, files_read = [], [], [], []
+    options, keys, named, files_read, told_before = [], [], [], [], []
     words = [_text(word) for word in words]
     sweeps = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(words))
     for word in words:
@@ -113,6 +114,10 @@ def to_keys(
                 raise ConfigError("sweep=NAME names a sweep: add -m, or leave it out.")
             folder_name("sweep", value, "outputs/sweeps/")
             keys.append(readable(f"hydra.sweep.dir=outputs/sweeps/{value}"))
+        elif key == "resume" and program == "config":
+            if sweeps:
+                raise ConfigError("resume=FOLDER is of one run: leave -m out.")
+            told_before = _told_before(value)
         else:
             keys.append(setting(key, value, sweeps, program))
     last = {one.partition("=")[0]: one.lstrip("+") for one in keys}
@@ -126,7 +131,27 @@ def to_keys(
                 "Files are given with files= and without: give all alike."
             )
         keys.append(f"files=[{','.join(quoted(name) for name in named)}]")
-    return options + keys  # which Hydra takes in this order alone
+    own = {key.lstrip("+") for key in last}
+    kept = [x for x in told_before if x.lstrip("+").partition("=")[0] not in own]
+    return options + kept + keys  # which Hydra takes in this order alone
+
+
+def _told_before(folder: str) -> list[str]:
+    """What the run in a folder was told, as Hydra got it, and that folder."""
+    path = Path(folder).expanduser() / ".hydra"
+    try:
+        kept = yaml.safe_load((path / "overrides.yaml").read_text(encoding="utf-8"))
+        hydra = yaml.safe_load((path / "hydra.yaml").read_text(encoding="utf-8"))
+        how = hydra["hydra"]["mode"], hydra["hydra"]["job"]["config_name"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        kept, how = None, ()
+    if not isinstance(kept, list) or how != ("RUN", "config"):
+        raise ConfigError(
+            f"resume={folder} is not the folder of a run that was started alone: give "
+            "one, as outputs/TASK/NAME. A sweep, or a run of a settings file, goes on "
+            "with the same command and hydra.sweep.dir or hydra.run.dir."
+        )
+    return [*map(str, kept), f"hydra.run.dir={quoted(str(path.parent))}"]
 
 
 def setting(key: str, value: str, sweeps: bool, program: str = "") -> str:
