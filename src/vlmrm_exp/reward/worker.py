@@ -27,8 +27,6 @@ from vlmrm_exp.reward import Episodes, facts_of, make_model, rewards_of
 NICE = 10  # added to workers' niceness: where cores are few, learning goes first
 PRELOADED = ["vlmrm_exp.app", "vlmrm_exp.reward.worker", "vlmrm_exp.vlm.encoder"]
 """By a helper that forks: none of them makes an OpenGL or CUDA context."""
-
-
 LOST = 255
 """Exit code of a worker, alive or not, whose helper was killed."""
 STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
@@ -91,9 +89,9 @@ class Process:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        elif self._process.exitcode == LOST:
+        elif self._process.exitcode == LOST and self._process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid or 0, signal.SIGKILL)
+                os.kill(self._process.pid, signal.SIGKILL)
 
 
 class Failure(NamedTuple):
