@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -293,7 +294,9 @@ def test_a_state_saved_after_ctrl_c_goes_on_as_if_never_cut(tmp_path, name, over
 
 def test_finish_writes_the_summary(tmp_path, capsys):
     with point_mass(tmp_path, prompt=["left", "right"]) as parts:
-        finished(parts, parts.train())
+        state = parts.train()
+        (tmp_path / "checkpoints" / "state.pt").write_bytes(bytes(5_000_000))
+        finished(parts, state)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["prompt"] == ["left", "right"]
     assert summary["reward"] == "distance"
@@ -306,7 +309,10 @@ def test_finish_writes_the_summary(tmp_path, capsys):
     assert summary["perf/env_steps_per_s"] > 0
     assert 0 < summary["train_wall_s"] < summary["wall_s"]
     assert summary["interrupted"] is False
-    assert str(tmp_path) in capsys.readouterr().out
+    assert summary["perf/disk_gb"] == pytest.approx(0.005, rel=0.1)
+    out = capsys.readouterr().out
+    assert re.search(r"B of memory at its peak, 5\.\d+ MB of disk\n", out)
+    assert str(tmp_path) in out
 
 
 def test_ctrl_c_ends_after_the_rollout_with_a_summary(tmp_path):

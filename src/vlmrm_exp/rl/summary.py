@@ -11,6 +11,7 @@ import torch
 
 from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv
+from vlmrm_exp.files import short_count
 from vlmrm_exp.log import RunLog
 from vlmrm_exp.rl import make_seeds
 from vlmrm_exp.rl.checkpoint import save_policy, save_reward
@@ -101,6 +102,7 @@ def finish(
         "train_wall_s": train_wall_s,
         "wall_s": log.wall_s(),
         "perf/peak_memory_gb": peak_memory_gb(),
+        "perf/disk_gb": disk_gb(log.folder),
     }
     log.summary(summary)
     log.policies([checkpoints / f"{name}.pt" for name in ("best", "last")], summary)
@@ -187,6 +189,18 @@ def peak_memory_gb() -> float:
     return kb * 1024 / 1e9
 
 
+def disk_gb(folder: Path) -> float:
+    """What a run's files take, in GB (1e9 bytes), with both of its saved states.
+
+    While a state is saved, that file is there once more; a finished run has none.
+    """
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # W&B may just have removed it
+            size += path.lstat().st_size if path.is_file() else 0
+    return size / 1e9
+
+
 def _fields(path: Path) -> dict[str, str]:
     """What Linux says of a process, by name: the first word, without units."""
     lines = [line.split() for line in path.read_text().splitlines()]
@@ -224,6 +238,9 @@ def summary_text(summary: dict[str, Any], folder: Path) -> str:
             told = f"; alarm at {raised['env_steps']:,}" if raised else ""
             mean = f"{value:.4g} per step" if math.isfinite(value) else "not finite"
             lines.append(f"  judge   {name} {mean}{told}")
+    memory = short_count(1e9 * summary["perf/peak_memory_gb"])
+    disk = short_count(1e9 * summary["perf/disk_gb"])
+    lines.append(f"  used    {memory}B of memory at its peak, {disk}B of disk")
     lines.append(f"  folder  {folder}")
     video = folder / "videos" / "eval.mp4"
     if video.is_file():
