@@ -181,6 +181,7 @@ def test_published_figures_are_of_models_and_tasks_that_there_are(compose):
 
 
 def test_what_published_figures_are_of_cannot_be_changed(tmp_path):
-    for word in ("task=splits", "prompt=a robot", "alpha=0", "reward=predicate"):
+    words = "task=splits alpha=0 reward=predicate task.camera=track".split()
+    for word in ("prompt=a robot", *words):
         with pytest.raises(ConfigError, match="what the published figures are of"):
             studies.asked(accept, word, f"out={tmp_path}/out")

@@ -8,7 +8,7 @@ import pytest
 
 from vlmrm_exp import app
 from vlmrm_exp.config import ConfigError, UnavailableError
-from vlmrm_exp.files import unusable
+from vlmrm_exp.files import unusable, write_json
 
 
 def test_composed_again_is_the_same_but_for_what_is_changed():
@@ -106,6 +106,21 @@ def test_a_file_for_a_folder_is_told_as_such(start, tmp_path):
         ended = start(IN_TMP, lambda _, f=folder: f.mkdir(parents=True))
         told = "cannot be used: a file is where a folder is needed.\n"
         assert ended.err.endswith(told)
+
+
+def test_a_file_of_ours_is_named_as_it_will_be(tmp_path):
+    (tmp_path / "file.json").mkdir()
+    (tmp_path / "file.json" / "inside").touch()
+    with pytest.raises(OSError) as raised:
+        write_json(tmp_path / "file.json", {})
+    assert raised.value.filename == str(tmp_path / "file.json")
+
+
+def test_a_path_of_nobodys_home_is_one_sentence(start):
+    ended = start(IN_TMP, lambda _: Path("~nobody-xyz/x").expanduser())
+    assert ended.code == 2
+    assert "begins with ~ and the name of nobody here" in ended.err
+    assert ended.err.count("\n") == 1
 
 
 def test_a_full_disk_names_no_file_but_the_one_that_is_known():

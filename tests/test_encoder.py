@@ -56,12 +56,19 @@ SIMPLE = MODEL["text_cfg"] | {"vocab_size": 49408}
 PICTURES = {"mean": MEAN, "std": STD, "interpolation": "bicubic"}
 
 
-def write_model(folder: Path, model: dict | None = None, pictures: dict | None = None):
+def write_model(
+    folder: Path,
+    model: dict | None = None,
+    pictures: dict | None = None,
+    kind: type = open_clip.CLIP,
+) -> Path:
     """A model of random weights, as open_clip saves one, with merges of its own."""
     model, pictures = model or MODEL, PICTURES if pictures is None else pictures
     folder.mkdir()
     torch.manual_seed(3)
-    weights = open_clip.CLIP(**model).state_dict()
+    weights = kind(
+        **{k: v for k, v in model.items() if k != "custom_text"}
+    ).state_dict()
     save_file(
         {name: value.contiguous() for name, value in weights.items()},
         folder / "open_clip_model.safetensors",
@@ -218,6 +225,30 @@ def test_low_precision_is_near_float32(folder, encoder, precision):
     difference = (low.embed_frames(batch) - encoder.embed_frames(batch)).abs().max()
     assert 0 < difference < 0.05
     assert low.embed_prompts(["the ant"]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_of_coca_is_near_float32(tmp_path, precision):
+    vision, text = MODEL["vision_cfg"], MODEL["text_cfg"]
+    heads = {"attn_pooler_heads": 2}
+    model = {
+        **MODEL,
+        "vision_cfg": vision
+        | heads
+        | {"attentional_pool": True, "output_tokens": True},
+        "text_cfg": text | {"embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": text | heads,
+        "custom_text": True,
+    }
+    folder = write_model(tmp_path / "coca", model, kind=open_clip.CoCa)
+    (exact, told), (near, told_near) = (
+        (encoder.embed_frames(frames(3, 40, 60)), encoder.embed_prompts(["the ant"]))
+        for encoder in (
+            load_encoder(clip_of(folder, precision=p), CPU) for p in ("fp32", precision)
+        )
+    )
+    assert 0 < (near - exact).abs().max() < 0.05
+    assert 0 < (told_near - told).abs().max() < 0.05
 
 
 def test_int8_layers_round_and_sum_as_by_hand():
@@ -408,6 +439,13 @@ def test_hugging_face_tokenizer_is_checked_too(tmp_path):
     check_prompts(clip_of(folder), ["a dog " * 5 + "flag"])  # 11, and the end is 12
     with pytest.raises(ConfigError, match=r'12 tokens.*reads 11 .*"flag"'):
         check_prompts(clip_of(folder), ["a dog " * 5 + "a flag"])
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=f"put its files into {folder}"):
+        check_prompts(clip_of(folder), ["a dog"])
+    text["tokenizer_kwargs"] = {"clean": "lower", "trust_remote_code": True}
+    folder = write_model(tmp_path / "evil", {**MODEL, "text_cfg": text})
+    with pytest.raises(ConfigError, match="tokenizer_kwargs has trust_remote_code"):
+        check_prompts(clip_of(folder), ["a dog"])
 
 
 # What is refused
@@ -454,7 +492,12 @@ def weights_file(tmp_path) -> Path:
 def test_file_of_a_model_with_several_normalisations_needs_one(weights_file):
     clip = ClipConfig(name="x", model="ViT-L-14", pretrained=str(weights_file))
     clip.quick_gelu = False
-    with pytest.raises(ConfigError, match=r"\[0\.48.* or \[0\.5.*clip\.mean="):
+    needed = (
+        r"clip\.mean=\[0\.5,0\.5,0\.5\] clip\.std=\[0\.5,0\.5,0\.5\] as "
+        r"laion2b_s32b_b82k; "
+        r"clip\.mean=\[0\.48.* as its others"
+    )
+    with pytest.raises(ConfigError, match=needed):
         find(clip)
     clip.mean, clip.std = [0.5] * 3, [0.5] * 3
     assert find(clip).mean == (0.5, 0.5, 0.5)
@@ -477,7 +520,7 @@ def test_file_that_may_have_been_trained_with_quick_gelu_or_not_needs_a_word(
 ):
     clip = ClipConfig(name="x", model="ViT-B-32", pretrained=str(weights_file))
     clip.mean, clip.std = [0.5] * 3, [0.5] * 3
-    with pytest.raises(ConfigError, match=r"openai.*give clip\.quick_gelu=true or"):
+    with pytest.raises(ConfigError, match=r"=true as openai, .*=false as its others"):
         find(clip)
     clip.quick_gelu = True
     with pytest.raises(ConfigError, match=r"set clip\.model=ViT-B-32-quickgelu"):

@@ -369,6 +369,21 @@ def test_models_of_folders_stand_beside_others(tmp_path, folders, capsys):
         asked(*MOUNTAIN, f"clip=nano,local-dir:{EMBEDDED}/nano", *folders)
 
 
+def test_a_models_folder_is_fed_as_what_it_is(tmp_path, folders):
+    """Pictures as pretrained models want them, unless `pretrain` made it."""
+    shutil.copytree(EMBEDDED / "nano", tmp_path / "own")
+    (tmp_path / "other").mkdir()
+    description = "open_clip_config.json"
+    shutil.copy(EMBEDDED / "nano" / description, tmp_path / "other" / description)
+    for name, alike in (("own", "base"), ("other", "vitb32")):
+        [mine] = asked(*MOUNTAIN, f"clip=local-dir:{tmp_path}/{name}", *folders).models
+        [theirs] = asked(*MOUNTAIN, f"clip={alike}", *folders).models
+        told = {"name": name, "model": f"local-dir:{tmp_path}/{name}"}
+        unread = {"pretrained": None, "download_gb": None}
+        assert mine == replace(theirs, **told, **unread)
+    assert mine.preprocess == "pad"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

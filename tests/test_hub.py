@@ -55,7 +55,7 @@ for line in sys.stdin:
     os.environ.clear()
     os.environ.update(environment)
     for name in list(sys.modules):  # the client, and what has taken names from it
-        if name.startswith(("huggingface_hub", "vlmrm_exp.vlm")):
+        if name.startswith(("huggingface_hub", "transformers", "vlmrm_exp.vlm")):
             del sys.modules[name]
     from vlmrm_exp.vlm.encoder import load_encoder
 
@@ -91,6 +91,7 @@ class Hub(http.server.ThreadingHTTPServer):
         """Bytes after which each of the next downloads is cut."""
         self.sent = files
         """What the store really sends."""
+        self.commit = "1"
         self.ranges: list[str | None] = []
         """The Range header of each download."""
 
@@ -116,7 +117,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             store = self.server.url.replace("127.0.0.1", "localhost")
             self.send_header("Location", f"{store}/store/{name}")
-            self.send_header("X-Repo-Commit", "0" * 39 + "1")
+            self.send_header("X-Repo-Commit", self.server.commit * 40)
             self.send_header("X-Linked-Size", str(len(body)))
             self.send_header("X-Linked-Etag", f'"{hashlib.sha256(body).hexdigest()}"')
         self.send_header("Content-Length", "0")
@@ -280,6 +281,33 @@ def test_truncated_cache_names_the_file_to_delete(hub, load, tmp_path):
     (blob,) = blobs(tmp_path)
     blob.write_bytes(blob.read_bytes()[:-1000])
     assert f"delete {blob}" in load(hub.url)
+
+
+@pytest.mark.slow
+def test_a_newer_version_of_the_repository_changes_no_weights(
+    hub, load, model, tmp_path
+):
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models
+
+    inner = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "dog": 2}, "<unk>"))
+    written = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", pad_token="<unk>", eos_token="dog"
+    ).save_pretrained(tmp_path / "tokenizer")
+    text = {**SMALL["text_cfg"], "hf_tokenizer_name": REPO}
+    asked = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    description = {"model_cfg": {**SMALL, "text_cfg": text}, "preprocess_cfg": asked}
+    hub.files |= {Path(one).name: Path(one).read_bytes() for one in written}
+    hub.files["open_clip_config.json"] = json.dumps(description).encode()
+    clip = {"name": "own", "model": f"hf-hub:{REPO}"}
+    first = load(hub.url, clip)
+    assert isinstance(first, torch.Tensor)
+    zeros = {
+        name: torch.zeros_like(value) for name, value in model.state_dict().items()
+    }
+    assert torch.equal(load(hub.url, clip, HF_HUB_OFFLINE="1"), first)
+    hub.files[WEIGHTS], hub.commit = save(zeros), "2"
+    assert torch.equal(load(hub.url, clip), first)
 
 
 @pytest.mark.slow

@@ -35,6 +35,12 @@ def test_pearson_is_scipys_and_weights_count_like_copies():
     assert pearson(x, y, weights=copies / copies.sum()) == pytest.approx(repeated)
 
 
+@pytest.mark.parametrize("count", [7, 10, 199])
+def test_a_constant_has_no_correlation(count):
+    assert np.isnan(pearson(np.full(count, 0.3), np.arange(count)))
+    assert np.isnan(pearson(np.arange(count), np.full(count, 0.1)))
+
+
 def test_epic_of_equal_unrelated_and_opposite_rewards():
     np.testing.assert_allclose(epic([1, 0, -1]), [0, math.sqrt(0.5), 1])
     assert epic(1 + 1e-16) == 0

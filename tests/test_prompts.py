@@ -162,6 +162,13 @@ def test_a_task_without_sentences_is_refused(tmp_path, monkeypatch):
             sentences("swim")
     with pytest.raises(ConfigError, match="no sentences for task=kneeling"):
         studies.asked(prompts, "task=kneeling", "out=x")
+    words = ("task=kneeling", f"sentences={tmp_path}/own.yaml", "out=x", "alpha=0,0.5")
+    for other, said in (("a", "another"), ("a humanoid robot", "the baseline")):
+        text = f"paraphrases: [a]\nmisleading: [{other}]"
+        (tmp_path / "own.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=f'"{other}" is a sentence of.*{said}'):
+            studies.asked(prompts, *words)
+    studies.asked(prompts, *words[:-1], "alpha=0")
     words = ("task=cartpole,mountaincar", "sentences=x.yaml", "out=x")
     with pytest.raises(ConfigError, match="sentences are of one task"):
         studies.asked(prompts, *words)

@@ -384,7 +384,7 @@ def test_the_report_lists_both_ends():
         (["x", "prompt=a", "task=gym"], "task=gym has no sentences of its own"),
         (["x", "task=kneel"], "task=kneel does not exist: .* Did you mean kneeling"),
         (["x", "task=a,b"], "task=a,b holds a comma"),
-        (["x", "prompt=a", "reward=environment"], "reward=environment looks at states"),
+        (["x", "prompt=a", "reward=environment"], "is no reward of single pictures"),
         (["x", "prompt=a", "clip=nope"], "clip=nope does not exist"),
         (["x", "prompt=a", "clip=nano,tiny"], "clip names 2 models: give one"),
         (["x", "prompt=a", "clip=local-dir:/nowhere"], "There is no folder /nowhere"),

@@ -30,6 +30,11 @@ NEEDED = 8
 chance, and so many by chance once in 3,000 times."""
 UNRELATED = np.sqrt(0.5)
 """EPIC distance of a reward that knows nothing of the goal."""
+PUBLISHED_WITH = (
+    *("tasks", "prompt", "baseline", "alphas", "reward"),
+    *("task.camera", "task.textures", "task.frame_height"),
+)
+"""Settings that the published figures have, too."""
 SHARES = (0.5, 0.05)
 """Goals among the states: EPIC is least at a half; the share of others is not known."""
 SLACK = 0.1
@@ -41,10 +46,10 @@ def check(composed: app.Composed) -> Study:
     """What is to be measured, or a ConfigError."""
     for key in composed.keys:
         name = key.partition("=")[0]
-        if name in ("tasks", "prompt", "baseline", "alphas", "reward"):
+        if name in PUBLISHED_WITH:
             raise ConfigError(
-                f"{name.removesuffix('s')} is what the published figures are of: leave "
-                "it out, or use python -m vlmrm_exp.epic."
+                f"{name} is what the published figures are of: leave it out, or use "
+                "python -m vlmrm_exp.epic."
             )
     return examine.check(composed)
 
@@ -55,8 +60,12 @@ def accept(study: Study) -> bool:
     A ConfigError if a model or states cannot be had.
     """
     from vlmrm_exp.vlm.source import fetch  # here, as --help is immediate
+    from vlmrm_exp.vlm.tokenizer import load_tokenizer
 
-    for model in study.models:  # nobody should wait to hear that the last is missing
+    # Nobody should wait to hear that a package, or the last model, is missing.
+    for model in study.models:
+        load_tokenizer(model)
+    for model in study.models:
         fetch(model)
     app.tell_embedded(study.models)
     right = {model.name: told_apart(study, model) for model in study.models}

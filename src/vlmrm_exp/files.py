@@ -25,8 +25,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     The folder is made. If the block raises, an older file stays as it was.
 
     Raises:
-        OSError: it names `path`; also where PyTorch hides that the disk is full behind
-            an error of its own, as it does if it was given an open file.
+        OSError: it names `path`, not the temporary file; also where PyTorch hides that
+            the disk is full behind an error of its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
@@ -35,7 +35,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
         hidden = error.__context__ if isinstance(error, RuntimeError) else error
-        if not isinstance(hidden, OSError) or hidden.errno not in NO_ROOM:
+        if not isinstance(hidden, OSError):
+            raise
+        if hidden.errno not in NO_ROOM and str(hidden.filename) != str(part):
             raise
         hidden.filename = str(path)
         raise hidden from None
@@ -49,17 +51,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lock(file: IO[Any]) -> None:
+def lock(file: IO[Any], key: str = "name") -> None:
     """Keep other processes out of a run's folder as long as the file is open.
 
-    A FolderTakenError where one of them is in it.
+    `key` is the setting that gives another folder. A FolderTakenError where one of them
+    is in it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise FolderTakenError(
             f"{Path(file.name).parent} is written by another process just now: wait "
-            "for its end, or give another name=...."
+            f"for its end, or give another {key}=...."
         ) from None
 
 

@@ -21,7 +21,9 @@ def pearson(
     """Correlation of two (B,), each state weighted by (..., B); NaN of a constant."""
     w = np.ones(len(first)) if weights is None else weights
     x, y = (
-        values - (w * values).sum(-1, keepdims=True) / w.sum(-1, keepdims=True)
+        # A constant minus its mean is not always 0: sums are rounded.
+        (values - (w * values).sum(-1, keepdims=True) / w.sum(-1, keepdims=True))
+        * (np.ptp(values) > 0)
         for values in (np.asarray(first, float), np.asarray(second, float))
     )
     product, xx, yy = ((w * z).sum(-1) for z in (x * y, x * x, y * y))

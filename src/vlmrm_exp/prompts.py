@@ -5,6 +5,7 @@ Measures the reward of each task's prompt, of paraphrases and of misleading sent
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,16 @@ def check(composed: app.Composed) -> Study:
     if study.asked.sentences is not None and len(study.tasks) > 1:
         raise ConfigError("sentences are of one task, but several are asked: give one.")
     for task in study.tasks:
-        sentences(task.task.name, study.asked.sentences)
+        listed = sentences(task.task.name, study.asked.sentences)
+        said = [*task.prompts, *itertools.chain(*listed.values())]
+        unread = task.baselines if max(study.asked.alphas) > 0 else []
+        for text in said:
+            if said.count(text) > 1 or text in unread:
+                other = "the baseline" if text in unread else "another one of them"
+                raise ConfigError(
+                    f'"{text}" is a sentence of task={task.task.name} and {other}: '
+                    "leave it out."
+                )
     return study
 
 

@@ -27,6 +27,8 @@ from vlmrm_exp.config import (
 )
 from vlmrm_exp.files import reason, unusable
 
+NO_HOME = "Could not determine home directory"
+"""Python's words for a path of ~name, where nobody has that name."""
 MAY_PASS = (
     *(errno.EIO, errno.ESTALE, errno.ENOMEM, errno.ENOTCONN, errno.ETIMEDOUT),
     *(errno.EHOSTUNREACH, errno.EHOSTDOWN),
@@ -81,7 +83,8 @@ def is_expected(error: BaseException) -> bool:
     last = frames[-1].filename if frames else ""
     by_hydra = "/hydra/" in last or "/omegaconf/" in last  # they raise plain ones too
     kinds = (*EXPECTED, ValueError, AssertionError) if by_hydra else EXPECTED
-    return isinstance(error, kinds) or is_memory(error)
+    told = NO_HOME in str(error) or "/submitit/" in last
+    return isinstance(error, kinds) or is_memory(error) or told
 
 
 def end(error: BaseException, folder: Path | None = None) -> None:
@@ -127,6 +130,13 @@ def one_sentence(error: BaseException) -> str:
         return f"{unusable(error)}."
     if is_memory(error):
         return f"There is not enough memory for this ({reason(error)})."
+    if NO_HOME in text:
+        return "A path begins with ~ and the name of nobody here: give the whole path."
+    if "Could not load 'hydra/launcher/ray'" in text:
+        return (
+            "hydra/launcher=ray_cluster needs an extra: pip install "
+            "'vlmrm_exp[ray-launcher]'."
+        )
     if error.__cause__ is not None and text.startswith("Error merging"):
         value = text.removeprefix("Error merging override ").strip("'")
         why = one_sentence(error.__cause__)

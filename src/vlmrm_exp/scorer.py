@@ -190,7 +190,7 @@ def jobs_of(composed: app.Composed) -> list[Config]:
         )
     if cfg.reward.model != "clip":
         raise ConfigError(
-            f"reward={cfg.reward.name} looks at states, not pictures: leave it out."
+            f"reward={cfg.reward.name} is no reward of single pictures: leave it out."
         )
     choose_device(cfg.compute.device, widen=False)
     prompts = _sentences(composed, "prompt")

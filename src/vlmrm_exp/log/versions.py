@@ -13,7 +13,7 @@ from typing import Any
 
 PACKAGES = (
     "vlmrm_exp gymnasium huggingface_hub hydra-core mujoco numpy omegaconf "
-    "open_clip_torch pillow timm torch torchvision wandb"
+    "open_clip_torch pillow timm tokenizers torch torchvision transformers wandb"
 ).split()
 CHECKOUT = Path(__file__).resolve().parents[3]
 """Of our code, unless it was installed otherwise."""

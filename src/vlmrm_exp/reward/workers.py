@@ -53,11 +53,12 @@ def make_pool(config: Config, example: Episodes) -> Pool:
 def example_of(config: Config, envs: VectorEnv) -> Episodes:
     """What `make_pool` and `make_judge` try a model with: states of `envs`, as reset.
 
-    Of each environment one step; where the model wants several in a row, that many of
-    the first one, in which nothing moves.
+    Of two environments one step: a large model takes long on a CPU, and so would a
+    hanging worker. Where the model wants several in a row, that many of the first one,
+    in which nothing moves.
     """
     window = reward_class(config).window
-    steps, count = (1, envs.num_envs) if window == 1 else (window, 1)
+    steps, count = (1, min(2, envs.num_envs)) if window == 1 else (window, 1)
     none = np.zeros((steps, count), np.float32)
     states = np.repeat(envs.states()[None, :count], steps, axis=0)
     return Episodes(states=states, env_reward=none, online=none)

@@ -24,7 +24,7 @@ from vlmrm_exp.reward.clip import Appearance, Sentence
 from vlmrm_exp.studies import cache, pictures
 from vlmrm_exp.studies.settings import Study
 from vlmrm_exp.studies.state_sets import StateSet
-from vlmrm_exp.vlm import encoder, loading, preprocess, source, tokenizer
+from vlmrm_exp.vlm import encoder, int8, loading, preprocess, source, tokenizer
 from vlmrm_exp.vlm.encoder import load_encoder
 from vlmrm_exp.vlm.tokenizer import check_prompts
 
@@ -84,7 +84,7 @@ class Plain:
         """As `Clip.rewards`."""
         if states.states is None:
             raise ConfigError(
-                f"reward={self.name} looks at states, not pictures: leave frames out."
+                f"reward={self.name} is no reward of single pictures: leave frames out."
             )
         episodes = Episodes(states=states.states[:, None])
         found = []
@@ -108,7 +108,7 @@ class Clip:
         self._encoder = load_encoder(model, device)
         self.facts: dict[str, Any] = self._encoder.facts
         self.parameters = self.facts["parameters_image"] + self.facts["parameters_text"]
-        modules = (encoder, loading, tokenizer, preprocess, source, clip)
+        modules = (encoder, loading, int8, tokenizer, preprocess, source, clip)
         self._made_by = {
             "model": _identity(model, self.facts),
             "device": device.type,

@@ -22,6 +22,8 @@ from vlmrm_exp.told import with_members
 from vlmrm_exp.words import quoted
 
 LOCAL = "local-dir:"
+REPORT = "report.json"
+"""In a folder that `pretrain` made."""
 DESCRIPTION = "open_clip_config.json"
 """As in vlm.source, whose import takes seconds: without it a folder holds no model."""
 PLURAL = {"task": "tasks", "clip": "clips", "alpha": "alphas"}
@@ -107,9 +109,6 @@ def resolve(composed: Composed) -> Study:
             raise ConfigError(f"alpha is {alpha}, but must lie between 0 and 1.")
     check_list("alpha", asked.alphas)
     check_list("task", asked.tasks)
-    sentence = any(key.startswith("prompt=") for key in composed.keys)
-    if sentence and len(asked.tasks) > 1:
-        raise ConfigError("prompt is of one task, but several are asked: give one.")
     models = None
     if asked.clips is not None:
         check_list("clip", asked.clips)
@@ -117,6 +116,9 @@ def resolve(composed: Composed) -> Study:
         models = [model_of(composed, entry) for entry in asked.clips]
     most = max(asked.alphas)
     tasks = [_task(composed, name, most) for name in asked.tasks]
+    # A settings file's sentence is none of the keys.
+    if len(tasks) > 1 and all(task.prompts == tasks[0].prompts for task in tasks):
+        raise ConfigError("prompt is of one task, but several are asked: give one.")
     reward = tasks[0].reward
     if models is not None and reward.model != "clip":
         # It loads what `clip` names by itself: one model, if any.
@@ -201,7 +203,10 @@ def _task(composed: Composed, name: str, alpha: float) -> Config:
 
 
 def model_of(composed: Composed, entry: str) -> ClipConfig:
-    """A model as a training run would have it; a local folder as `base` is fed."""
+    """A model as a training run would have it.
+
+    A local folder's is fed as `vitb32` is, or as `base`, where `pretrain` made it.
+    """
     if entry.startswith("_"):
         raise ConfigError(f"clip={entry} is no model, but what some share.")
     if not entry.startswith(LOCAL):
@@ -215,5 +220,7 @@ def model_of(composed: Composed, entry: str) -> ClipConfig:
             f"clip={entry} has no {DESCRIPTION}: give a folder that open_clip or "
             "python -m vlmrm_exp.pretrain saved."
         )
-    clip: Any = OmegaConf.to_object(composed.again("clip=base").cfg.clip)
-    return replace(clip, name=folder.resolve().name, model=f"{LOCAL}{folder}")
+    alike = "base" if (folder / REPORT).is_file() else "vitb32"
+    clip: Any = OmegaConf.to_object(composed.again(f"clip={alike}").cfg.clip)
+    own = {"name": folder.resolve().name, "model": f"{LOCAL}{folder}"}
+    return replace(clip, **own, pretrained=None, download_gb=None)

@@ -29,6 +29,13 @@ def build(
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             options: Any = {"load_weights": False, "pretrained_text": False}
+            text = source.config["text_cfg"]
+            if precision != "fp32" and (
+                "multimodal_cfg" in source.config or "hf_model_name" in text
+            ):
+                # open_clip would leave parts of CoCa and of Transformers' towers in
+                # float32, which then do not fit the others.
+                precision = f"pure_{precision}"
             model: Any = open_clip.create_model(
                 source.model, precision=precision, device=device, **options
             )

@@ -21,6 +21,8 @@ TORCHSCRIPT = (
     ".state_dict(); torch.save({k: v for k, v in t.items() if v.ndim or k == "
     "'logit_scale'}, OUT)\"."
 )
+TOKENIZER_KWARGS = {"clean", "strip_sep_token", "language"}
+"""Of open_clip's own; those that its descriptions use."""
 LFS = b"version https://git-lfs"
 """Begins what Git keeps in place of a large file."""
 TRANSFORMERS = (
@@ -45,8 +47,12 @@ def read_description(folder: Path) -> dict[str, Any]:
         model = description["model_cfg"]
         _check_kind(model, dict, "text_cfg", "vision_cfg")
         _check_kind(model, int, "embed_dim")
-        if not model["text_cfg"].get("hf_tokenizer_name"):
-            _check_kind(model["text_cfg"], int, "vocab_size")
+        text = model["text_cfg"]
+        if not text.get("hf_tokenizer_name"):
+            _check_kind(text, int, "vocab_size")
+        # Others go on to Transformers, which runs code from the hub if they say so.
+        if more := {*text.get("tokenizer_kwargs", {})} - TOKENIZER_KWARGS:
+            raise ValueError(f"tokenizer_kwargs has {', '.join(sorted(more))}")
     except (OSError, ValueError, TypeError) as error:
         instead = "give a folder that open_clip saved"
         as_what = " as open_clip's description of a model"

@@ -7,6 +7,7 @@ weights that were not found.
 
 import contextlib
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -201,17 +202,10 @@ def _find_architecture(clip: ClipConfig) -> Source:
             raise ConfigError(f"The file {file} {TORCHSCRIPT}")
         if file.suffix == ".safetensors":  # others are read when they are loaded
             read_sizes(file)
+        _check_told(clip, known)
         trained = {bool(one.get("quick_gelu")) for one in known.values()}
         if clip.quick_gelu is not None:
             trained = {clip.quick_gelu}
-        if len(trained) == 2:
-            having = [tag for tag, one in known.items() if one.get("quick_gelu")]
-            raise ConfigError(
-                f"Some weights of {clip.model} were trained with QuickGELU "
-                f"({', '.join(having)}) and the others without, which gives other "
-                f"embeddings, and {file} does not say: give clip.quick_gelu=true or "
-                "false."
-            )
         _check_quick_gelu(clip, config, trained)
     ways = {c["interpolation"] for c in known.values()}
     way = ways.pop() if len(ways) == 1 else "bicubic"
@@ -278,16 +272,46 @@ def _colours(
             )
 
 
+def _check_told(clip: ClipConfig, known: dict[str, Any]) -> None:
+    """Refuse a weights file of a kind whose weights differ in what it does not say.
+
+    `known` are open_clip's weights of its architecture, by tag.
+    """
+
+    def said(one: dict[str, Any], part: str) -> str:
+        return json.dumps(one.get(part) or False, separators=(",", ":"))
+
+    unsaid = [
+        part
+        for part in ("quick_gelu", "mean", "std")
+        if getattr(clip, part) is None
+        and len({said(one, part) for one in known.values()}) > 1
+    ]
+    if unsaid:
+        ways: dict[str, list[str]] = {}
+        for tag, one in known.items():
+            told = " ".join(f"clip.{part}={said(one, part)}" for part in unsaid)
+            ways.setdefault(told, []).append(tag)
+        *few, (most, _) = sorted(ways.items(), key=lambda way: len(way[1]))
+        listed = "; ".join(f"{told} as {', '.join(tags)}" for told, tags in few)
+        raise ConfigError(
+            f"{clip.pretrained} does not say how it was trained, and weights of "
+            f"{clip.model} differ in it: give {listed}; {most} as its others."
+        )
+
+
 def _check_quick_gelu(
     clip: ClipConfig, config: dict[str, Any], trained: set[bool]
 ) -> None:
     """Refuse an activation that no known weights of this kind were trained with."""
     has = bool(config.get("quick_gelu"))
-    if trained <= {has}:
-        return
     plain = clip.model.removesuffix("-quickgelu")
     other = plain if has else f"{plain}-quickgelu"
     exists = other != clip.model and other in open_clip.list_models()
+    # Of roberta-ViT-B-32 the architecture alone says so, and there is but one.
+    unsaid = has and not exists and clip.quick_gelu is None
+    if trained <= {has} or unsaid:
+        return
     needs, does = ("without", "with") if has else ("with", "without")
     raise ConfigError(
         f"Weights like {clip.pretrained} were trained {needs} QuickGELU, but "

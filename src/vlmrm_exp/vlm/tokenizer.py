@@ -9,7 +9,7 @@ from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.files import reason, shorten
 from vlmrm_exp.vlm.hub import hub_file
 from vlmrm_exp.vlm.imported import open_clip
-from vlmrm_exp.vlm.source import Source, described, find, quiet
+from vlmrm_exp.vlm.source import Source, described, quiet
 
 
 def check_prompts(clip: ClipConfig, prompts: Sequence[str]) -> None:
@@ -52,22 +52,39 @@ def check_length(
 
 def load_tokenizer(clip: ClipConfig) -> Any:
     """open_clip's tokenizer of the model: a SimpleTokenizer or an HFTokenizer."""
-    source, name = described(clip), find(clip).model
+    source = described(clip)
     text = source.config["text_cfg"]
     wanted = text.get("hf_tokenizer_name")
     if not wanted:
         return _simple_tokenizer(source, text["vocab_size"])
     what = f"The tokenizer of clip={clip.name} ({wanted})"
     check_extra(what, "transformers", "hf", "another clip")
-    if not name.startswith("local-dir:"):
-        hub_file(wanted, ("tokenizer_config.json",), what, "choose another clip")
+    own = clip.model.startswith("local-dir:")
+    place = str(source.folder)
+    if not own:
+        file = hub_file(wanted, ("tokenizer_config.json",), what, "choose another clip")
+        # What was loaded before is read from its folder. By the repository's name it
+        # may be a newer version, and without a network none where config.json is not.
+        is_whole = file.with_name("tokenizer.json").exists()
+        place = str(file.parent) if is_whole else wanted
+    length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     try:
         with quiet():
-            return open_clip.get_tokenizer(name)
+            # As open_clip.get_tokenizer does, which would also ask the hub for the
+            # newest description of the model.
+            return open_clip.tokenizer.HFTokenizer(
+                place,
+                context_length=length,
+                tokenizer_mode=text.get("tokenizer_mode"),
+                **text.get("tokenizer_kwargs", {}),
+            )
     except Exception as error:  # of several packages, each with its own kinds
+        mend = (
+            f"put its files into {source.folder}" if own else "delete it from the cache"
+        )
         raise ConfigError(
-            f"{what} cannot be loaded ({reason(error, named=True)}): delete it from "
-            "the cache, or choose another clip."
+            f"{what} cannot be loaded ({reason(error, named=True)}): {mend}, or choose "
+            "another clip."
         ) from error
 
 
