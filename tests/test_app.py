@@ -111,7 +111,7 @@ def test_a_file_for_a_folder_is_told_as_such(start, tmp_path):
 def test_a_file_of_ours_is_named_as_it_will_be(tmp_path):
     (tmp_path / "file.json").mkdir()
     (tmp_path / "file.json" / "inside").touch()
-    with pytest.raises(OSError) as raised:
+    with pytest.raises(OSError, match="directory") as raised:
         write_json(tmp_path / "file.json", {})
     assert raised.value.filename == str(tmp_path / "file.json")
 

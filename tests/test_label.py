@@ -5,7 +5,6 @@ import csv
 import hashlib
 import http.client
 import json
-import shutil
 import socket
 import threading
 from collections.abc import Callable
@@ -21,15 +20,18 @@ from scipy.stats import binomtest
 pytest.importorskip("nicegui")
 pytest.importorskip("nltk")
 
+from nicegui import Client
+from nicegui.page import page as page_at
+
 from vlmrm_exp import app, evaluate, report
 from vlmrm_exp import label as verb
 from vlmrm_exp.config import ConfigError, FolderTakenError
 from vlmrm_exp.envs import world_of
-from vlmrm_exp.files import lock
+from vlmrm_exp.files import lock, sha256
 from vlmrm_exp.label import check, label, page_of
-from vlmrm_exp.labelling.page import Guard
+from vlmrm_exp.labelling.page import Desk, Guard, Labelling
 from vlmrm_exp.labelling.raters import Raters
-from vlmrm_exp.labelling.shown import Played, Session, episodes_of
+from vlmrm_exp.labelling.shown import Item, Played, Session, episodes_of
 from vlmrm_exp.rl.dqn import QNetwork
 from vlmrm_exp.rl.sac import Actor
 from vlmrm_exp.settings import resolved
@@ -88,6 +90,8 @@ def test_pictures_are_labelled_and_epic_reads_the_labels(pictures, tmp_path, cap
     assert "Nobody has labelled" in capsys.readouterr().out
     shown = {path.name: path for path in (out / "shown").iterdir()}
     assert len(shown) == 6
+    # Else a browser that keeps files would show an earlier session's.
+    assert all(path.stem == sha256(path)[:16] for path in shown.values())
     for item in json.loads((out / "items.json").read_text())["items"]:
         image = Image.open(shown[item["file"]])
         assert image.size == (1280, 320)  # what a screen shows, in its proportions
@@ -131,6 +135,9 @@ def test_sampled_states_are_kept_with_the_predicates_word(tmp_path, capsys):
     first = asked(*words)
     states, judged = stored_states(out / "states-mountain_car.npz", first.task.task)
     assert judged is None
+    of_set = asked(words[0], f"state_set={out}/states-mountain_car.npz")
+    (digest,) = of_set.contents.values()
+    assert digest == sha256(out / "states-mountain_car.npz")
     renderer = world_of(first.task.task).make_renderer(first.task.task, 400, True)
     frames = renderer.render(states.states[:3])
     renderer.close()
@@ -198,6 +205,7 @@ def test_episodes_are_those_that_evaluate_judges(run, tmp_path, capsys):
         assert [item["share"] for item in mine] == judged["goal_share"]
     videos = sorted((out / "shown").iterdir())
     assert len(videos) == 8
+    assert all(path.stem == sha256(path)[:16] for path in videos)
     frames = list(read_pictures(PictureFile(videos[0], "video")))
     assert len(frames) == 30  # one for each step, and no title or reward
     assert frames[0].pixels.shape[1] == 600
@@ -329,6 +337,8 @@ def test_labels_of_other_episodes_are_refused(run, pictures, tmp_path):
     with pytest.raises(ConfigError, match="trained on since has other episodes"):
         evaluated(folder, f"labels={csv}")
     assert not list(folder.glob("evaluation*"))
+    with pytest.raises(FolderTakenError, match=f"another content of {folder} than"):
+        asked(*of_videos)
 
 
 def test_how_many_episodes_are_shown_does_not_change_them(tmp_path):
@@ -386,8 +396,13 @@ def test_five_buckets_where_they_are_asked_for(run, tmp_path):
         ("port=70000 frames=FOLDER", "port is 70000"),
         ("question='' frames=FOLDER", "question is empty"),
         ("out=FOLDER/0.png frames=FOLDER", "is a file"),
-        ("task=gym task.env_id=Pendulum-v1 prompt=x baseline=y frames=FOLDER",
-         "What should raters look for"),
+        ("task=gym task.env_id=Pendulum-v1 frames=FOLDER", "What should raters look"),
+        ("name=foo frames=FOLDER", "name is .*, but has no effect with label"),
+        ("clip=nano frames=FOLDER", "clip is nano, but has no effect with label"),
+        ("clip.batch_size=3", "clip.batch_size is 3, but has no effect with label"),
+        ("prompt=hello frames=FOLDER", "prompt is 'hello', but has no effect with"),
+        ("videos=[FOLDER] log=none", "log is none, but has no effect with label"),
+        ("videos=[FOLDER] task.hold=3", "task.hold is 3, but has no effect with vid"),
         ("task=kneeling task.goal= frames=FOLDER", "What should raters look for in"),
         ("task=mountaincar task.goal=left_hilltop frames=FOLDER", "What should raters"),
         ("task=kneel_then_stand frames=FOLDER", "What should raters look for in task"),
@@ -419,16 +434,34 @@ def test_goals_in_order_are_reached_or_not(tmp_path):
 def test_a_folder_goes_on_with_its_own_settings_alone(pictures, tmp_path):
     words = [f"frames={pictures}", f"out={tmp_path}/out", "serve=false"]
     label(asked(*words))
-    shutil.rmtree(tmp_path / "out" / "shown")
+    items, shown = tmp_path / "out" / "items.json", tmp_path / "out" / "shown"
+    made = [path.stat().st_mtime_ns for path in sorted(shown.iterdir())]
     label(asked(*words, "port=9000"))  # nothing is made anew
-    assert not (tmp_path / "out" / "shown").exists()
+    assert [path.stat().st_mtime_ns for path in sorted(shown.iterdir())] == made
     with pytest.raises(FolderTakenError, match="begun with question=Both knees"):
         asked(*words, "question=Is it blue?")
     with pytest.raises(ConfigError, match=r"holds items.json already"):
         check_out(app.compose("label", f"out={tmp_path}/out"))
-    (tmp_path / "out" / "items.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"items.json cannot be read"):
+    Image.new("RGB", (9, 9)).save(pictures / "3.png")
+    with pytest.raises(FolderTakenError, match=f"another content of {pictures} than"):
         asked(*words)
+    held = json.loads(items.read_text())
+    del held["about"][f"SHA-256 of {pictures}"]  # as an older version wrote it
+    items.write_text(json.dumps(held))
+    asked(*words)
+    next(shown.iterdir()).unlink()
+    with pytest.raises(ConfigError, match=r"\.png, which raters are shown, is missing"):
+        asked(*words)
+    for text in ("{}", '{"about": [], "items": []}'):
+        items.write_text(text)
+        with pytest.raises(ConfigError, match=r"items.json cannot be read"):
+            asked(*words)
+
+
+def test_a_name_that_label_csv_cannot_hold_is_refused(pictures):
+    (pictures / "0.png").rename(pictures / "b\udcff.png")
+    with pytest.raises(ConfigError, match=r"holds b\?\.png, whose name is not UTF-8"):
+        asked(f"frames={pictures}")
 
 
 def test_one_server_at_a_time_and_a_taken_port_are_told(pictures, tmp_path):
@@ -440,21 +473,60 @@ def test_one_server_at_a_time_and_a_taken_port_are_told(pictures, tmp_path):
     (tmp_path / "out").mkdir()  # nothing was made for the other
     with (tmp_path / "out" / ".lock").open("w") as file:
         lock(file)
-        with pytest.raises(FolderTakenError, match="another process"):
-            label(asked(*words, "port=0"))
+        told = r"another process just now: wait for its end, or give another out="
+        for word in ("port=0", "serve=false"):  # the other may be making pictures
+            with pytest.raises(FolderTakenError, match=told):
+                label(asked(*words, word))
+    label(asked(*words, "serve=false"))
+    say(asked(*words), Ada={"0.png": 1})
+    (ada,) = (tmp_path / "out" / "raters").iterdir()
+    begun = {ada: ada.read_text() + '{"time"', ada.with_name("bo.jsonl"): '{"rat'}
+    for path, text in begun.items():
+        path.write_text(text)
+    with (tmp_path / "out" / ".lock").open("w") as file:
+        lock(file)
+        label(asked(*words, "serve=false"))  # beside a server that is writing
+    assert {path: path.read_text() for path in begun} == begun
+    assert rows(tmp_path / "out" / "label.csv")[0]["label"] == "1"
 
 
-def test_only_a_page_for_other_machines_has_a_token(pictures, tmp_path):
+def test_no_page_opens_without_its_token(pictures, tmp_path):
+    """Not even on this machine: a web site may let its name point here."""
     mine = asked(f"frames={pictures}", f"out={tmp_path}/out", "serve=false")
     raters = Raters(mine.out, ["0.png"], (0, 1), 0)
-    for host, token in (
-        ("127.0.0.1", False), ("127.0.0.2", False), ("::1", False),
-        ("0.0.0.0", True), ("::", True), ("192.0.2.7", True), ("2001:db8::1", True),
-    ):  # fmt: skip
+    for host in ("127.0.0.1", "::1", "0.0.0.0", "192.0.2.7", "2001:db8::1"):
         page = page_of(mine, [], raters, (host, 80))
-        assert (page.token is not None) == token
-        assert ("?token=" in page.link()) == ("?token=" in page.link("k")) == token
+        assert len(page.token) == 32
+        assert page.link().endswith(f":80/?token={page.token}")
+        assert page.link("k").endswith(f":80/rate/k?token={page.token}")
     assert page.address == "http://[2001:db8::1]:80"
+    raters.close()
+
+
+def test_a_raters_window_takes_what_its_page_sends_and_nothing_else(tmp_path):
+    items = [Item("0", "0.png"), Item("1", "1.png")]
+    raters = Raters(tmp_path, ["0", "1"], (0, 1), 0)
+    key = raters.join("Ada")
+    ada = raters.by_key[key]
+    page = Labelling(items, tmp_path, raters, "Red?", False, "right", "http://far:80")
+    with Client(page_at("/")) as client:
+        desk = Desk(page, ada, key)
+        for told in (
+            None, [], {"turn": "1"}, {"turn": "2", "seconds": 1},
+            {"turn": "1", "seconds": None}, {"turn": "1", "seconds": "2"},
+            {"turn": "1", "seconds": float("nan")}, {"turn": "1", "seconds": 10**400},
+        ):  # fmt: skip
+            desk._pressed(1, told)
+        assert not ada.labels
+        desk._pressed(1, {"turn": "1", "seconds": 2})
+    assert list(ada.labels.values()) == [1]
+    props = [element.props for element in client.elements.values()]
+    # Reached in whatever way, as through an SSH tunnel, a rater's own link works.
+    links = [one["href"] for one in props if "href" in one]
+    assert links == [f"/rate/{key}?token=right"]
+    keys = " ".join(one["data-keys"] for one in props if "data-keys" in one)
+    assert keys == "0 1 u backspace s"  # and no arrows, which videos need
+    client.delete()
     raters.close()
 
 
@@ -510,6 +582,7 @@ def test_nothing_is_served_without_the_token():
         assert (answer.status, answer.getheader("location")) == (303, "/rate/k")
         cookie = answer.getheader("set-cookie")
         assert "HttpOnly" in cookie
+        assert "samesite=lax" in cookie.lower()
         held = {"Cookie": cookie.partition(";")[0]}
         assert get("/shown/x.png", **held).body == b"inside"
         assert get("/socket", **upgrade, **held).status == 101

@@ -66,9 +66,10 @@ class Server:
             self.told += line
             if "Ctrl-C" in line:
                 break
-        found = re.search(r"to label: (http://127.0.0.1:(\d+)/)", self.told)
+        root = r"http://127.0.0.1:(\d+)/"
+        found = re.search(rf"to label: (({root})\?token=\w+)", self.told)
         assert found, self.told
-        self.address, self.port = found[1], found[2]
+        self.link, self.root, self.port = found.groups()
 
     def end(self, number: int) -> str:
         """Send a signal; all that was printed."""
@@ -154,7 +155,9 @@ def test_two_raters_label_at_once_and_a_killed_server_loses_nothing(
     asked: list[str] = []
     for page, name in ((ada, "Ada"), (bo, "Bo <i>")):
         page.on("request", lambda request: asked.append(request.url))
-        begin(page, server.address, name)
+        begin(page, server.link, name)
+        held = {cookie["sameSite"] for cookie in page.context.cookies()}
+        assert held == {"Lax"}  # of the token and the rater
     assert ada.inner_text(".question") == "Is it <b>red</b>? \"'${x} 红"
     assert bo.inner_text(".who") == "Bo <i>"
     firsts = [page.get_attribute(".now", "src") for page in (ada, bo)]
@@ -209,12 +212,18 @@ def test_two_raters_label_at_once_and_a_killed_server_loses_nothing(
 
     # Nobody labels under a name that is taken.
     eve = open_page(*PHONE)
-    eve.goto(server.address)
+    eve.goto(server.root)
+    assert "Open the link with the token" in eve.inner_text("body")
+    # Her mail is a page in the browser, of another site.
+    mail = f'<a href="{server.link}">Please label this</a>'
+    eve.route("http://mail.test/", lambda route: route.fulfill(body=mail))
+    eve.goto("http://mail.test/")
+    eve.click("a")
     eve.fill("input", "ADA")
     eve.click("button:has-text('Begin')")
     eve.wait_for_selector(".refused:has-text('labelling already')")
-    eve.goto(f"{server.address}rate/0123456789abcdef")
-    assert eve.url == server.address
+    eve.goto(f"{server.root}rate/0123456789abcdef")
+    assert eve.url == server.root
 
     # Killed after a press, before the server says so: it is either kept or still seen.
     ready(ada)
@@ -226,7 +235,7 @@ def test_two_raters_label_at_once_and_a_killed_server_loses_nothing(
     ada.goto("about:blank")  # her page would load itself again in the same moment
     server = serve(*words, f"port={server.port}")
     assert f"Ada ({kept}): " in server.told
-    ada.goto(server.address)  # the browser remembers her
+    ada.goto(server.root)  # the browser remembers her
     ada.click("button:has-text('Go on as Ada')")
     ada.wait_for_selector(".stage .now")
     own = re.search(r"Bo <i> \(4\): (\S+)", server.told)
@@ -274,12 +283,17 @@ def test_all_of_the_page_is_in_sight(pictures, open_page, serve, size):
     page = open_page(*size)
     held = []
     page.route("**/shown/*", lambda route: held.append(route))
-    begin(page, server.address, "A" * 40)
+    begin(page, server.link, "A" * 40)
     page.keyboard.press("1")  # nothing is seen yet
+    page.keyboard.press("s")  # but can be skipped
+    follow(page, "1")
+    held.pop(0).abort()
+    page.keyboard.press("u")
+    follow(page, "2")
     for route in held:
         route.continue_()
     page.unroute("**/shown/*")
-    assert ready(page) == "1"
+    assert ready(page) == "3"
     assert count(page) == 0
     inside = page.evaluate("""() => {
         const all = document.querySelectorAll(".rate .now, .rate button, .question");

@@ -197,6 +197,25 @@ def test_raters_go_on_under_their_own_keys_and_nobody_elses(tmp_path):
     other.close()
 
 
+def test_who_only_reads_changes_nothing(tmp_path):
+    raters = Raters(tmp_path, ITEMS, (0, 1), 0)
+    ada = raters.by_key[raters.join("Ada")]
+    ada.label(str(ada.current), 1, 1)
+    raters.close()
+    for name, text in (("bo", '{"rat'), ("eve", '{"rater": "Eve"}\n{"time"')):
+        (tmp_path / "raters" / f"{name}.jsonl").write_text(text)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    read = Raters(tmp_path, ITEMS, (0, 1), 0, writes=False)
+    assert [(one.name, one.labels) for one in read] == [
+        ("Ada", ada.labels),
+        ("Eve", {}),
+    ]
+    read.close()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == files
+    Raters(tmp_path / "new", ITEMS, (0, 1), 0, writes=False).close()
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     "name", ["", "  ", "x" * 41, "a\x00b", "\u202egnp", "predicate", "Majority"]
 )

@@ -5,6 +5,7 @@ they say (label.csv, for `epic` and `evaluate`) and how far they agree (label.js
 """
 
 import contextlib
+import hashlib
 import ipaddress
 import socket
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,10 @@ from vlmrm_exp.checks import at_least, check_extra, no_effect, one_of, to_config
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.evaluate import SEED_OFFSET, checkpoint_in
-from vlmrm_exp.files import lock, unusable, write_json
+from vlmrm_exp.files import lock, sha256, unusable, write_json
 from vlmrm_exp.labelling import agreement, label_file
 from vlmrm_exp.labelling.raters import Raters
-from vlmrm_exp.labelling.shown import Item, Played, Session
+from vlmrm_exp.labelling.shown import CONTENT, Item, Played, Session
 from vlmrm_exp.log.versions import versions
 from vlmrm_exp.run_folder import load_run_config
 from vlmrm_exp.studies import settings, state_sets
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
 SCALES = ("goal", "buckets")
 LOOK = "task.camera task.textures task.frame_height"
 UNREAD = {
+    "label": "name prompt baseline wording stages alpha renormalise env_steps render "
+    "clip algo reward compute evaluation log",
     "frames": f"states runs state_set videos episodes checkpoint cache {LOOK}",
     "state_set": "states runs videos episodes checkpoint cache",
-    "videos": f"states runs task task.goal prompt cache {LOOK}",
+    "videos": "states runs task cache",
 }
-"""Settings that have no effect with these."""
+"""Settings and groups of them that have no effect with these."""
 CRITERIA = {
     "kneeling": "Both knees on the floor; it neither loses balance nor kneels in the "
     "air.",
@@ -105,6 +108,8 @@ class Asked:
     buckets: bool
     question: str
     out: Path
+    contents: dict[str, str]
+    """SHA-256 of what is judged, by the path that was given."""
 
     def about(self) -> dict[str, Any]:
         """Settings that decide what is judged; a session cannot go on with others."""
@@ -113,19 +118,24 @@ class Asked:
         found = {name: getattr(asked, name) for name in kept.split()}
         look = {} if asked.frames or asked.videos else {"look": asdict(task)}
         scale = SCALES[self.buckets]
+        contents = {f"{CONTENT}{path}": told for path, told in self.contents.items()}
         return {"task": task.name, "scale": scale, "question": self.question,
-                **found, **look}  # fmt: skip
+                **found, **look, **contents}  # fmt: skip
 
 
 def check(composed: app.Composed) -> Asked:
     """Resolve the settings; a ConfigError says what is wrong."""
+    for name in ("prompt", "baseline"):  # a run of task=gym needs them, raters do not
+        if OmegaConf.is_missing(composed.cfg, name):
+            composed.cfg[name] = name
     asked: Any = OmegaConf.to_object(composed.cfg)
     for name in ("state_set", "frames", "out", "question", "cache"):
         if getattr(asked, name) == "":
             raise ConfigError(f"{name} is empty: give one, or leave it out.")
     for given, unread in UNREAD.items():
-        for key, _, value in (key.partition("=") for key in composed.keys):
-            if getattr(asked, given) and key in unread.split():
+        for key, _, value in (key.lstrip("+").partition("=") for key in composed.keys):
+            named = {key, key.partition(".")[0]} & {*unread.split()}
+            if named and getattr(asked, given, True):
                 raise no_effect(key, value, given)
     for package in ("nicegui", "nltk"):
         check_extra("label", package, "label", "epic's labels= with a table of yours")
@@ -175,9 +185,28 @@ def check(composed: app.Composed) -> Asked:
     held = [name for name in settings.HELD if (out / name).exists()]
     if held and "items.json" not in held:
         raise ConfigError(f"{out} holds {held[0]} already: choose another out=....")
-    found = Asked(asked, task, runs, states, buckets, question, out)
+    contents = _contents(asked, runs, states.files if states else ())
+    found = Asked(asked, task, runs, states, buckets, question, out, contents)
     Session(out, found.about())
     return found
+
+
+def _contents(
+    asked: LabelConfig, runs: Sequence[Played], files: Sequence[Path]
+) -> dict[str, str]:
+    """`Asked.contents`; a ConfigError if label.csv could not hold a name."""
+    for file in files:
+        if (shown := file.name.encode("utf-8", "replace").decode()) != file.name:
+            raise ConfigError(
+                f"{asked.frames} holds {shown}, whose name is not UTF-8, as label.csv "
+                "is: rename it."
+            )
+    if asked.frames:
+        told = [(file.name, sha256(file)) for file in files]
+        return {asked.frames: hashlib.sha256(repr(told).encode()).hexdigest()}
+    if asked.state_set:
+        return {asked.state_set: sha256(Path(asked.state_set).expanduser())}
+    return {run.folder: sha256(run.checkpoint) for run in runs}
 
 
 def _run(folder: str, checkpoint: str) -> Played:
@@ -222,15 +251,15 @@ def label(asked: Asked) -> dict[str, Any]:
             listening = opened.enter_context(_listen(given.host, given.port))
         try:
             asked.out.mkdir(parents=True, exist_ok=True)
-            if given.serve:
-                lock(opened.enter_context((asked.out / ".lock").open("w")))
+            if given.serve or not (asked.out / "items.json").exists():
+                lock(opened.enter_context((asked.out / ".lock").open("w")), "out")
         except OSError as error:
             raise ConfigError(f"{unusable(error, asked.out)}; give another.") from error
         session = Session(asked.out, asked.about())
         items = session.items or _make(asked, session)
         values = agreement.BUCKETS if asked.buckets else (0, 1)
         names = [item.key for item in items]
-        raters = Raters(asked.out, names, values, given.seed)
+        raters = Raters(asked.out, names, values, given.seed, given.serve)
         opened.callback(raters.close)
         if given.serve:
             address = listening.getsockname()[:2]
@@ -270,7 +299,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def page_of(
     asked: Asked, items: Sequence[Item], raters: Raters, address: tuple[str, int]
 ) -> "Labelling":
-    """What the page is about at an address (IP and port); others need a token."""
+    """What the page is about at an address (IP and port)."""
     from vlmrm_exp.labelling.page import Labelling  # here, as --help is immediate
 
     host, port = ipaddress.ip_address(address[0]), address[1]
@@ -282,7 +311,7 @@ def page_of(
         raters=raters,
         question=asked.question,
         buckets=asked.buckets,
-        token=None if host.is_loopback else raters.sign("token"),
+        token=raters.sign("token"),
         address=f"http://{name}:{port}",
     )
 

@@ -1,4 +1,4 @@
-// Sends a press with the turn in which it was made, and none before the picture is there.
+// Sends a press with the turn in which it was made, and no label before the picture is there.
 // The server takes one press for each turn, however fast the keys come.
 let since = null; // when this turn's picture was there first, in ms
 
@@ -22,7 +22,8 @@ requestAnimationFrame(watch);
 
 function press(button, emit) {
   const now = turn();
-  if (now !== watched) return;
+  // A picture that cannot be loaded can still be skipped.
+  if (now !== watched && !button.closest(".more")) return;
   button.classList.add("pressed");
   setTimeout(() => button.classList.remove("pressed"), 150);
   button.blur(); // or Enter would press it again

@@ -44,16 +44,19 @@ class Labelling:
     question: str
     buckets: bool
     """Keys 1 to 5 for shares of a video, and not 0 and 1."""
-    token: str | None
-    """Needed to open the page; None: everybody may who can reach it."""
+    token: str
+    """Needed to open the page, on this machine too: else a web site that is open in a
+    browser here could get in (DNS rebinding)."""
     address: str
     """As http://127.0.0.1:8080."""
 
+    def path(self, key: str = "") -> str:
+        """The page's, or a rater's own; it holds the token."""
+        return f"/rate/{key}?token={self.token}" if key else f"/?token={self.token}"
+
     def link(self, key: str = "") -> str:
-        """The page's address, or a rater's own; it holds the token."""
-        path = f"/rate/{key}" if key else "/"
-        token = "" if self.token is None else f"?token={self.token}"
-        return f"{self.address}{path}{token}"
+        """The path with the address."""
+        return f"{self.address}{self.path(key)}"
 
 
 def serve(labelling: Labelling, listening: socket.socket) -> None:
@@ -71,9 +74,11 @@ def serve(labelling: Labelling, listening: socket.socket) -> None:
         show_welcome_message=False,
         reconnect_timeout=RECONNECT_S,
     )
-    guarded = app if labelling.token is None else Guard(app, labelling.token)
     config = uvicorn.Config(
-        guarded, log_level="warning", timeout_graceful_shutdown=10, server_header=False
+        Guard(app, labelling.token),
+        log_level="warning",
+        timeout_graceful_shutdown=10,
+        server_header=False,
     )
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         # NiceGUI looks for its server among all objects, of which one of torch's warns.
@@ -98,8 +103,9 @@ class Guard:
             return await send({"type": "websocket.close", "code": 1008})
         if self._is_token(asked.query_params.get("token", "")):
             answer = RedirectResponse(scope["path"], 303)
+            # Not strict: a link in a web mail would not get past the redirect.
             answer.set_cookie(
-                self._cookie, self._token, A_YEAR, httponly=True, samesite="strict"
+                self._cookie, self._token, A_YEAR, httponly=True, samesite="lax"
             )
         else:
             told = "Open the link with the token that the program printed."
@@ -177,7 +183,7 @@ def _rate_page(labelling: Labelling) -> None:
         if rater is None:
             return RedirectResponse("/", 303)
         _head(f"Labelling: {rater.name}")
-        cookie = f"{_cookie(labelling)}={key};path=/;max-age={A_YEAR};samesite=strict"
+        cookie = f"{_cookie(labelling)}={key};path=/;max-age={A_YEAR};samesite=lax"
         ui.add_head_html(f"<script>document.cookie = {json.dumps(cookie)}</script>")
         Desk(labelling, rater, key)
 
@@ -199,7 +205,7 @@ class Desk:
                 with ui.element("div").classes("status"):
                     with ui.element("span").classes("who"):
                         own = _text("a", rater.name)
-                        own.props(f'href="{labelling.link(key)}"')
+                        own.props(f'href="{labelling.path(key)}"')
                         own.props('title="Your own link: go on with it elsewhere"')
                     self._count = _text("span", "").props("data-is=count")
                     self._left = _text("span", "")
@@ -211,8 +217,8 @@ class Desk:
             with ui.element("div").classes("keys"):
                 self._keys = [self._button(*label) for label in labels]
             with ui.element("div").classes("more"):
-                self._undo = self._button("undo", "undo", "u backspace arrowleft")
-                self._skip = self._button("skip", "skip", "s arrowright")
+                self._undo = self._button("undo", "undo", "u backspace")
+                self._skip = self._button("skip", "skip", "s")
         self._show()
 
     def _button(self, do: str | int, text: str, keys: str) -> Any:
@@ -226,10 +232,14 @@ class Desk:
             js_handler="(event) => press(event.currentTarget, emit)",
         )
 
-    def _pressed(self, do: str | int, told: dict[str, Any]) -> None:
-        """Keep a press, then show what follows."""
-        if str(told["turn"]) != str(self._turn):
-            return
+    def _pressed(self, do: str | int, told: Any) -> None:
+        """Keep a press, then show what follows; browsers may send anything."""
+        match told:
+            case {"turn": str(turn), "seconds": int() | float() as seconds}:
+                if turn != str(self._turn) or not 0 <= seconds < A_YEAR:
+                    return
+            case _:
+                return
         rater, item = self._rater, self._item
         try:
             if do == "undo":
@@ -237,7 +247,7 @@ class Desk:
             elif item is not None and do == "skip":
                 rater.skip(item)
             elif item is not None:
-                rater.label(item, int(do), told["seconds"])
+                rater.label(item, int(do), seconds)
         except OSError as error:
             ui.notify(
                 f"Not kept: {one_sentence(error)} Try again, or tell who runs this.",

@@ -52,12 +52,12 @@ class Rater:
 
     def __init__(
         self, path: Path, name: str, items: Sequence[str], values: Sequence[int],
-        seed: int,
+        seed: int, writes: bool = True,
     ) -> None:  # fmt: skip
         """Read the file, whose first line holds the name, and go on; or begin it.
 
-        `items`, `values` and `seed` are as `Raters` has them. A ConfigError if the file
-        holds something else; an OSError if it cannot be read or written.
+        `items`, `values`, `seed` and `writes` are as `Raters` has them. A ConfigError
+        if the file holds something else; an OSError if it cannot be read or written.
         """
         self.path, self.name = path, name
         self.labels: dict[str, int] = {}
@@ -66,9 +66,15 @@ class Rater:
         """What is not labelled yet; the first is shown."""
         # Item, label (None: skipped) and seconds of what can be undone.
         self._presses: list[tuple[str, int | None, float]] = []
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        self._read()
-        if os.fstat(self._file).st_size == 0:
+        how = os.O_RDWR | os.O_CREAT | os.O_APPEND if writes else os.O_RDONLY
+        self._file = os.open(path, how, 0o644)
+        whole = self._read()
+        if not writes:
+            return
+        # A line without an end was being written when the server was killed: its press
+        # had not counted, as the next picture was not shown.
+        os.ftruncate(self._file, whole)
+        if whole == 0:
             self._append({"rater": name, "seed": seed})
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)  # so that the file's name is on disk too
@@ -168,12 +174,10 @@ class Rater:
                 os.ftruncate(self._file, before)
             raise
 
-    def _read(self) -> None:
+    def _read(self) -> int:
+        """Let all whole lines count; how many bytes they are."""
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        # A line without an end was being written when the server was killed: its press
-        # had not counted, as the next picture was not shown.
-        os.ftruncate(self._file, whole)
         for number, line in enumerate(data[:whole].splitlines()[1:], 2):
             try:
                 self._apply(json.loads(line))
@@ -182,29 +186,35 @@ class Rater:
                     f"{self.path}, line {number}, cannot be read ({error}): mend it, "
                     "or move the file away, which leaves this rater out."
                 ) from error
+        return whole
 
 
 class Raters:
     """All who label the same items, in one folder."""
 
     def __init__(
-        self, folder: Path, items: Sequence[str], values: Sequence[int], seed: int
-    ) -> None:
+        self, folder: Path, items: Sequence[str], values: Sequence[int], seed: int,
+        writes: bool = True,
+    ) -> None:  # fmt: skip
         """Read what there is of earlier sessions; a ConfigError if it is damaged.
 
         `folder` is the session's, `items` names what is labelled, `values` are the
-        labels that there are, and `seed` is that of the orders.
+        labels that there are, and `seed` is that of the orders. Unless `writes`, no
+        file is changed, as another process may be writing it, and nobody can label.
         """
         self._folder = folder / "raters"
-        self._about = items, values, seed
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._secret = _secret(folder / "secret")
+        self._about = items, values, seed, writes
+        self._secret = b""
+        if writes:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._secret = _secret(folder / "secret")
         self.by_key: dict[str, Rater] = {}
         for path in sorted(self._folder.glob("*.jsonl")):
             with path.open(encoding="utf-8", errors="replace") as file:
                 first = file.readline()
             if not first.endswith("\n"):  # killed before there was anything to keep
-                path.unlink()
+                if writes:
+                    path.unlink()
                 continue
             try:
                 name = str(json.loads(first)["rater"])

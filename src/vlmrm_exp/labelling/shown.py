@@ -5,7 +5,6 @@ items.json says what each is. So a session goes on without rendering anything ag
 """
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +25,8 @@ from vlmrm_exp.video import write_episodes
 
 LARGEST = 1280
 """Pixels of a picture's longer side; a screen shows hardly more."""
+CONTENT = "SHA-256 of "
+"""Begins the settings that say what was in a file or folder."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Session:
         """Look whether the folder has been begun; it need not be there.
 
         `about` are the settings that decide what is judged and how. A FolderTakenError
-        if it was begun with others, a ConfigError if its items.json is damaged.
+        if it was begun with others, a ConfigError if its items.json is damaged or a
+        file that it names is missing.
         """
         self.folder, self._shown = folder, folder / "shown"
         self.about = json.loads(json.dumps(about))
@@ -83,19 +85,29 @@ class Session:
             return
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
-            before = held["about"]
+            before = {**held["about"]}
             self.items = [Item(**item) for item in held["items"]]
+            files = [self._shown / item.file for item in self.items]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{path} cannot be read ({error}): choose another out=..., or bring "
                 "the file back."
             ) from error
-        for key in {**before, **self.about}:
-            if before.get(key) != self.about.get(key):
+        for key, now in self.about.items():
+            then = before.get(key, now)  # an older version said less
+            told = f"{key}={then}, not {now}"
+            if key.startswith(CONTENT):
+                told = f"another content of {key.removeprefix(CONTENT)} than it has now"
+            if then != now:
                 raise FolderTakenError(
-                    f"{folder} holds labels that were begun with {key}="
-                    f"{before.get(key)}, not {self.about.get(key)}: give the same, or "
-                    "another out=...."
+                    f"{folder} holds labels that were begun with {told}: give the "
+                    "same, or another out=...."
+                )
+        for file in files:
+            if not file.is_file():
+                raise ConfigError(
+                    f"{file}, which raters are shown, is missing: bring it back, or "
+                    "give another out=...."
                 )
 
     def make_pictures(self, config: Config, states: StateSet) -> list[Item]:
@@ -107,12 +119,12 @@ class Session:
         with progress_bar(len(states), "picture", "pictures") as bar:
             for i, frame in enumerate(_pixels(config.task, states)):
                 name = states.files[i].name if states.files else str(i)
-                file = f"{self._digest(name)}.png"
-                picture = Image.fromarray(frame)
+                picture, made = Image.fromarray(frame), self._shown / "made.png"
                 picture.thumbnail((LARGEST, LARGEST))
-                with written_whole(self._shown / file) as part:
+                with written_whole(made) as part:
                     picture.save(part)
-                items.append(Item(name, file, goal=goals[i] if goals else None))
+                goal = goals[i] if goals else None
+                items.append(Item(name, _renamed(made), goal=goal))
                 bar.update()
         return self._keep(items)
 
@@ -132,23 +144,25 @@ class Session:
                 )
                 with contextlib.closing(renderer):
                     for number, (states, goal) in enumerate(episodes_of(run, episodes)):
-                        file = f"{self._digest(f'{run.folder}#{number}')}.mp4"
+                        made = self._shown / "made.mp4"
                         shown = [(frames_of(renderer, states), None)]
-                        write_episodes(self._shown / file, shown, VIDEO_FPS, "")
+                        write_episodes(made, shown, VIDEO_FPS, "")
+                        name, file = str(number), _renamed(made)
                         items.append(
-                            Item(str(number), file, run.folder, policy=policy, **goal)
+                            Item(name, file, run.folder, policy=policy, **goal)
                         )
                         bar.update()
         return self._keep(items)
-
-    def _digest(self, name: str) -> str:
-        text = json.dumps([self.about, name], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _keep(self, items: list[Item]) -> list[Item]:
         held = {"about": self.about, "items": [asdict(item) for item in items]}
         write_json(self.folder / "items.json", held)
         return items
+
+
+def _renamed(made: Path) -> str:
+    """Name a file by its content: browsers keep it for a year. Return the name."""
+    return made.replace(made.with_stem(sha256(made)[:16])).name
 
 
 def _pixels(task: TaskConfig, states: StateSet) -> Iterator[np.ndarray]:
