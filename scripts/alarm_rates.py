@@ -6,7 +6,7 @@ Runs of 25 evaluations, of which the k-th is at t = k / 25. The reward rises fro
 with normal noise of a tenth of the judge's. Prints docs/judges.md's table.
 """
 
-import sys
+import argparse
 
 import numpy as np
 
@@ -33,7 +33,11 @@ def rates(runs: int, make) -> str:
     return ", ".join(f"{100 * first.count(kind) / runs:.0f} %" for kind in kinds)
 
 
-runs = int(sys.argv[1]) if sys.argv[1:] else 500
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("runs", nargs="?", type=int, default=500)
+runs = parser.parse_args().runs
 rng = np.random.default_rng(0)
 print("falls, stands still")
 noise = rates(runs, lambda: rng.normal(size=(2, 25)))

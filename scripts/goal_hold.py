@@ -11,6 +11,7 @@ none at all. Prints Markdown tables; without an argument (the paper's 5 physics 
 it draws docs/images/goals_held.png.
 """
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -26,7 +27,11 @@ from vlmrm_exp.envs.humanoid import RESET_NOISE
 from vlmrm_exp.envs.humanoid_model import NUM_QPOS, STATE_SIZE
 from vlmrm_exp.envs.poses import PoseLibrary, quaternion
 
-FRAME_SKIP = int(sys.argv[1]) if len(sys.argv) > 1 else 5  # physics steps of 3 ms
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("frame_skip", nargs="?", type=int, default=5)
+FRAME_SKIP = parser.parse_args().frame_skip  # physics steps of 3 ms
 STEPS = 500 // FRAME_SKIP  # env steps of an episode of 1.5 s
 TORQUE = 0.4  # limit of every action
 TRIES = 150  # candidates of the search, each on TRAIN_STARTS starts

@@ -8,6 +8,7 @@ environment's packages. Where the other checkout is older than a renaming, RENAM
 how it called a word. About ten minutes on two cores; exit code 1 if anything differs.
 """
 
+import argparse
 import json
 import os
 import shlex
@@ -75,19 +76,33 @@ def run(checkout: Path, verb: str, words: str, folder: Path) -> None:
     program = ["-m", f"vlmrm_exp{verb}", *shlex.split(words)]
     environment = {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
     with (folder / "said.txt").open("w") as said:
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, *program],
             cwd=folder,
             env=os.environ | environment,
             stdout=said,
             stderr=said,
-            check=True,
         )
+    if done.returncode:
+        print(*(folder / "said.txt").read_text().splitlines()[-20:], sep="\n")
+        sys.exit(f"{folder.name}: {checkout} failed")
 
 
 def main() -> None:
     """Compare, print a line for each, and exit with 1 if anything differs."""
-    other, chosen = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("other", type=Path, metavar="OTHER_CHECKOUT")
+    parser.add_argument("names", nargs="*", default=[], metavar="NAME")
+    asked = parser.parse_args()
+    other, chosen = asked.other.resolve(), asked.names
+    if not (other / "src/vlmrm_exp/__init__.py").is_file():
+        sys.exit(f"{other} is no checkout: it has no src/vlmrm_exp/__init__.py")
+    if unknown := set(chosen) - set(RUNS):
+        sys.exit(
+            f"There is no run {', '.join(sorted(unknown))}: choose of {', '.join(RUNS)}"
+        )
     failed = False
     with tempfile.TemporaryDirectory() as top:
         for name, words in RUNS.items():

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from vlmrm_exp import app
 from vlmrm_exp.__main__ import check
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.reward.stages import StagesReward
 from vlmrm_exp.words import to_keys
@@ -21,8 +22,8 @@ STATES = 1000
 
 def main() -> None:
     """Print a line for each stage."""
-    keys = to_keys(["reward=stages", *sys.argv[1:], "name=x"], {})
-    config = check(app.compose("config", *keys))
+    keys = to_keys(sys.argv[1:], {})
+    config = check(app.compose("config", "reward=stages", "name=x", *keys))
     world, model = world_of(config.task), StagesReward(config)
     assert world.sample_states is not None
     states = world.sample_states(config.task, STATES, 0).states
@@ -42,4 +43,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        sys.exit(f"stage_thresholds: {error}")

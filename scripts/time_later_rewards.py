@@ -3,8 +3,8 @@
 OMP_NUM_THREADS=1 python scripts/time_later_rewards.py MODEL NUM_ENVS [ROUNDS]
 """
 
+import argparse
 import statistics
-import sys
 import time
 
 from stable_baselines3 import SAC
@@ -13,8 +13,16 @@ from stable_baselines3.common.env_util import make_vec_env
 from vlmrm_exp.sb3 import VecVLMReward, VLMReplayBuffer
 from vlmrm_exp.wrappers import FrameInInfo
 
-model, num_envs = sys.argv[1], int(sys.argv[2])
-rounds = int(sys.argv[3]) if sys.argv[3:] else 3
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("model")
+parser.add_argument("num_envs", type=int)
+parser.add_argument("rounds", nargs="?", type=int, default=3)
+asked = parser.parse_args()
+model, num_envs, rounds = asked.model, asked.num_envs, asked.rounds
+if not 1 <= num_envs <= 64:
+    parser.error(f"num_envs is {num_envs}: give a whole number from 1 to 64")
 steps = 128 if model != "tiny" else 512  # of all environments
 sentence = {"prompt": "a car at the flag", "clip": model, "overrides": ["compute=cpu"]}
 if model != "tiny":

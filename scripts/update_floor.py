@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlmrm_exp import app
 from vlmrm_exp.__main__ import check
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.device import widen_products
 from vlmrm_exp.envs.in_order import make_envs
 from vlmrm_exp.rl import Batch
@@ -71,13 +72,17 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print what each part takes, and the floor."""
-    keys = to_keys(["task=kneeling", *sys.argv[1:], "name=x"], {})
-    config = check(app.compose("config", *keys))
+    keys = to_keys(sys.argv[1:], {})
+    config = check(app.compose("config", "task=kneeling", "name=x", *keys))
     torch.set_num_threads(1)
     widen_products()
     envs = make_envs(config.task, 1, 1)
     observation, action = envs.observation_space, envs.action_space
-    assert isinstance(action, gym.spaces.Box)
+    if not isinstance(action, gym.spaces.Box):
+        raise ConfigError(
+            f"task={config.task.name} is not learned by SAC: give one with continuous "
+            "actions, as task=kneeling."
+        )
 
     def agent() -> SAC:
         return SAC(config.algo, observation, action, 0, torch.device("cpu"))
@@ -113,4 +118,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        sys.exit(f"update_floor: {error}")

@@ -7,6 +7,7 @@ counts twice. The embedded models see such states among those they learn from
 (docs/embedded_models.md). The names are kept beside the states, as `runs`.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -48,8 +49,13 @@ def visited(folder: Path, rng: np.random.Generator) -> np.ndarray:
 
 def main() -> None:
     """Collect and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path)
+    given = parser.parse_args().folders
     rng = np.random.default_rng(0)
-    folders = [f for f in map(Path, sys.argv[1:]) if (f / "checkpoints").is_dir()]
+    folders = [folder for folder in given if (folder / "checkpoints").is_dir()]
     if not folders:
         sys.exit("No run with checkpoints is given: give folders of humanoid runs.")
     for folder in folders:

@@ -1,8 +1,13 @@
 """Captions and their probabilities, what is drawn, and a pretraining in small."""
 
+import errno
 import functools
 import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,10 +20,11 @@ from torch.utils.data import DataLoader
 
 from vlmrm_exp import app, pretrain
 from vlmrm_exp.config import Config, ConfigError, conf_dir
+from vlmrm_exp.device import choose_device
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
 from vlmrm_exp.envs.poses import ARM_NAMES, ARMS, LEG_NAMES, LEGS, PoseLibrary
 from vlmrm_exp.measures import auroc, pearson
-from vlmrm_exp.pretraining import check, drawing
+from vlmrm_exp.pretraining import check, drawing, settings
 from vlmrm_exp.pretraining.captions import (
     BASELINES,
     HELD_OUT,
@@ -280,8 +286,24 @@ def test_drawing_does_not_depend_on_the_number_of_processes(tmp_path):
     # The file is used again, and leaves nothing unfinished beside it.
     (file,) = (tmp_path / "1").iterdir()
     made = file.stat().st_mtime_ns
+    # Processes have numbers below 2**22.
+    killed, other = (file.with_name(f".x.{n}.part.npy") for n in (2**22, os.getpid()))
+    killed.touch()
+    other.touch()
     drawn_before(tmp_path / "1", [asked], 1)
     assert file.stat().st_mtime_ns == made
+    assert {*file.parent.iterdir()} == {file, other}
+
+
+def test_a_full_disk_is_found_before_drawing(tmp_path, monkeypatch):
+    def full(file: int, start: int, size: int) -> None:
+        assert size > 2 * 64 * 64 * 3
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left .*/mountaincar-2-\w+\.npy"):
+        drawn_before(tmp_path, [Drawing("mountaincar", 2, 96, 64)], 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tokenizer_reads_back_what_it_wrote(tmp_path):
@@ -306,17 +328,31 @@ def test_tokenizer_reads_back_what_it_wrote(tmp_path):
         ("recipe.learning_rate=0", "recipe.learning_rate is 0: give a number above 0"),
         ("recipe.matrix_learning_rate=nan", "matrix_learning_rate is nan"),
         ("recipe.states.humanoid=0", "recipe.states.humanoid is 0: give .* from 1 up"),
-        ("held_out_states=0", "held_out_states is 0"),
+        ("held_out_states=999", "held_out_states is 999: .* from 1000 up"),
         ("recipe.share.cartpole=0.001", "share.cartpole is 0.001, .* 1 of 1024"),
         ("recipe.share.cartpole=nan", "recipe.share.cartpole is nan"),
         ("recipe.text_heads=5", "recipe.text_width is 96, .* 5 heads"),
         ("recipe.image_layers=[1,1]", "four stages"),
+        ("recipe.image_size=95", "image_size is 95, .* give a multiple of 32"),
+        ("recipe.image_size=16", "image_size is 16: give a whole number from 32 up"),
+        ("recipe.image_width=0", "recipe.image_width is 0"),
+        ("recipe.text_width=0", "recipe.text_width is 0"),
+        ("recipe.text_layers=0", "recipe.text_layers is 0"),
+        ("recipe.embed_dim=0", "recipe.embed_dim is 0"),
+        ("recipe.context_length=2", "recipe.context_length is 2"),
+        ("recipe.merges=-1", "recipe.merges is -1"),
         ("recipe.weight_decay=-1", "recipe.weight_decay is -1"),
         ("device=tpu", "device is 'tpu'"),
         ("clip.precision=fp7", "clip.precision is 'fp7'"),
         ("seed=-1", "seed is -1"),
         ("clip.frame_height=null", "clip.frame_height=96"),
+        ("clip.precision=int8", 'precision is "int8", but pretraining needs "fp32"'),
+        ("clip.pretrained=random", 'pretrained is "random", but .* needs null: leave'),
+        ("clip.render_effects=true", "clip.render_effects is true"),
+        ("clip.quick_gelu=true", "clip.quick_gelu is true"),
         ("folder=FOLDER", "holds a model already"),
+        ("folder=", "folder is empty"),
+        ("worlds=", "worlds is empty"),
         ("init=FOLDER", "it has no bpe.txt.gz"),
         (f"init={EMBEDDED}/nano", "no model of the recipe's sizes"),
     ],
@@ -328,6 +364,37 @@ def test_impossible_pretraining_is_refused_at_once(tmp_path, override, says):
         keys.append(f"folder={tmp_path}/new")
     with pytest.raises(ConfigError, match=says):
         checked(*keys)
+
+
+def test_damaged_weights_are_nothing_to_go_on_from(tmp_path):
+    shutil.copytree(EMBEDDED / "nano", tmp_path / "cut")
+    os.truncate(tmp_path / "cut" / WEIGHTS, 100_000)
+    with pytest.raises(ConfigError, match=f"{WEIGHTS} cannot be read"):
+        checked("clip=nano", f"init={tmp_path}/cut", f"folder={tmp_path}/new")
+
+
+def test_other_results_are_kept_and_an_unfinished_pretraining_is_not(tmp_path):
+    (tmp_path / "summary.json").touch()
+    with pytest.raises(ConfigError, match=r"holds summary\.json already"):
+        checked(f"folder={tmp_path}")
+    (tmp_path / "summary.json").rename(tmp_path / "metrics.jsonl")
+    config = tmp_path / "config.yaml"
+    config.write_text("task: {}")
+    with pytest.raises(ConfigError, match=r"holds config\.yaml already"):
+        checked(f"folder={tmp_path}")
+    config.write_text("recipe: {}")
+    checked(f"folder={tmp_path}", "clip.batch_size=8", "clip.name=mine")
+
+
+def test_jobs_of_a_sweep_have_folders_of_their_own(tmp_path):
+    program = [sys.executable, "-m", "vlmrm_exp.pretrain", "-m", *KEYS]
+    words = ("held_out_states=1000,1001", f"hydra.sweep.dir={tmp_path}")
+    asked = {"cwd": tmp_path, "capture_output": True, "text": True}
+    ended = subprocess.run([*program, *words], **asked)
+    assert ended.returncode == 2
+    assert "held_out_states=1001) cannot start, so none was started" in ended.stderr
+    assert "folder is outputs/pretrain/nano-s0, as an earlier job's" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_names_the_models_and_a_refusal_leaves_no_folder(
@@ -406,7 +473,6 @@ KEYS = (
     "recipe.steps=2",
     "recipe.batch_size=16",
     "recipe.states={humanoid: 16, cartpole: 16, mountaincar: 16}",
-    "held_out_states=60",
 )
 
 
@@ -415,7 +481,9 @@ def pretrained(tmp_path_factory) -> Path:
     """The folder of a model that saw two batches; drawn states are beside it."""
     folder = tmp_path_factory.mktemp("pretrained")
     keys = (*KEYS, f"folder={folder}/model", f"worlds={folder}/worlds")
-    pretrain.pretrain(app.compose("pretrain", *keys))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "FEWEST_HELD_OUT", 60)  # quick, though of few goals
+        pretrain.pretrain(app.compose("pretrain", *keys, "held_out_states=60"))
     return folder / "model"
 
 
@@ -441,7 +509,8 @@ def test_pretraining_leaves_a_report_and_what_it_was_made_of(pretrained):
     assert sum(seen.values()) == 60
     made = OmegaConf.load(pretrained / "config.yaml")
     assert (made.recipe.steps, made.recipe.states.humanoid) == (2, 16)
-    assert (pretrained / "versions.json").is_file()
+    versions = json.loads((pretrained / "versions.json").read_text())
+    assert versions["device"] == str(choose_device("auto"))
     (last,) = map(json.loads, (pretrained / "metrics.jsonl").read_text().splitlines())
     assert last["step"] == 2
     assert all(last[name] > 0 for name in WORLDS)

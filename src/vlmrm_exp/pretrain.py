@@ -7,17 +7,20 @@ on states and paraphrases that were held out. The models know only these worlds.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from vlmrm_exp import app
-from vlmrm_exp.config import cores
+from vlmrm_exp.config import ConfigError, FolderTakenError, cores
 from vlmrm_exp.device import choose_device
 from vlmrm_exp.files import write_json
 from vlmrm_exp.pretraining import settings
 from vlmrm_exp.pretraining.settings import PretrainConfig
+from vlmrm_exp.run_folder import mapping
+from vlmrm_exp.studies.settings import HELD
 
 ConfigStore.instance().store(name="pretrain_schema", node=PretrainConfig)
 OmegaConf.register_new_resolver(
@@ -25,11 +28,29 @@ OmegaConf.register_new_resolver(
 )
 
 
-def check(composed: app.Composed) -> PretrainConfig:
-    """Typed values that fit each other, or a ConfigError."""
+def check(composed: app.Composed, taken: set[str] | None = None) -> PretrainConfig:
+    """Typed values that fit each other, or a ConfigError.
+
+    `taken` has the folders of a sweep's jobs before this one, whose is added.
+    """
     config = OmegaConf.to_object(composed.cfg)
     assert isinstance(config, PretrainConfig)
     settings.check(config)
+    # An unfinished pretraining's files are written anew.
+    unfinished = "recipe" in mapping(Path(config.folder, "config.yaml"))
+    for name in () if unfinished else HELD:
+        if Path(config.folder, name).exists():
+            raise FolderTakenError(
+                f"{config.folder} holds {name} already: choose another folder=..., or "
+                "remove it."
+            )
+    if taken is not None:
+        if config.folder in taken:
+            raise ConfigError(
+                f"folder is {config.folder}, as an earlier job's: start these one by "
+                "one, each with another folder=...."
+            )
+        taken.add(config.folder)
     if config.device == "gpu":
         choose_device(config.device, "device")
     return config
@@ -48,7 +69,8 @@ def pretrain(composed: app.Composed) -> None:
     started = time.monotonic()
     # What the weights are made of and by, for whoever gets them.
     OmegaConf.save(composed.cfg, folder / "config.yaml", resolve=True)
-    write_json(folder / "versions.json", versions({"device": config.device}))
+    device = str(choose_device(config.device, "device"))
+    write_json(folder / "versions.json", versions({"device": device}))
     assert clip.frame_height is not None
     # Not of the other worlds, so that theirs are drawn once for every share.
     visited = {"humanoid": recipe.visited}
@@ -69,6 +91,6 @@ if __name__ == "__main__":
     app.start(
         pretrain,
         config_name="pretrain",
-        check=check,
+        check=partial(check, taken=set()),
         interrupted="Interrupted: a model without a report.json is not finished.",
     )

@@ -6,6 +6,7 @@ states, S numbers in a state, H pixels of a picture's side.
 
 import hashlib
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,6 +105,9 @@ def drawn_before(
     By world an array (B,) with the fields states (S,), appearance () and frames (H, H,
     3) uint8, mapped from a file of about 28 kB a state.
     """
+    for left in folder.glob(".*.part.npy"):  # by a process that was killed
+        if not Path("/proc", left.name.split(".")[-3]).exists():
+            left.unlink(missing_ok=True)
     paths = {drawing.world: folder / _name(drawing) for drawing in drawings}
     todo = [drawing for drawing in drawings if not paths[drawing.world].exists()]
     with _map_in(processes if todo else 1) as mapped:
@@ -116,6 +120,9 @@ def drawn_before(
             ):
                 # One file for all parts, which need not fit into memory.
                 drawn = open_memmap(path, "w+", _fields(drawing), (count,))
+                # Else a full disk would be found while drawing, and kill Python.
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
                 for part in mapped(draw, parts_of(world, count, STATES_SEED)):
                     drawn[done : done + len(part)] = part
                     done += len(part)

@@ -6,7 +6,6 @@ also takes matrices alone, where most of these models are convolutions.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
@@ -28,9 +27,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take one step along the gradients."""
-        assert closure is None
         for group in self.param_groups:
             for weight in group["params"]:
                 state = self.state[weight]

@@ -7,14 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import MISSING
 
 from vlmrm_exp.checks import at_least, check_clip, one_of
-from vlmrm_exp.config import ClipConfig, ConfigError
+from vlmrm_exp.config import ClipConfig, ConfigError, conf_dir
 
 # A model's files; open_clip asks for the names of the last two.
 TOKENIZER, WEIGHTS = "bpe.txt.gz", "open_clip_model.safetensors"
 DESCRIPTION = "open_clip_config.json"
+FEWEST_HELD_OUT = 1_000  # at 750 some tasks have no goal state: measures are nan
+LEAST = {
+    **dict.fromkeys(("steps", "batch_size", "text_layers", "text_heads"), 1),
+    **dict.fromkeys(("embed_dim", "image_width", "text_width"), 2),
+    "image_size": 32,  # px, of which five halvings leave one
+    "context_length": 6,  # start, end and a word more than "a humanoid robot"
+    "merges": 0,
+}
+"""How low a recipe's whole numbers may be."""
 
 
 @dataclass
@@ -95,15 +105,15 @@ def vocabulary_of(folder: Path) -> int:
 def check(config: PretrainConfig) -> None:
     """Refuse impossible values, with a ConfigError, before anything is drawn."""
     at_least("seed", config.seed, 0)
-    for name in ("processes", "threads", "held_out_states"):
+    at_least("held_out_states", config.held_out_states, FEWEST_HELD_OUT)
+    for name in ("processes", "threads"):
         if (count := getattr(config, name)) is not None:
             at_least(name, count, 1)
+    for name in ("folder", "worlds"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name} is empty: give a folder, or leave it out.")
     one_of("device", config.device, ("auto", "cpu", "gpu"))
-    check_clip(config.clip)
-    if config.clip.frame_height is None:
-        raise ConfigError(
-            "clip.frame_height is null: give the pixels, as clip.frame_height=96."
-        )
+    _check_clip(config.clip)
     _check_recipe(config.recipe)
     if config.init is not None:
         _check_init(Path(config.init), config.recipe)
@@ -113,9 +123,30 @@ def check(config: PretrainConfig) -> None:
         )
 
 
+def _check_clip(clip: ClipConfig) -> None:
+    check_clip(clip)
+    if clip.frame_height is None:
+        raise ConfigError(
+            "clip.frame_height is null: give the pixels, as clip.frame_height=96."
+        )
+    own = yaml.safe_load((conf_dir() / "clip" / "_embedded.yaml").read_text("utf-8"))
+    for name, needed in {**vars(ClipConfig()), **own}.items():
+        given = getattr(clip, name)
+        if given != needed and name not in ("name", "frame_height", "batch_size"):
+            raise ConfigError(
+                f"clip.{name} is {json.dumps(given)}, but pretraining needs "
+                f"{json.dumps(needed)}: leave it out."
+            )
+
+
 def _check_recipe(recipe: RecipeConfig) -> None:
-    for name in ("steps", "batch_size", "text_heads"):
-        at_least(f"recipe.{name}", getattr(recipe, name), 1)
+    for name, low in LEAST.items():
+        at_least(f"recipe.{name}", getattr(recipe, name), low)
+    if recipe.image_size % 32 == 31:
+        raise ConfigError(
+            f"recipe.image_size is {recipe.image_size}, which the picture's tower "
+            "cannot halve five times: give a multiple of 32."
+        )
     for name, fits, wanted in (
         ("learning_rate", lambda rate: 0 < rate < math.inf, "above 0"),
         ("matrix_learning_rate", lambda rate: 0 < rate < math.inf, "above 0"),
@@ -152,6 +183,9 @@ def _check_init(folder: Path, recipe: RecipeConfig) -> None:
             raise ConfigError(
                 f"init={folder} is no folder of a pretrained model: it has no {name}."
             )
+    from vlmrm_exp.vlm.model_files import read_sizes  # here, as its import is slow
+
+    read_sizes(folder / WEIGHTS)  # a damaged file is a ConfigError
     with contextlib.suppress(ValueError, KeyError, TypeError):
         held = json.loads((folder / DESCRIPTION).read_text())
         if held == model_config(recipe, vocabulary_of(folder)):
