@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -37,7 +38,9 @@ def check_jobs(
     keys = [words.swept(key, value, program) for key, value in params.items()]
     with read_write(config):
         config.hydra.sweeper.params = dict(key.split("=", 1) for key in keys)
-    keys += config.hydra.overrides.task
+    # As they are: ${} is of each job.
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    keys += typed
     if any(key.startswith("name=") for key in keys):
         print("name is not read in a sweep; sweep=NAME names its folder.")
     loader = GlobalHydra.instance().config_loader()
