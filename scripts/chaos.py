@@ -31,7 +31,7 @@ SWEEP = (
     "evaluation.video_episodes=1 compute=cpu compute.workers=2 compute.checkpoint_s=0 "
     "log=none"
 ).split()
-TIMES = ("wall_s", "train_wall_s")
+TIMES = ("wall_s", "train_wall_s", "ended")
 GAVE_UP = b"Reward workers end one after another"
 GONE_S = 20  # within which workers end when their training process was killed
 

@@ -292,3 +292,12 @@ def test_check_algo_refuses_actions_it_cannot_choose():
     )
     with pytest.raises(ConfigError, match=r"SAC .* Acrobot-v1's .* use algo=dqn"):
         check_algo(discrete, "sac", "Acrobot-v1")
+    for space in (
+        gym.spaces.Discrete(3, start=1),
+        gym.spaces.MultiDiscrete([2, 3]),
+        gym.spaces.Box(-1, 1, (1, 2)),
+        gym.spaces.Box(-np.inf, np.inf, (2,)),
+        gym.spaces.Box(np.float32([0, 1]), np.float32([1, 1])),
+    ):
+        with pytest.raises(ConfigError, match="own:WORLD's actions are .* must be"):
+            check_algo(space, "sac", "own:WORLD")

@@ -142,8 +142,12 @@ def test_mountain_car_equals_gymnasium_until_the_goal():
     assert own_return == pytest.approx(returns, abs=1e-3)
 
 
-def test_a_car_whose_goal_is_the_left_hilltop_passes_the_flag():
-    task = composed("task=mountaincar", "task.goal=left_hilltop").task
+@pytest.mark.parametrize(
+    "words",
+    [["task.goal=left_hilltop"], ["task.before=[flag,left_hilltop]", "task.goal=flag"]],
+)
+def test_a_car_with_the_left_hilltop_to_go_to_passes_the_flag(words):
+    task = composed("task=mountaincar", *words).task
     envs = make_envs(task, 1)
     envs.load_state_dict(
         envs.state_dict() | {"states": [[0.44, 0.05]], "dtype": "float64"}
@@ -156,6 +160,7 @@ def test_a_car_whose_goal_is_the_left_hilltop_passes_the_flag():
     assert paid[0] == pytest.approx(100 - 0.1)
     assert not paid[1:].any()
     assert np.array([step.goal[0] for step in steps]).any()
+    assert min(step.observation[0, 0] for step in steps) < -1.1
 
 
 def test_mountain_car_stays_on_the_goal_until_reset():

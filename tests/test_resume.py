@@ -292,11 +292,16 @@ def test_the_same_command_goes_on_after_a_kill(tmp_path, program, monkeypatch):
     other = program(*SMALL, "seed=1")
     assert other.code == 2
     assert "holds a run of other settings, seed=1 (was 0)" in other.err
+    config = (cut / "config.yaml").read_bytes()
+    fewer = program(*SMALL, "env_steps=1")
+    assert fewer.code == 2
+    assert "give that many at least" in fewer.err
+    assert (cut / "config.yaml").read_bytes() == config
 
     assert program(*SMALL).code == 0
     assert read_metrics(cut) == read_metrics(whole)
     summaries = [json.loads((f / "summary.json").read_text()) for f in (whole, cut)]
-    timed = ("perf/", "wall_s", "train_wall_s")
+    timed = ("perf/", "wall_s", "train_wall_s", "ended")
     for key in summaries[0]:
         if not key.startswith(timed):
             assert summaries[0][key] == summaries[1][key], key

@@ -214,7 +214,7 @@ def test_a_settings_file_is_one_that_is_there(tmp_path):
     with pytest.raises(ConfigError, match="There is no settings file"):
         words.to_keys([str(path)], PLURAL)
     (tmp_path / "epic.yaml").touch()
-    with pytest.raises(ConfigError, match="rename it"):
+    with pytest.raises(ConfigError, match="of another name"):
         words.to_keys([str(tmp_path / "epic.yaml")], PLURAL)
     path.write_text("defaults: [config, _self_]\n")
     asked = ["--config-dir", str(tmp_path), "--config-name", "study", "seed=1"]
@@ -263,7 +263,7 @@ def test_two_settings_files_or_one_that_is_shadowed(tmp_path):
     for typed, reason in (
         ([a, b], "both settings files"),
         ([c], "must end in .yaml"),
-        ([schema], "rename it"),
+        ([schema], "of another name"),
     ):
         with pytest.raises(ConfigError, match=reason):
             words.to_keys(typed, PLURAL)

@@ -87,8 +87,6 @@ def train(composed: app.Composed) -> float | None:
     with interrupts_at_the_end():  # it imports torch
         from vlmrm_exp.notes import tell
     tell(composed, config, judges)
-    with written_whole(folder / "config.yaml") as part:
-        part.write_text(resolved(config), encoding="utf-8")
     return run(config, folder, judges)
 
 
@@ -118,6 +116,9 @@ def run(
         about = {"run_format": RUN_FORMAT, "device": str(device), **pool.about()}
         log = RunLog(folder, config, saved["log"], versions(about), started)
         opened.enter_context(log)
+        # Now that nothing is refused any more: a run that goes on may be told more.
+        with written_whole(folder / "config.yaml") as part:
+            part.write_text(resolved(config), encoding="utf-8")
         states = checkpoint.Checkpoint(log, config.compute.checkpoint_s)
         algorithm = {"sac": sac, "dqn": dqn}[config.algo.name]
         try:
@@ -157,7 +158,8 @@ def open_parts(
     opened.callback(envs.close)
     eval_envs = make_envs(config.task, config.evaluation.episodes, threads)
     opened.callback(eval_envs.close)
-    check_algo(envs.action_space, config.algo.name, config.task.env_id)
+    task = config.task
+    check_algo(envs.action_space, config.algo.name, task.env_id or task.env)
     envs.reset(config.seed)
     pool = make_pool(config, example_of(config, envs))
     opened.callback(pool.close)

@@ -26,7 +26,7 @@ def tell(composed: app.Composed, config: Config, judges: Mapping[str, Config]) -
         print(f"The paper has no settings of its own for task={typed['task']}.")
     if config.stages and config.reward.model == "clip":
         print("reward=clip reads one prompt; reward=stages goes through the stages.")
-    if config.task.env == "gym":
+    if config.task.env == "gym" or ":" in config.task.env:  # a world of one's own
         opinions = config, *member_configs(config).values(), *judges.values()
         asked = [one for one in opinions if reward_class(one).sees_pictures]
         app.tell_embedded({one.clip.name: one.clip for one in asked}.values())

@@ -208,7 +208,8 @@ def _read_settings(path: Path, sweeps: bool) -> bool:
         raise ConfigError(f"{path} must end in .yaml for Hydra: rename it.")
     if (conf_dir() / path.name).exists() or path.stem.endswith("schema"):
         raise ConfigError(
-            f"{path} has the name of a file of the program's own: rename it."
+            f"{path} has the name of a file of the program's own: give a settings file "
+            "of another name, or the folder of a run."
         )
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -87,7 +87,10 @@ class VectorEnv(Protocol):
         ...
 
     def episode_success(self, goal: np.ndarray) -> np.ndarray:
-        """Judge whole episodes: goal flags (T, N) bool -> (N,) bool."""
+        """Judge whole episodes: goal flags (T, N) bool -> (N,) bool.
+
+        Here N is any number of episodes: an evaluation asks about all of its own.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -323,13 +326,26 @@ def check_world(config: Config) -> None:
             raise no_effect(f"task.{name}", value, f"task={task.name}")
 
 
-def check_algo(action_space: gym.Space, algo_name: str, env_id: str) -> None:
-    """Refuse, with a ConfigError, an algorithm that cannot choose such actions."""
+def check_algo(action_space: gym.Space, algo_name: str, env: str) -> None:
+    """Refuse, with a ConfigError, an algorithm that cannot choose such actions.
+
+    `env` names whose actions these are.
+    """
     kind, other, needed = "continuous", "discrete", "sac"
-    if isinstance(action_space, gym.spaces.Discrete):
-        kind, other, needed = other, kind, "dqn"
+    match action_space:
+        case gym.spaces.Discrete(start=0):
+            kind, other, needed = other, kind, "dqn"
+        case gym.spaces.Box(shape=(_,)) if (
+            action_space.is_bounded() and (action_space.low < action_space.high).all()
+        ):
+            pass
+        case _:
+            raise ConfigError(
+                f"{env}'s actions are {action_space}, but must be Discrete(n), or a "
+                "Box of one axis whose bounds are finite and not equal."
+            )
     if algo_name != needed:
         raise ConfigError(
-            f"{algo_name.upper()} needs {other} actions, but {env_id}'s are {kind}: "
+            f"{algo_name.upper()} needs {other} actions, but {env}'s are {kind}: "
             f"use algo={needed}."
         )

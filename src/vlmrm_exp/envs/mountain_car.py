@@ -40,7 +40,9 @@ class MountainCarEnvs:
         self.episode_length = task.episode_length
         self._envs = [Continuous_MountainCarEnv() for _ in range(num_envs)]
         self._reached = np.zeros(num_envs, bool)
-        self._stays = task.goal != "left_hilltop"  # at the flag
+        self._goal = task.goal or "flag"
+        # At the flag, unless it has something to do after that.
+        self._stays = self._goal == "flag" and "flag" not in task.before
         space = self._envs[0].observation_space
         assert isinstance(space, gym.spaces.Box)
         self.observation_space = space
@@ -74,7 +76,7 @@ class MountainCarEnvs:
                 env.state[1] = 0.0
         states, goal = self.states(), self._reached.copy()
         if not self._stays:
-            goal = PREDICATES["left_hilltop"](states)
+            goal = PREDICATES[self._goal](states)
         return Step(states.astype(np.float32), reward, goal)
 
     def states(self) -> np.ndarray:

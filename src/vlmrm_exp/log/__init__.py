@@ -5,6 +5,7 @@ Only perf/ may differ between two runs of one seed.
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -125,7 +126,8 @@ class RunLog:
         self._progress.update(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the records stand."""
+        """Where the records stand; the lines up to there are on disk."""
+        os.fsync(self._metrics.fileno())  # or a state could outlive them
         return {
             "metrics_bytes": self._metrics.tell(),
             "env_steps": self._last_steps,

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def finish(
         "best_env_steps": best["env_steps"],
         "train_wall_s": train_wall_s,
         "wall_s": log.wall_s(),
+        "ended": time.time(),
         "perf/peak_memory_gb": peak_memory_gb(),
         "perf/disk_gb": disk_gb(log.folder),
     }
