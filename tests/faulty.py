@@ -98,14 +98,18 @@ class Reward(RewardModel):
 
 
 class Envs(point_mass.PointMassEnvs):
-    """`task.options.fault` says what goes wrong in the third step."""
+    """`task.options.fault` says what goes wrong, in the third step or where asked."""
 
     def __init__(self, task: TaskConfig, num_envs: int) -> None:
         self.fault, self.t = task.options.get("fault"), 0
+        if self.fault == "make_envs":
+            raise OSError("no simulator")
         super().__init__(num_envs, task.episode_length)
 
     def reset(self, seed=None):
         self.t = 0
+        if self.fault == "reset" and seed is not None:
+            raise RuntimeError("no start")
         observation = super().reset(seed)
         return observation[:1] if self.fault == "start" else observation
 
@@ -139,9 +143,51 @@ class Envs(point_mass.PointMassEnvs):
                 return states * np.nan
             case "grow":
                 return np.concatenate([states, states], axis=1)
-        return states
+        return states.tolist() if self.fault == "list" else states
+
+    def episode_success(self, goal):
+        match self.fault:
+            case "share":
+                return goal.mean(0)
+            case "column":
+                return goal.any(0)[:, None]
+            case "one":
+                return goal.any()
+            case "success":
+                raise KeyError("goal")
+        return super().episode_success(goal)
+
+    def state_dict(self):
+        if self.fault == "state_dict":
+            raise NotImplementedError
+        return super().state_dict()
+
+    def load_state_dict(self, state):
+        if self.fault == "load_state_dict":
+            raise KeyError("x")
+        super().load_state_dict(state)
+
+    def close(self):
+        if self.fault == "close":
+            raise OSError("already closed")
+
+
+def predicate(task: TaskConfig):
+    if task.options.get("fault") == "predicate":
+        raise KeyError("near")
+    meets = point_mass.WORLD.predicate(task)
+    as_list = task.options.get("fault") == "its predicate"
+    return lambda states: meets(states).tolist() if as_list else meets(states)
+
+
+def make_renderer(task: TaskConfig, frame_height: int, effects: bool):
+    raise OSError("no display")
 
 
 WORLD = replace(
-    point_mass.WORLD, make_envs=lambda task, count, threads: Envs(task, count)
+    point_mass.WORLD,
+    make_envs=lambda task, count, threads: Envs(task, count),
+    make_renderer=make_renderer,
+    predicate=predicate,
+    goals=("left", "right"),
 )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -212,14 +214,17 @@ def test_epic_is_that_of_the_same_reward(verb, tmp_path, changed, epic) -> None:
     own = {key: value for key, value in changed.items() if key == "reward"}
     write_run(tmp_path / "run", textures="plain", settings=own, **settings)
     (tmp_path / "epic").mkdir()
-    for day, more in ("2026-01-01", 0.3), ("2026-02-01", 0):  # the newest one counts
-        epic_json(tmp_path / "epic" / day, more, **changed)
+    for name, more, written in ("b", 0.3, 100), ("a", 0, 200):  # the newest one counts
+        folder = epic_json(tmp_path / "epic" / name, more, **changed)
+        os.utime(folder / "epic.json", (written, written))
+    shutil.copytree(tmp_path / "run", tmp_path / "again" / "run")
     out = tmp_path / "out.json"
-    folders = str(tmp_path / "run"), str(tmp_path / "epic")
-    ended = verb(*folders, "dry_run=true", f"out={out}")
+    folders = tmp_path / "run", tmp_path / "again" / "run", tmp_path / "epic"
+    ended = verb(*map(str, folders), "dry_run=true", f"out={out}")
     assert ended.code == 0, ended.err
     sent = json.loads(out.read_text())
-    assert sent["summaries"] == ({"run": {"reward/epic": epic}} if epic else {})
+    told = {name: {"reward/epic": epic} for name in ("run", "again/run")}
+    assert sent["summaries"] == (told if epic else {})
     named = set().union(*map(keys, panels(sent["report"])))
     assert ("summary:reward/epic" in named) == bool(epic)
 

@@ -299,5 +299,5 @@ def test_check_algo_refuses_actions_it_cannot_choose():
         gym.spaces.Box(-np.inf, np.inf, (2,)),
         gym.spaces.Box(np.float32([0, 1]), np.float32([1, 1])),
     ):
-        with pytest.raises(ConfigError, match="own:WORLD's actions are .* must be"):
+        with pytest.raises(ConfigError, match=r"own:WORLD's actions are .* must be"):
             check_algo(space, "sac", "own:WORLD")

@@ -1,14 +1,23 @@
 """Policies are played without exploration, and their episodes judged."""
 
+from contextlib import closing
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from faulty import Envs
 from point_mass import PointMassEnvs, point_mass, point_mass_config
+from vlmrm_exp.config import ForeignError, TaskConfig
 from vlmrm_exp.envs import world_of
+from vlmrm_exp.envs.in_order import make_envs
 from vlmrm_exp.measures import wilson_interval
-from vlmrm_exp.reward.ground_truth import EnvironmentReward
+from vlmrm_exp.reward import Episodes
+from vlmrm_exp.reward.ground_truth import EnvironmentReward, PredicateReward
 from vlmrm_exp.reward.pool import Pool
-from vlmrm_exp.rl.evaluation import Played, judge, play, write_video
+from vlmrm_exp.reward.workers import example_of
+from vlmrm_exp.rl.evaluation import Played, judge, play, rollout_metrics, write_video
+from vlmrm_exp.rl.rollout import collect
 
 
 def towards_zero(observation: np.ndarray) -> np.ndarray:
@@ -128,6 +137,85 @@ def test_judge_puts_episodes_into_the_nearest_of_five_buckets():
     values = judge(Played(ones, ones, share >= 0.5, share, states=[]))
     # 0: .00 .12; 25: .13 .37; 50: .38 .49 .62; 75: .63; 100: .90 1.00
     assert values["eval/buckets"] == [0.2, 0.2, 0.3, 0.1, 0.2]
+
+
+def faulty_task(fault: str, **changes) -> TaskConfig:
+    options = {"fault": fault}
+    return TaskConfig("p", "faulty:WORLD", episode_length=5, options=options, **changes)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("share", "TypeError: it gave float64, not an array of bool"),
+        ("column", r"ValueError: it gave \({n}, 1\), not \({n},\)"),
+        ("one", "TypeError: it gave bool, not an array of bool"),
+        ("success", "KeyError: 'goal'"),
+    ],
+)
+def test_success_that_is_no_flag_of_each_episode_is_refused(own, fault, sentence):
+    envs = Envs(faulty_task(fault), 3)
+    told = r"^faulty:Envs failed in episode_success \(" + sentence
+    with pytest.raises(ForeignError, match=told.replace("{n}", "7")):
+        play(envs, towards_zero, 7, 3, own)
+    rollout = collect(envs, towards_zero, 3)
+    with pytest.raises(ForeignError, match=told.replace("{n}", "3")):
+        rollout_metrics(rollout, rollout.env_reward, envs)
+
+
+def use(task: TaskConfig) -> None:
+    """What a run does with environments."""
+    with closing(make_envs(task, 3, 1)) as envs:
+        envs.reset(0)
+        example_of(point_mass_config(), envs)
+        envs.load_state_dict(envs.state_dict())
+        collect(envs, towards_zero)
+
+
+@pytest.mark.parametrize("before", [(), ("left",)])
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (
+            "make_envs",
+            r"WORLD failed in make_envs or predicate \(OSError: no simulator\)",
+        ),
+        ("reset", r"Envs failed in reset \(RuntimeError: no start\)"),
+        ("list", r"Envs failed in states \(TypeError: list indices"),
+        ("state_dict", r"Envs failed in state_dict \(NotImplementedError"),
+        ("load_state_dict", r"Envs failed in load_state_dict \(KeyError: 'x'\)"),
+        ("raise", r"Envs failed at step 3 of an episode \(RuntimeError: out of range"),
+        ("kind", "Envs failed at step 3 of an episode .*goal is of int64, not bool"),
+    ],
+)
+def test_what_a_world_of_ones_own_does_wrong_is_one_sentence(before, fault, sentence):
+    """Also in environments around it."""
+    task = faulty_task(fault, before=before, goal="right" if before else "")
+    with pytest.raises(ForeignError, match=f"^faulty:{sentence}"):
+        use(task)
+
+
+def test_a_world_whose_close_fails_spoils_no_result(capsys):
+    use(faulty_task("close"))
+    told = "faulty:Envs failed in close (OSError: already closed).\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_predicate_or_renderer_that_fails_is_one_sentence(tmp_path):
+    def config(fault: str):
+        return replace(point_mass_config(), task=faulty_task(fault))
+
+    states = np.zeros((2, 3, 2))
+    with pytest.raises(ForeignError, match=r"^faulty:WORLD failed in predicate .*near"):
+        PredicateReward.check_config(config("predicate"))
+    reward = PredicateReward(config("its predicate"))
+    with pytest.raises(
+        ForeignError, match=r"failed in its predicate \(Attrib.* 'list'"
+    ):
+        reward.rewards(Episodes(states=states))
+    played = Played(states[..., 0], states[..., 0], None, None, [states[:, 0]])
+    with pytest.raises(ForeignError, match=r"failed in make_renderer .*no display"):
+        write_video(tmp_path / "eval.mp4", config("nothing"), played)
 
 
 def test_each_episodes_share_of_goal_steps(pool):

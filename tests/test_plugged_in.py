@@ -1,6 +1,7 @@
 """Worlds and rewards of one's own, by configuration alone."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,18 @@ def test_a_world_of_ones_own_is_trained_in(program, conf, tmp_path):
     assert summary["eval/success_rate"] is not None
     assert -1 < summary["eval/reward_mean"] < 1
     assert (tmp_path / "run" / "videos" / "eval.mp4").stat().st_size > 1000
+
+
+def test_the_files_in_the_documentation_are_whole(program, conf):
+    text = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    files = re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    for name, file in zip(("reward/near", "task/own"), files, strict=True):
+        (conf / f"{name}.yaml").write_text(file)
+    for task, shown in (("own", "pretrained: laion2b"), ("kneeling", "\n  every: 1\n")):
+        words = f"task={task}", "reward=near", "--cfg", "job"
+        ended = program("--config-dir", str(conf), *words)
+        assert ended.code == 0
+        assert shown in ended.out
 
 
 @pytest.mark.parametrize("workers", [0, 1])

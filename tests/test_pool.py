@@ -14,6 +14,7 @@ import torch
 
 from point_mass import (
     Distance,
+    Learned,
     Progress,
     point_mass,
     point_mass_config,
@@ -291,12 +292,47 @@ def test_prompt_that_reads_as_its_baseline_is_refused(compose, workers):
         (":Model", "which is no module:NAME"),
         ("os:path", "no subclass of"),
         ("point_mass:Nothing", "point_mass has no Nothing: give"),
+        ("test_pool:Late", "says window=3 in its instance and window=1 in its class"),
+        (
+            "test_pool:Found",
+            "type property, not int: set it in the class, as window = 1",
+        ),
+        ("test_pool:Asked", "says online=True and cheap=False: set cheap = True"),
+        ("test_pool:Blind", "says remembers=True and needs_states=False: set needs_"),
     ],
 )
-def test_a_reward_model_that_is_not_there_is_refused(model, words):
+def test_a_reward_model_that_cannot_be_is_refused(model, words):
     with pytest.raises(ConfigError, match=r"reward\.model is") as caught:
         open_pool(point_mass_config(reward={"model": model}), np.zeros((1, 1, 2)))
     assert words in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_worker_refuses_what_is_set_too_late_as_well():
+    reward = {"model": "test_pool:Late"}
+    config = point_mass_config(reward=reward, compute={"workers": 1})
+    with pytest.raises(ConfigError, match="window=3 in its instance"):
+        open_pool(config, np.zeros((1, 1, 2)))
+
+
+class Late(Distance):
+    def __init__(self, config):
+        super().__init__(config)
+        self.window = 3
+
+
+class Found(Distance):
+    @property
+    def window(self):
+        return 3
+
+
+class Asked(Distance):
+    online = True
+
+
+class Blind(Learned):
+    needs_states = False
 
 
 @pytest.mark.parametrize(

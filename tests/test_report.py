@@ -145,6 +145,18 @@ def test_the_command_line_takes_folders_as_words(tmp_path, start, no_figures):
     assert "Which runs?" in ended.err
 
 
+def test_folders_of_one_name_are_told_apart(tmp_path, no_figures):
+    folders = tmp_path / "a" / "sw", tmp_path / "b" / "sw"
+    for folder in folders:
+        write_run(folder / "run")
+    page = make(*folders)
+    assert {row["run"] for row in page.rows("status")} == {"a/sw/run", "b/sw/run"}
+    assert re.search("same settings and seed as [ab]/sw/run: not counted", page.text)
+    assert {row["run"] for row in make(folders[0], folders[0]).rows("status")} == {
+        "sw/run"
+    }
+
+
 def test_buckets_weigh_runs_by_their_episodes(tmp_path, no_figures):
     write_run(tmp_path / "0", episodes=10, summary={"eval/buckets": [1, 0, 0, 0, 0]})
     late = {"eval/buckets": [0, 0, 0, 0.5, 0.5]}
@@ -182,6 +194,7 @@ def test_runs_that_did_not_finish_are_listed_with_the_reason(tmp_path, no_figure
     assert reason["early"].startswith("ValueError")
     (group,) = page.rows("success (95 %)")
     assert group["runs"] == "1 of 4 finished"
+    assert group["seeds"] == "0"
     assert group["of each seed"] == "0.90"  # the interrupted one's 0.0 is not pooled
     assert "not in it: 1 interrupted, 1 failed, 1 unfinished." in page.text
 
@@ -209,15 +222,19 @@ def test_groups_are_told_apart_by_what_differs(tmp_path):
     for folder, clip, camera in (("e", "nano", "fixed"), ("f", "tiny", "fixed+side")):
         predicate = {"reward": {"name": "predicate", "model": "predicate"}}
         write_run(tmp_path / folder, clip=clip, camera=camera, settings=predicate)
+    # Nor does overlap there, nor the baseline where alpha is 0.
+    predicate["compute"] = elsewhere | {"overlap": False}
+    write_run(tmp_path / "g", seed=1, settings=predicate)
+    write_run(tmp_path / "h", seed=2, settings={"baseline": "a robot"})
     groups = group_runs(walk(tmp_path)[0])
     runs = {
         name: [run.folder.name for run in group.runs]
         for name, group in zip(labels(groups), groups, strict=True)
     }
     assert runs == {
-        "kneeling, base, algo.learning_rate=0.0006": ["a", "b"],
+        "kneeling, base, algo.learning_rate=0.0006": ["a", "b", "h"],
         "kneeling, base, algo.learning_rate=0.1": ["c"],
-        "kneeling, predicate reward": ["e", "f"],
+        "kneeling, predicate reward": ["e", "f", "g"],
         "splits": ["d"],
     }
 
@@ -313,6 +330,44 @@ def test_judges_and_alarms_are_shown(tmp_path, monkeypatch):
     assert (tmp_path / "report" / "judges-0.svg").is_file()
 
 
+def test_judges_that_are_told_something_else_are_not_pooled(
+    tmp_path, monkeypatch, no_figures
+):
+    plotted, save = [], figures.save
+    monkeypatch.setattr(
+        figures, "save", lambda made, path: (plotted.append(made), save(made, path))
+    )
+    small, both = "clip=small", ["clip=small", "task.camera=side"]
+    for seed, (judge, said, alarms) in enumerate(
+        (
+            ({"model": small}, 0.1, {"model": {"env_steps": 9, "judge": "falls"}}),
+            ({"model": small}, 0.3, {}),
+            ({"model": both, "other": small}, 0.5, {}),
+        )
+    ):
+        run = write_run(
+            tmp_path / str(seed),
+            seed=seed,
+            summary={"alarms": alarms},
+            settings={"judge": judge},
+        )
+        told = {"env_steps": 9, "eval/reward_mean": said}
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(told | {f"judge/{name}": said for name in judge}))
+    rows = make(tmp_path).rows("judge")
+    assert [(row["judge"], row["last"], row["alarms"]) for row in rows] == [
+        ("model (clip=small)", "0.2", "1 of 2"),
+        ("model (clip=small, task.camera=side)", "0.5", "0 of 1"),
+        ("other", "0.5", "0 of 1"),
+    ]
+    (figure,) = (made for made in plotted if len(made.axes) == 2 * (1 + len(rows)))
+    best = figure.axes[1::2]
+    assert [len(axes.lines[0].get_ydata()) for axes in best] == [3, 2, 1, 1]
+    # A line of one point would not be seen.
+    assert {axes.lines[0].get_marker() for axes in figure.axes} == {"."}
+    assert best[-1].get_xticks().tolist() == [1, 2, 3]
+
+
 def test_judges_records_may_hold_anything(tmp_path):
     for name, line in (
         ("never", {"eval/reward_mean": 0.1, "judge/never": None}),
@@ -339,8 +394,16 @@ def test_success_over_tasks_uses_all_runs(tmp_path, no_figures):
 
 
 def test_without_success_the_page_says_so(tmp_path):
-    write_run(tmp_path / "0", success=None)
+    told = {"eval/return_mean": -1437.4}
+    run = write_run(tmp_path / "0", success=None, summary=told)
+    played = told | {"eval/reward_mean": -7.5, "checkpoint": "random"}
+    write_json(run / "evaluation-random.json", **played)
+    add_video(run, "evaluation-random")
     page = make(tmp_path)
+    group, listed = (page.rows(column)[0] for column in ("minutes a run", "status"))
+    assert (group["return"], listed["return"]) == ("-1437", "-1437")
+    assert listed["evaluated again"] == "reward -7.5, return -1437 (random)"
+    assert "random actions: kneeling" in page.text
     assert "No finished run has measured success." in page.text
     assert not (tmp_path / "report" / "success.png").exists()
 
@@ -530,10 +593,13 @@ def test_bad_input_ends_in_one_sentence(tmp_path, monkeypatch, asked, words):
     assert "\n" not in str(error.value)
 
 
-def test_a_copy_of_a_run_is_no_second_piece_of_evidence(tmp_path, no_figures):
-    for name, success, written in (("a", 0.2, 100), ("b", 0.8, 200), ("c", 0.5, 50)):
-        run = write_run(tmp_path / name, seed=0, success=success)
-        os.utime(run / "summary.json", (written, written))
+@pytest.mark.parametrize("ended", [True, False])  # older runs do not say when
+def test_a_copy_of_a_run_is_no_second_piece_of_evidence(tmp_path, no_figures, ended):
+    for name, success, second in (("a", 0.2, 100), ("b", 0.8, 200), ("c", 0.5, 50)):
+        said = {"ended": float(second)} if ended else {}
+        run = write_run(tmp_path / name, seed=0, success=success, summary=said)
+        # Copying changes a file's time.
+        os.utime(run / "summary.json", (300 - second if ended else second,) * 2)
     write_run(tmp_path / "d", seed=1, success=0.4)
     write_run(tmp_path / "e", seed=0, success=0.0, alpha=0.5)
     page = make(tmp_path)
@@ -622,8 +688,13 @@ def test_a_setting_that_older_runs_lack_tells_groups_apart(tmp_path):
     write_run(tmp_path / "old", seed=0)
     algo = {"name": "sac", "learning_rate": 6e-4, "hidden": [256, 256]}
     write_run(tmp_path / "new", seed=1, settings={"algo": {**algo, "squash": False}})
-    names = labels(group_runs(walk(tmp_path)[0]))
-    assert sorted(names) == ["algo.squash=false", "kneeling, base"]
+    # Of a sweep that went on in a version with a setting more, left as it comes.
+    write_run(tmp_path / "later", seed=2, settings={"renormalise": True})
+    groups = group_runs(walk(tmp_path)[0])
+    found = dict(
+        zip(labels(groups), (len(group.runs) for group in groups), strict=True)
+    )
+    assert found == {"algo.squash=false": 1, "kneeling, base": 2}
 
 
 def test_runs_of_older_versions_are_listed(tmp_path, no_figures):
@@ -650,6 +721,15 @@ def test_a_long_prompt_is_folded(tmp_path, no_figures, word):
     assert [row["other settings"].endswith(" now") for row in rows] == [True, False]
 
 
+def test_long_prompts_that_differ_in_the_middle_have_different_names(tmp_path):
+    begin, end = "a humanoid robot " * 9, " on the floor" * 9
+    for name in ("kneeling", "sitting", "sitting up"):
+        write_run(tmp_path / name, prompt=f"{begin}{name}{end}")
+    names = labels(group_runs(walk(tmp_path)[0]))
+    assert len(set(names)) == 3
+    assert all("robot kneeling on" in n or "robot sitting " in n for n in names)
+
+
 def test_one_seed_on_two_devices_is_two_runs(tmp_path, no_figures):
     """Their random numbers differ, and so does the precision of large models."""
     write_run(tmp_path / "cpu", success=0.9)
@@ -659,6 +739,7 @@ def test_one_seed_on_two_devices_is_two_runs(tmp_path, no_figures):
     (row,) = page.rows("success (95 %)")
     assert row["success (95 %)"].endswith("100/200")
     assert row["warning"].endswith("2 different precisions")
+    assert (row["seeds"], row["of each seed"]) == ("0, 0", "0.90, 0.10")
 
 
 def test_a_short_record_that_ends_a_curve_is_named(tmp_path, no_figures):

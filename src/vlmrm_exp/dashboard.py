@@ -17,7 +17,7 @@ from vlmrm_exp import app
 from vlmrm_exp.checks import check_extra
 from vlmrm_exp.config import ConfigError, as_list
 from vlmrm_exp.files import natural, reason, write_json
-from vlmrm_exp.reporting.run_folders import mapping, read, walk
+from vlmrm_exp.reporting.run_folders import mapping, names_of, read, walk
 from vlmrm_exp.settings import flat
 
 EPIC = "reward/epic"
@@ -122,9 +122,11 @@ def dashboard(asked: DashboardConfig) -> None:
 
     A ConfigError if no run is there, or W&B cannot be reached.
     """
-    found = [walk(Path(folder).expanduser()) for folder in asked.files]
+    tops = [Path(folder).expanduser() for folder in asked.files]
+    found = [walk(top, name) for top, name in zip(tops, names_of(tops), strict=True)]
     results = [path for _, paths, _ in found for path in paths]
-    epics = epic_distances(path for path in results if path.name == "epic.json")
+    of_epic = [path for path in results if path.name == "epic.json"]
+    epics = epic_distances(sorted(of_epic, key=lambda path: path.stat().st_mtime))
     if asked.dry_run:
         # By their places, so that each counts once.
         folders = {run.folder.resolve(): run for runs, *_ in found for run in runs}

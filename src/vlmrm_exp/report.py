@@ -15,7 +15,7 @@ from vlmrm_exp.config import ConfigError
 from vlmrm_exp.files import unusable
 from vlmrm_exp.reporting.groups import count_statuses
 from vlmrm_exp.reporting.page import write_page
-from vlmrm_exp.reporting.run_folders import walk
+from vlmrm_exp.reporting.run_folders import names_of, walk
 
 
 @dataclass
@@ -36,11 +36,12 @@ def report(asked: ReportConfig) -> Path:
     number_from_0("max_mb", asked.max_mb)
     runs, results, unread = {}, {}, {}  # by their places, so that each counts once
     folders = [Path(folder).expanduser() for folder in asked.files]
-    for folder in folders:
+    names = names_of(folders)
+    for folder, name in zip(folders, names, strict=True):
         if not folder.is_dir():
             is_file = f"{folder} is a file" if folder.exists() else ""
             raise ConfigError(f"{is_file or f'There is no folder {folder}'}: {hint}")
-        of_folder, studies, told = walk(folder)
+        of_folder, studies, told = walk(folder, name)
         if not of_folder and not studies:
             kinds = "epic, label, landscape, peak or prompts"
             none = f"holds no run and no result of {kinds}"
@@ -49,7 +50,7 @@ def report(asked: ReportConfig) -> Path:
         results |= {path.resolve(): path for path in studies}
         unread |= dict.fromkeys(told)
     out = Path(asked.out).expanduser() if asked.out else folders[0] / "report"
-    title = ", ".join(folder.resolve().name for folder in folders)
+    title = ", ".join(names)
     found = [*runs.values()], [*results.values()], [*unread]
     try:
         out.mkdir(parents=True, exist_ok=True)

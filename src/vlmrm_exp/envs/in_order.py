@@ -9,6 +9,7 @@ import numpy as np
 
 from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import Predicate, Step, VectorEnv, world_of
+from vlmrm_exp.foreign import blaming, close
 
 
 class InOrder:
@@ -52,14 +53,18 @@ class InOrder:
 
 
 class Around:
-    """Environments around others, which do as those do; a `VectorEnv`."""
+    """Environments around others, which do as those do; a `VectorEnv`.
+
+    Where those fail, they are named (`foreign.blaming`).
+    """
 
     observation_space: gym.spaces.Box
 
     def __init__(self, envs: VectorEnv, hold: Sequence[int]) -> None:
-        """Around `envs`; `hold` is as `InOrder` has it."""
+        """Around `envs`; `hold` is as `InOrder` has it, or empty: nothing is added."""
         self._envs = envs
-        self._order = InOrder(envs.num_envs, hold)
+        self.blamed: object = getattr(envs, "blamed", envs)
+        self._order, self._alike = InOrder(envs.num_envs, hold), not hold
         self.num_envs, self.episode_length = envs.num_envs, envs.episode_length
         self.observation_space = envs.observation_space
         self.action_space = envs.action_space
@@ -67,7 +72,8 @@ class Around:
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start new episodes; (N, O) float32."""
         self._order.begin()
-        return self._envs.reset(seed)
+        with blaming(self, "in reset"):
+            return self._envs.reset(seed)
 
     def step(self, action: np.ndarray) -> Step:
         """Advance all environments."""
@@ -83,16 +89,22 @@ class Around:
 
     def state_dict(self) -> dict[str, Any]:
         """Of the environments, and how far episodes are."""
-        return {"envs": self._envs.state_dict(), "order": self._order.state_dict()}
+        with blaming(self, "in state_dict"):
+            envs = self._envs.state_dict()
+        if self._alike:
+            return envs
+        return {"envs": envs, "order": self._order.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        self._envs.load_state_dict(state["envs"])
-        self._order.load_state_dict(state["order"])
+        with blaming(self, "in load_state_dict"):
+            self._envs.load_state_dict(state if self._alike else state["envs"])
+        if not self._alike:
+            self._order.load_state_dict(state["order"])
 
     def close(self) -> None:
         """Release simulators."""
-        self._envs.close()
+        close(self._envs)
 
 
 class GoalsInOrder(Around):
@@ -124,10 +136,13 @@ class GoalsInOrder(Around):
 def make_envs(task: TaskConfig, num_envs: int, threads: int) -> VectorEnv:
     """Simulators of a task, as `World.make_envs` says, with all of its goals."""
     world = world_of(task)
-    envs = world.make_envs(task, num_envs, threads)
-    before = [
-        world.predicate(replace(task, goal=goal, before=[])) for goal in task.before
-    ]
+    with blaming(task.env, "in make_envs or predicate"):
+        envs = world.make_envs(task, num_envs, threads)
+        before = [
+            world.predicate(replace(task, goal=goal, before=[])) for goal in task.before
+        ]
     known = [predicate for predicate in before if predicate is not None]
     assert len(known) == len(before)  # `check_world`
-    return GoalsInOrder(envs, known, task.hold) if known else envs
+    if known:
+        return GoalsInOrder(envs, known, task.hold)
+    return Around(envs, []) if ":" in task.env else envs

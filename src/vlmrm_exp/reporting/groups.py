@@ -1,15 +1,19 @@
 """Pool runs that differ in nothing but the seed, and name what tells groups apart."""
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import MISSING
+
+from vlmrm_exp.config import as_list
 from vlmrm_exp.files import natural, shorten
 from vlmrm_exp.reporting.run_folders import FINISHED, STATUSES, Run, number, value_text
 from vlmrm_exp.reporting.statistics import Success, pooled
-from vlmrm_exp.settings import IGNORED, is_how
+from vlmrm_exp.settings import IGNORED, defaults, is_how
 
 COLUMNS = {
     "task.name": "task",
@@ -74,9 +78,21 @@ class Group:
         return pooled(self.measured.values())
 
     @property
-    def judges(self) -> list[str]:
-        """Names of the second opinions that finished runs were given."""
-        return list(dict.fromkeys(name for run in self.finished for name in run.judges))
+    def judges(self) -> dict[str, tuple[str, list[Run]]]:
+        """Second opinions: name, and the finished runs that told it the same.
+
+        The keys are names, with what a judge is told where runs differ in that.
+        """
+        found: dict[tuple[str, str], list[Run]] = defaultdict(list)
+        for run in self.finished:
+            for name in run.judges:
+                told = map(str, as_list(run.config.get(f"judge.{name}", "not known")))
+                found[name, ", ".join(told)].append(run)
+        times = Counter(name for name, _ in found)
+        return {
+            f"{name} ({told})" if times[name] > 1 else name: (name, runs)
+            for (name, told), runs in found.items()
+        }
 
     @property
     def parameters(self) -> float | None:
@@ -98,11 +114,13 @@ class Group:
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Pool runs, in the order of tasks; runs with unreadable settings are left out."""
     found: dict[str, Group] = {}
+    # What a run does not say is of an older version, which had no such setting.
+    unsaid = {key: value for key, value in defaults().items() if value != MISSING}
     for run in runs:
         if run.config:
-            settings = _relevant(run.config)
-            group = found.setdefault(_key(settings), Group(settings, {}, []))
-            group.runs.append(run)
+            settings = _relevant(unsaid | run.config)
+            key = _key(_pooled_by(settings))
+            found.setdefault(key, Group(settings, {}, [])).runs.append(run)
     groups = list(found.values())
     for group in groups:
         _mark_repeats(group.runs)
@@ -117,9 +135,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     left_out = IGNORED
-    if config.get("reward.model") in ("predicate", "environment", "by_hand"):
+    model = config.get("reward.model")
+    if model in ("predicate", "environment", "by_hand"):
         left_out += UNUSED
-    if config.get("reward.query_share", 1) == 1:  # older runs have none
+    if model in ("predicate", "environment", "by_hand", "stages"):
+        left_out += ("compute.overlap",)  # these rewards are there at once
+    if config["reward.query_share"] == 1:
         left_out += "reward.query_share", "reward.max_error", "reward.pessimism"
     else:
         left_out += ("reward.every",)
@@ -133,6 +154,17 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     return relevant
 
 
+def _pooled_by(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """These settings without a baseline that plays no part, as alpha is 0.
+
+    Groups keep theirs, to be compared with those of other alphas.
+    """
+    model, of = settings.get("reward.model"), settings.get("reward.options.of")
+    formula = model in ("clip", "stages", "xclip") or (model, of) == ("video", "mean")
+    unread = "baseline" if formula and settings.get("alpha") == 0 else None
+    return {key: value for key, value in settings.items() if key != unread}
+
+
 def _key(settings: Mapping[str, Any]) -> str:
     """The same text for the same settings."""
     return json.dumps(settings, sort_keys=True, default=str)
@@ -141,8 +173,8 @@ def _key(settings: Mapping[str, Any]) -> str:
 def _mark_repeats(members: Sequence[Run]) -> None:
     """Let one finished run of each seed and device count, and mark the others.
 
-    It is the newest, or, of its copies, the one that was evaluated most often. On
-    another device the same seed draws other numbers: another run.
+    It is the one that ended last, or, of its copies, the one that was evaluated most
+    often. On another device the same seed draws other numbers: another run.
     """
     of_seed: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in members:
@@ -210,9 +242,23 @@ def labels(groups: Sequence[Group], known: tuple[str, ...] = ()) -> list[str]:
                 telling.append(key)
             peers = alike
         keys = telling or [key for key in ("task.name", "clip.name") if key in own]
-        parts = [shorten(setting_text(key, own[key]), LABEL) for key in keys]
+        parts = [_short(key, own[key], groups) for key in keys]
         names.append(", ".join(parts) or "all runs")
     return names
+
+
+def _short(key: str, value: Any, groups: Sequence[Group]) -> str:
+    """A setting in at most `LABEL` characters.
+
+    If another group's would read the same, it begins just before they differ.
+    """
+    text = setting_text(key, value)
+    same = 0  # characters
+    for other in {setting_text(key, group.settings.get(key)) for group in groups}:
+        if other != text and shorten(other, LABEL) == shorten(text, LABEL):
+            pairs = enumerate(itertools.zip_longest(text, other))
+            same = max(same, next(i for i, (own, its) in pairs if own != its))
+    return shorten(f"{key}=…{text[same - 20 :]}" if same else text, LABEL)
 
 
 def series_over(

@@ -228,22 +228,22 @@ def _judges_section(groups: Sequence[Group], out: Path) -> Section:
     for number_, (group, label) in enumerate(zip(judged, labels(judged), strict=True)):
         found = [run for run in group.finished if run.judges]
         path = out / f"judges-{number_}"
-        plots.judges(found, group.judges, path)
+        plots.judges(group, path)
         name = f"{group.task}: {label}"
         about = name, path, "Reward and judges over env steps"
         section.items.append(parts.figure(about, "", found, [group]))
         runs += found
-        for judge in group.judges:
+        for called, (judge, told) in group.judges.items():
             when = [
                 f"{alarm['judge']} at {alarm['env_steps']:,} (seed {run.seed})"
-                for run in found
+                for run in told
                 if (alarm := run.alarms.get(judge))
             ]
-            curves = plots.curves_of(found, f"judge/{judge}").values()
-            told = [(curve.iloc[0], curve.max(), curve.iloc[-1]) for curve in curves]
-            means = (f"{value:.3g}" for value in np.mean(told, 0))
-            raised = f"{len(when)} of {len(found)}"
-            rows.append([name, judge, *means, raised, "; ".join(when)])
+            curves = plots.curves_of(told, f"judge/{judge}").values()
+            ends = [(curve.iloc[0], curve.max(), curve.iloc[-1]) for curve in curves]
+            means = (f"{value:.3g}" for value in np.mean(ends, 0))
+            raised = f"{len(when)} of {len(told)}"
+            rows.append([name, called, *means, raised, "; ".join(when)])
     heads = ["group", "judge", "first", "best", "last", "alarms", "when"]
     table = pd.DataFrame(rows, columns=heads)
     if rows:

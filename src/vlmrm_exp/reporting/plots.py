@@ -23,8 +23,10 @@ from vlmrm_exp.reporting.statistics import (
 WIDTH = 4.6
 """Inches: a phone shows it at three quarters of its size, so letters stay readable."""
 SUCCESS = "share of successful episodes"
+REWARD = "eval/reward_mean"
 EPIC = ["epic", "epic_low", "epic_high"]
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)  # marks on their axis
+COUNTS = (1, 2, 3, 10, 30, 100, 300, 1000, 3000, 10_000)  # marks on the axis of n
 FEW_POINTS = 12  # curves with no more points show them
 RUNS_FOR_BAND = 3
 RUNS_FOR_BOOTSTRAP = 5
@@ -94,8 +96,7 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
             for curve, style, width in lines:
                 thin = align([curve])[0]
                 line: Any = {"ls": style, "lw": width, "color": color, "label": label}
-                marker = "." if len(thin) <= FEW_POINTS else ""
-                axes.plot(thin.index, thin, marker=marker, **line)
+                axes.plot(thin.index, thin, marker=_marker(thin), **line)
                 label = None
         axes.set_ylabel(axis)
         _env_steps_axis(axes, 5)
@@ -106,36 +107,41 @@ def curves(groups: Sequence[Group], key: str, axis: str, path: Path) -> str:
     return "".join(notes)
 
 
-def judges(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
+def judges(group: Group, path: Path) -> None:
     """Plot the reward and what judges say of the same episodes, one below the other.
 
     Left over env steps, a line for each run, and a triangle where a judge's alarm was
     raised; right for the policy with the highest reward among n of these evaluations.
     """
-    keys = {"eval/reward_mean": "reward"} | {f"judge/{name}": name for name in names}
-    pooled: Any = pd.concat([run.reports for run in runs])
-    pooled = pooled.reindex(columns=list(keys)).dropna()
-    chosen_by = pooled["eval/reward_mean"].to_numpy()
-    with figures.figure(WIDTH, 0.6 + 1.05 * len(keys)) as figure:
-        rows = figure.subplots(len(keys), 2, sharex="col", sharey="row")
-        for (over, best), (key, name) in zip(rows, keys.items(), strict=True):
-            colors = figures.cycle(len(runs))
-            for run, color in zip(runs, colors, strict=True):
-                curve = run.curve(key)
-                over.plot(curve.index, curve, color=color, lw=1.2)
+    runs = [run for run in group.finished if run.judges]
+    colors = dict(zip(runs, figures.cycle(len(runs)), strict=True))
+    shown = {"reward": ("", runs)} | group.judges
+    most = 1
+    with figures.figure(WIDTH, 0.6 + 1.05 * len(shown)) as figure:
+        rows = figure.subplots(len(shown), 2, sharex="col", sharey="row")
+        for (over, best), (label, (name, told)) in zip(
+            rows, shown.items(), strict=True
+        ):
+            key = f"judge/{name}" if name else REWARD
+            for run in told:
+                curve, style = run.curve(key), {"color": colors[run]}
+                over.plot(curve.index, curve, marker=_marker(curve), lw=1.2, **style)
                 step = run.alarms.get(name, {}).get("env_steps")
                 if step in curve.index:
-                    over.plot(step, curve[step], "v", color=color, ms=8)
-            values = best_of_n(chosen_by, pooled[key].to_numpy())
-            best.plot(np.arange(1, len(values) + 1), values, color="black", lw=1.2)
-            over.set_ylabel(figures.wrap(name, 14))
+                    over.plot(step, curve[step], "v", ms=8, **style)
+            pooled: Any = pd.concat([run.reports for run in told])
+            pooled = pooled.reindex(columns=[REWARD, key]).dropna()
+            values = best_of_n(*pooled.to_numpy().T)
+            style: Any = {"marker": _marker(values), "lw": 1.2, "color": "black"}
+            best.plot(np.arange(1, len(values) + 1), values, **style)
+            most = max(most, len(values))
+            over.set_ylabel(figures.wrap(label, 14))
         over, best = rows[-1]
         _env_steps_axis(over, 4)
-        best.set_xlabel("highest reward of n")
-        if len(pooled):
-            best.set_xscale("log")
-            best.xaxis.set_major_formatter(lambda n, _: f"{n:g}")
-            best.xaxis.set_minor_formatter("")
+        best.set(xlabel="highest reward of n", xscale="log")
+        best.set_xticks([n for n in COUNTS if n <= most])
+        best.xaxis.set_major_formatter(lambda n, _: f"{n:g}")
+        best.minorticks_off()
         figure.align_ylabels()
         figures.save(figure, path)
 
@@ -205,6 +211,10 @@ def epic_over_size(rows: Any, path: Path) -> dict[float, Any]:
         figure.legend(loc="outside lower left", ncols=3, fontsize=8)
         figures.save(figure, path)
     return fits
+
+
+def _marker(curve: Any) -> str:
+    return "." if len(curve) <= FEW_POINTS else ""
 
 
 def _env_steps_axis(axes: Any, ticks: int) -> None:

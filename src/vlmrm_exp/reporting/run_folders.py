@@ -10,7 +10,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,10 @@ class Run:
         self.videos = sorted((folder / "videos").glob("[!.]*.mp4"))
         self.error = read(folder / "error.txt", str, "", notes)
         self.status, self.reason = self._state()
-        is_finished = self.status == FINISHED
-        self.written = (folder / "summary.json").stat().st_mtime if is_finished else 0.0
+        self.written = 0.0  # when it ended; of older runs, as far as a copy keeps it
+        if self.status == FINISHED:
+            written = (folder / "summary.json").stat().st_mtime
+            self.written = number(self.summary.get("ended")) or written
         self.repeats = ""  # a finished run of the same settings that counts instead
         rate = number(self.summary.get("eval/success_rate"))
         if rate is not None and not 0 <= rate <= 1:
@@ -110,9 +113,21 @@ class Run:
         return points.set_index("env_steps", drop=False)[key].sort_index()
 
 
-def walk(top: Path) -> tuple[list[Run], list[Path], list[str]]:
+def names_of(tops: Sequence[Path]) -> list[str]:
+    """Their names; of several with one name, the paths from where all of them part."""
+    paths = [top.resolve() for top in tops]
+    names = Counter(path.name for path in {*paths})
+    common = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    return [
+        os.path.relpath(path, common) if names[path.name] > 1 else path.name
+        for path in paths
+    ]
+
+
+def walk(top: Path, name: str = "") -> tuple[list[Run], list[Path], list[str]]:
     """The runs and studies' files in a folder and below, and what cannot be read there.
 
+    Names of runs begin with `name`, or else with the folder's own.
     A run is a folder with the settings of a training run, or with one of `TRACES`. The
     folders in it are searched too: such a file may lie in a folder of runs by mistake.
     """
@@ -123,10 +138,10 @@ def walk(top: Path) -> tuple[list[Run], list[Path], list[str]]:
     def told(error: OSError) -> None:
         unread.append(f"{unusable(error)}.")
 
-    for name, inner, files in os.walk(top, onerror=told):
-        folder = Path(name)
+    for place, inner, files in os.walk(top, onerror=told):
+        folder = Path(place)
         try:
-            if run := read_run(folder, top):
+            if run := read_run(folder, top, name):
                 runs.append(run)
         except Exception as error:  # such files may hold anything
             unread.append(f"{folder} cannot be read ({reason(error, named=True)}).")
@@ -136,7 +151,7 @@ def walk(top: Path) -> tuple[list[Run], list[Path], list[str]]:
     return runs, results, unread
 
 
-def read_run(folder: Path, top: Path) -> Run | None:
+def read_run(folder: Path, top: Path, name: str = "") -> Run | None:
     """Read one folder; None if it is not that of a training run."""
     notes: list[str] = []
     if not any((folder / name).is_file() for name in (*CONFIGS, *TRACES)):
@@ -147,7 +162,7 @@ def read_run(folder: Path, top: Path) -> Run | None:
         return None  # pretraining, a study, or something that is not ours
     if not config:
         notes.append("its settings are not known")
-    name = str(Path(top.resolve().name, folder.relative_to(top)))
+    name = str(Path(name or top.resolve().name, folder.relative_to(top)))
     return Run(folder, name, _flat(config), notes)
 
 

@@ -1,12 +1,11 @@
 """Groups and runs as tables: lines of groups.csv and runs.csv, and rows of the page."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from vlmrm_exp.files import natural
 from vlmrm_exp.reporting.groups import COLUMNS, Group, setting_text
 from vlmrm_exp.reporting.parts import Item
 from vlmrm_exp.reporting.run_folders import (
@@ -29,12 +28,13 @@ def group_numbers(group: Group) -> dict[str, Any]:
     success = group.success
     rates = (success.rate, *success.interval) if success else (None, None, None)
     rewards = pd.Series([run.reward for run in group.finished], dtype=float)
+    returns = pd.Series([_return(run.summary) for run in group.finished], dtype=float)
     seconds = [number(run.summary.get("wall_s")) for run in group.finished]
     best = [run for run in group.measured if run.reward == rewards.max()]
     return {
         **{name: group.settings.get(key) for key, name in COLUMNS.items()},
         "other": "; ".join(f"{key}={value}" for key, value in group.other.items()),
-        "seeds": ", ".join(sorted({run.seed for run in group.runs}, key=natural)),
+        "seeds": ", ".join(run.seed for run in group.measured or group.finished),
         **{status: counted.count(status) for status in STATUSES},
         "repeats": len(group.runs) - len(counted),
         "parameters": group.parameters,
@@ -45,6 +45,7 @@ def group_numbers(group: Group) -> dict[str, Any]:
         "success_of_highest_reward": group.measured[best[0]].rate if best else None,
         "success_of_random_actions": pooled(map(_random_success, group.finished)),
         "buckets": _buckets(group),
+        "return_mean": number(returns.mean()),
         "reward_mean": rewards.mean(),
         "reward_deviation": rewards.std(),
         "env_steps_of_each": _range([r.env_steps for r in group.finished], "{:,}"),
@@ -56,8 +57,9 @@ def group_numbers(group: Group) -> dict[str, Any]:
 def table_of_groups(groups: Sequence[Group], numbers: Sequence[dict[str, Any]]) -> Item:
     """A row for each group; a column that is empty in all of them is left out."""
     columns, same = _columns(groups)
-    rows = []
+    rows, any_success = [], any(group.success for group in groups)
     for group, row in zip(groups, numbers, strict=True):
+        returned = None if any_success else row["return_mean"]
         other = [setting_text(key, value) for key, value in group.other.items()]
         once = len(group.runs) - row["repeats"]
         counted = f"{row['finished']}"
@@ -80,6 +82,7 @@ def table_of_groups(groups: Sequence[Group], numbers: Sequence[dict[str, Any]]) 
                 "random actions": str(row["success_of_random_actions"] or ""),
                 "of the highest reward": "-" if best is None else f"{best:.2f}",
                 BUCKETS: row["buckets"],
+                "return": "" if returned is None else value_text(returned),
                 "reward a step": reward,
                 "seeds": row["seeds"],
                 "env steps": row["env_steps_of_each"] or "-",
@@ -119,12 +122,13 @@ def run_numbers(runs: Sequence[Run], groups: Sequence[Group]) -> pd.DataFrame:
 
 def list_of_runs(runs: Sequence[Run]) -> Item:
     """A row for each run. What went wrong comes first, or nobody would see it."""
-    rows = []
+    rows, any_success = [], any(run.success for run in runs)
     for run in sorted(runs, key=lambda run: run.status == FINISHED):
+        returned = None if any_success else _return(run.summary)
         again = [
-            f"{success.rate:.2f} over {success.episodes} ({values.get('checkpoint')})"
+            f"{told} ({values.get('checkpoint')})"
             for values in run.evaluations.values()
-            if (success := success_of(values))
+            if (told := _evaluated(values))
         ]
         rows.append(
             {
@@ -135,13 +139,15 @@ def list_of_runs(runs: Sequence[Run]) -> Item:
                 "seed": run.seed,
                 "env steps": value_text(run.env_steps),
                 "success": f"{run.success.rate:.2f}" if run.success else "-",
+                "return": "" if returned is None else value_text(returned),
                 "reward a step": value_text(run.reward),
                 "evaluated again": "\n".join(again),
             }
         )
     table = pd.DataFrame(rows)
-    if not any(row["evaluated again"] for row in rows):
-        table = table.drop(columns="evaluated again", errors="ignore")
+    for column in ("return", "evaluated again"):
+        if not any(row[column] for row in rows):
+            table = table.drop(columns=column, errors="ignore")
     return Item("Every run", "", runs, table)
 
 
@@ -156,6 +162,22 @@ def _columns(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
         elif values and values[0] is not None:
             same.append(setting_text(key, values[0]))
     return shown, same
+
+
+def _return(values: Mapping[str, Any]) -> float | None:
+    """The environment's own, a mean over episodes."""
+    return number(values.get("eval/return_mean"))
+
+
+def _evaluated(values: Mapping[str, Any]) -> str:
+    """What a later evaluation found: success or, where that is not known, the rest."""
+    if success := success_of(values):
+        return f"{success.rate:.2f} over {success.episodes}"
+    found = {
+        "reward": number(values.get("eval/reward_mean")),
+        "return": _return(values),
+    }
+    return ", ".join(f"{k} {value_text(v)}" for k, v in found.items() if v is not None)
 
 
 def _random_success(run: Run) -> Success | None:

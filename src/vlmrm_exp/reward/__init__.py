@@ -31,6 +31,8 @@ BUILT_IN = {
     "stages": "vlmrm_exp.reward.stages:StagesReward",
     "ensemble": "vlmrm_exp.reward.ensemble:EnsembleReward",
 }
+OF_CLASS = ("window", "needs_states", "cheap", "online", "remembers")
+"""What is read of a reward model's class as well as of an instance."""
 
 
 @dataclass(kw_only=True)
@@ -41,7 +43,8 @@ class Episodes:
     """(T, N, S) float64, or frames (T, N, H, W, 3) uint8: the state after each step, so
     that states[T - 1] still belongs to the episode that ends. None: not kept."""
     env_reward: np.ndarray | None = None
-    """(T, N) float32: the environment's own reward; None: nothing was simulated."""
+    """(T, N) float32: the environment's own reward; None: nothing was simulated, or
+    states are old ones of replay, shown in `update` or to be rewarded again."""
     online: np.ndarray | None = None
     """(T, N) float32: rewards that came with the steps (`RewardModel.around`)."""
 
@@ -120,14 +123,17 @@ class RewardModel(Protocol):
     """Gives rewards to episodes. Subclass it to inherit what most models share.
 
     It is made by `Model(config)`, in the process that will use it: by each worker, and,
-    if it learns, by the training process too, which alone calls `update`.
+    if it learns, by the training process too, which alone calls `update`. `window`,
+    `needs_states`, `cheap`, `online` and `remembers` are set in the class, not in
+    `__init__`: they are read before it is made.
     """
 
     window: int = 1
     """States in a row, in time, that one reward depends on; 1: each state by itself, so
     that any set of states can be rewarded. Others are given whole episodes."""
     batch_size: int = 64
-    """States that are computed at once, if `window` is 1."""
+    """States that it computes at once, if `window` is 1: a worker's share is a multiple
+    of it, but for the last. The model itself splits a share that is larger."""
     needs_states: bool = True
     """Whether it looks at states at all."""
     cheap: bool = False
@@ -140,9 +146,10 @@ class RewardModel(Protocol):
     """Whether a built-in one reads `reward.options`; one's own may always."""
     online: bool = False
     """Whether it is asked while episodes are played, by what `around` gives; then it is
-    cheap afterwards."""
+    `cheap` afterwards, and must say so."""
     remembers: bool = False
-    """Whether it learns, and wants all states in replay again in `update`."""
+    """Whether it learns, and wants all states in replay again in `update`; then it
+    `needs_states`."""
     version: int = 0
     """Grows with each change of what it would answer; workers then get `state_dict`."""
 
@@ -163,7 +170,7 @@ class RewardModel(Protocol):
     def update(self, episodes: Episodes) -> dict[str, float]:
         """Learn from the states in replay, after each rollout.
 
-        Returns metrics, whose names begin with `reward/`.
+        Their `env_reward` is None. Returns metrics, whose names begin with `reward/`.
         """
         return {}
 
@@ -190,7 +197,7 @@ def reward_class(config: Config) -> type[RewardModel]:
     """The class that `reward.model` names.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it says of itself what cannot be.
     """
     name, own = config.reward.model, "module:Class of a RewardModel"
     found = load(name, "reward.model", BUILT_IN, own)
@@ -199,6 +206,14 @@ def reward_class(config: Config) -> type[RewardModel]:
             f"reward.model is {name!r}, which is no subclass of "
             "vlmrm_exp.reward.RewardModel: give one."
         )
+    for fact in OF_CLASS:
+        said, usual = getattr(found, fact), getattr(RewardModel, fact)
+        if type(said) is not type(usual):
+            raise ConfigError(
+                f"reward.model is {name!r}, whose {fact} is of type "
+                f"{type(said).__name__}, not {type(usual).__name__}: set it in the "
+                f"class, as {fact} = {usual}."
+            )
     return found
 
 
@@ -219,9 +234,16 @@ def class_of_run(config: Config) -> type[RewardModel]:
     """As `checked_class`, of what training learns from: `query_share` is read too.
 
     Raises:
-        ConfigError: besides, rewards of single states are to be estimated and cannot.
+        ConfigError: besides, rewards of single states are to be estimated and cannot,
+            or it lacks what one that is `online` or `remembers` must have.
     """
     kind = checked_class(config)
+    for fact, needed in (("online", "cheap"), ("remembers", "needs_states")):
+        if getattr(kind, fact) and not getattr(kind, needed):
+            raise ConfigError(
+                f"reward.model is {config.reward.model!r}, which says {fact}=True and "
+                f"{needed}=False: set {needed} = True in the class."
+            )
     share, why = config.reward.query_share, ""
     if kind.window > 1:
         why = "looks at several states in a row"
@@ -241,12 +263,21 @@ def make_model(config: Config) -> RewardModel:
     """The configured reward model, made in this process.
 
     Raises:
-        ConfigError: as `checked_class` and its constructor.
+        ConfigError: as `checked_class` and its constructor; or that changes what is
+            read of the class.
         ForeignError: one's own failed otherwise.
     """
     kind = checked_class(config)
     with blaming(kind, "when it was made"):
-        return kind(config)
+        model = kind(config)
+    for fact in OF_CLASS:
+        said, first = getattr(model, fact), getattr(kind, fact)
+        if said != first:
+            raise ConfigError(
+                f"reward.model is {config.reward.model!r}, which says {fact}={said!r} "
+                f"in its instance and {fact}={first} in its class: set it in the class."
+            )
+    return model
 
 
 def rewards_of(model: RewardModel, episodes: Episodes) -> np.ndarray:

@@ -4,16 +4,15 @@ A pool knows only that there is a reward model and that there are states. This o
 it in this process; `workers.py` has one with workers beside it.
 """
 
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmrm_exp.config import Config, ForeignError
+from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv
-from vlmrm_exp.foreign import blaming
+from vlmrm_exp.foreign import blaming, close
 from vlmrm_exp.reward import (
     Episodes,
     Memory,
@@ -178,14 +177,5 @@ class Pool:
 
     def close(self) -> None:
         """Release what the model holds, and stop workers."""
-        close(self._model)
-
-
-def close(model: RewardModel | None) -> None:
-    """Release what a model holds, if any; results are whole even where that fails."""
-    try:
-        with blaming(model, "in close"):
-            if model is not None:
-                model.close()
-    except ForeignError as error:
-        print(error, file=sys.stderr)
+        if self._model is not None:
+            close(self._model)

@@ -1,9 +1,10 @@
 """Where a run's rewards are computed: in its process, or by workers beside it.
 
 States travel to workers and rewards come back; a frame, most of a megabyte, never does.
-States are computed in the model's own batches whatever the number of workers, so
-rewards do not depend on it. What workers are, and who takes the place of one that ends,
-is `crew.py`.
+Where states are rewarded each by itself, a worker's share is a multiple of the model's
+`batch_size`, but for the last: a model that splits it into such batches gives the same
+rewards whatever the number of workers. What workers are, and who takes the place of one
+that ends, is `crew.py`.
 """
 
 import pickle
@@ -60,7 +61,8 @@ def example_of(config: Config, envs: VectorEnv) -> Episodes:
     window = reward_class(config).window
     steps, count = (1, min(2, envs.num_envs)) if window == 1 else (window, 1)
     none = np.zeros((steps, count), np.float32)
-    states = np.repeat(envs.states()[None, :count], steps, axis=0)
+    with blaming(envs, "in states"):
+        states = np.repeat(envs.states()[None, :count], steps, axis=0)
     return Episodes(states=states, env_reward=none, online=none)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from vlmrm_exp.config import Config
 from vlmrm_exp.envs import VectorEnv, frames_of, world_of
+from vlmrm_exp.foreign import blaming, close
 from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.measures import wilson_interval
 from vlmrm_exp.reward import rewards_of
@@ -143,7 +144,7 @@ def play(
     return Played(
         reward=np.concatenate(rewards, axis=1),
         env_reward=np.concatenate([r.env_reward for r in rollouts], axis=1),
-        success=None if goal is None else envs.episode_success(goal),
+        success=None if goal is None else success_of(envs, goal),
         goal_share=None if goal is None else goal.mean(axis=0),
         states=states,
         judged=judged_by,
@@ -152,6 +153,22 @@ def play(
             for name in rollouts[0].passed
         },
     )
+
+
+def success_of(envs: VectorEnv, goal: np.ndarray) -> np.ndarray:
+    """Ask a world about whole episodes: goal flags (T, N) bool -> (N,) bool.
+
+    Raises:
+        ForeignError: one's own failed, or gave something else.
+    """
+    with blaming(envs, "in episode_success"):
+        success = envs.episode_success(goal)
+        if not isinstance(success, np.ndarray) or success.dtype != bool:
+            kind = getattr(success, "dtype", None) or type(success).__name__
+            raise TypeError(f"it gave {kind}, not an array of bool")
+        if success.shape != goal.shape[1:]:
+            raise ValueError(f"it gave {success.shape}, not {goal.shape[1:]}")
+    return success
 
 
 def judge(played: Played) -> dict[str, Any]:
@@ -261,7 +278,7 @@ def rollout_metrics(
         "train/return_mean": float(rollout.env_reward.sum(0).mean()),
     }
     if rollout.goal is not None:
-        success = envs.episode_success(rollout.goal)
+        success = success_of(envs, rollout.goal)
         metrics["train/success_rate"] = float(success.mean())
     return metrics | _passed("train", rollout.passed)
 
@@ -285,10 +302,12 @@ def write_beside(
 
 def _frames(config: Config, episodes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Render episodes of states, at the task's own frame height: (T, H, W, 3) each."""
-    renderer = world_of(config.task).make_renderer(
-        config.task, config.task.frame_height, config.clip.render_effects
-    )
+    task = config.task
+    with blaming(task.env, "in make_renderer"):
+        renderer = world_of(task).make_renderer(
+            task, task.frame_height, config.clip.render_effects
+        )
     try:
         return [frames_of(renderer, states) for states in episodes]
     finally:
-        renderer.close()
+        close(renderer)
