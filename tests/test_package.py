@@ -102,7 +102,7 @@ def test_help_waits_for_no_heavy_package():
     assert not {"torch", "open_clip", "scipy.stats", "wandb"} & {*done.stdout.split()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_open_clip_comes_without_a_compiler_and_both_can_be_had_later():
     code = (
         "import sys, vlmrm_exp.vlm.source, vlmrm_exp.vlm.encoder; print(*sys.modules);"
@@ -268,7 +268,7 @@ def test_installed_wheel_composes_in_an_unrelated_folder(installed, tmp_path):
     assert "name: mountaincar" in shown
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_installed_wheel_trains_in_an_unrelated_folder(installed, tmp_path):
     words = "experiment=smoke", "log=none", "compute.workers=0"
     run([installed, "-m", "vlmrm_exp", *words], cwd=tmp_path)

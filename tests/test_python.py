@@ -98,6 +98,7 @@ def test_what_is_no_picture_is_one_sentence(tmp_path):
         scorer([tmp_path / "1.png"])
 
 
+@pytest.mark.long
 def test_the_page_runs_as_it_stands(program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("experiment=smoke", "log=none", "clip=nano", "compute.workers=0")

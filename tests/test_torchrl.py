@@ -63,6 +63,7 @@ def test_rewards_are_of_the_frames_after_their_steps(mode):
     np.testing.assert_allclose(rewards, expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.long
 def test_example(tmp_path):
     done = subprocess.run(
         [sys.executable, EXAMPLE, "60"], cwd=tmp_path, capture_output=True, text=True

@@ -392,6 +392,7 @@ def test_what_cannot_be_rewarded_is_refused_before_a_model_loads():
         VLMReplayBuffer(10, space, gym.spaces.Box(-1, 1), **undrawn)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "amount"), [("sac_sb3", "120"), ("plain_loop", "1")])
 def test_example(name, amount, tmp_path):
     command = [sys.executable, EXAMPLES / f"{name}.py", amount]
