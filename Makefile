@@ -7,9 +7,7 @@ export PYTHON EXTRAS TORCH_INDEX
 
 BIN := .venv/bin
 READY := .venv/ready
-PYTEST := $(BIN)/python -m pytest --dist worksteal
-# Some tests wait for processes and servers, while another can run.
-ONE_MORE := -n $(shell expr $$(nproc) + 1)
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 # A checkout that was moved or copied has a .venv that points to the old place.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(READY): again
@@ -28,13 +26,14 @@ accept: $(READY) ## see whether pretrained models are right, as make accept CLIP
 	@$(BIN)/python -m vlmrm_exp.accept clip=$(or $(CLIP),rn50) $(ARGS)
 
 test: $(READY) ## the tests, on all cores; ARGS go to pytest
-	@$(PYTEST) $(ONE_MORE) -m "not gpu and not long" $(ARGS)
+	@# One more than cores: slow tests also wait, for processes and servers.
+	@$(PYTEST) -n $$(($$(nproc) + 1)) -m "not gpu and not long" $(ARGS)
 
 test-fast: $(READY) ## those that take seconds
-	@$(PYTEST) $(ONE_MORE) -m "not gpu and not long and not slow" $(ARGS)
+	@$(PYTEST) -m "not gpu and not long and not slow" $(ARGS)
 
 test-long: $(READY) ## those that take minutes, a large model or an installation; the examples
-	@$(PYTEST) -n auto -m long $(ARGS)
+	@$(PYTEST) -m long $(ARGS)
 
 test-gpu: $(READY) ## those that need a CUDA GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
