@@ -151,6 +151,10 @@ def test_a_sweep_with_an_impossible_job_does_not_begin(program, tmp_path):
     assert ended.code == 2
     assert "Job 1 of 2 (" in ended.err
     assert "alpha is 2.0" in ended.err
+    words = "seed=1,0", "evaluation.episodes=${seed}"  # of each job, not seed's default
+    ended = program("-m", *SMOKE, "reward=environment", *words, sweep)
+    assert "Job 1 of 2 (" in ended.err
+    assert "evaluation.episodes is 0" in ended.err
     assert list(tmp_path.iterdir()) == []
 
 
