@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
-from unittest import mock
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -17,20 +16,18 @@ from vlmrm_exp.config import Config
 from vlmrm_exp.studies.settings import Study
 from vlmrm_exp.vlm.source import EMBEDDED
 from vlmrm_exp.words import to_keys
-from worlds import compose
 
 
 def asked(verb: ModuleType, *words: str) -> Study:
     """What `python -m vlmrm_exp.VERB WORDS` would do."""
     keys = to_keys(list(words), verb.PLURAL)
-    with mock.patch.object(app, "compose", compose):
-        return verb.check(compose(verb.__name__.rpartition(".")[2], *keys))
+    return verb.check(app.compose(verb.__name__.rpartition(".")[2], *keys))
 
 
 def run_config(*words: str) -> Config:
     """What `python -m vlmrm_exp WORDS` would do, as the fixture `compose` has it."""
     keys = to_keys(list(words), {})
-    return training.check(compose("config", *keys, "name=test"))
+    return training.check(app.compose("config", *keys, "name=test"))
 
 
 class Folders:

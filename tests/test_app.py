@@ -4,11 +4,14 @@ import os
 import signal
 from pathlib import Path
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
 
 from vlmrm_exp import app
-from vlmrm_exp.config import ConfigError, UnavailableError
+from vlmrm_exp.config import ConfigError, UnavailableError, conf_dir
 from vlmrm_exp.files import unusable, write_json
+from vlmrm_exp.words import to_keys
 
 
 def test_composed_again_is_the_same_but_for_what_is_changed():
@@ -16,6 +19,40 @@ def test_composed_again_is_the_same_but_for_what_is_changed():
     again = composed.again("clip=nano").cfg
     assert (again.task.name, again.alpha, again.clip.name) == ("kneeling", 0.5, "nano")
     assert composed.cfg.clip.name == "vitl14"
+
+
+def test_a_program_composes_options_once_and_gets_what_hydra_composes():
+    """Of a sweep's jobs, say, in any order, on top of what was composed before."""
+    options = (
+        "task=splits",
+        "experiment=short",
+        "wording=vague",
+        "judge=[model,words]",
+    )
+    jobs = [
+        (*options, "seed=1", "alpha=0.5"),
+        ("seed=2", *options, "prompt='a, \\${b}'"),
+        (
+            "stages=[{prompt: x, quantile: 0.9}]",
+            "algo.hidden=[8]",
+            *options,
+            "judge.far=alpha=1",
+        ),
+        ("judge.model=null", "compute.workers=0", *options, "render=fast"),
+        (*options, "compute=cpu", "clip=nano", "clip.batch_size=3"),
+        options,
+    ]
+    keys = [to_keys(list(job), {}, program="config") for job in jobs]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        before = app._compose.cache_info().misses
+        found = [app.compose("config", *job).cfg for job in keys]
+        assert app._compose.cache_info().misses - before == 3
+        for cfg, job in zip(found, keys, strict=True):
+            assert OmegaConf.to_yaml(cfg) == OmegaConf.to_yaml(
+                hydra.compose("config", [*job])
+            )
+        with pytest.raises(ConfigError, match="no setting alhpa"):
+            app.compose("config", *keys[-1], "alhpa=1")
 
 
 @pytest.mark.parametrize(

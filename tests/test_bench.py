@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlmrm_exp import bench, timing
+from vlmrm_exp import app, bench, timing
 from vlmrm_exp.config import Config, ConfigError, cores
 from vlmrm_exp.rl import Batch
 from vlmrm_exp.rl.sac import SAC
@@ -21,14 +21,13 @@ from vlmrm_exp.timing import MatrixProducts, Stage, count_flop, summed_up, time_
 from vlmrm_exp.vlm.imported import open_clip
 from vlmrm_exp.vlm.int8 import to_int8
 from vlmrm_exp.words import to_keys
-from worlds import compose as quickly
 
 SMALL = ("experiment=smoke", "turns=2", "turn_s=0.01", "compute.workers=0")
 
 
 def asked(*words: str) -> tuple[bench.BenchConfig, Config | None]:
     keys = to_keys(list(words), {})
-    config, reference, _ = bench.check(quickly("bench", *keys, "out=nowhere"))
+    config, reference, _ = bench.check(app.compose("bench", *keys, "out=nowhere"))
     return config, reference
 
 

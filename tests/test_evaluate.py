@@ -21,7 +21,6 @@ from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.evaluate import SEED_OFFSET, check, evaluate
 from vlmrm_exp.run_folder import load_run_config
-from worlds import compose
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +67,7 @@ def make(trained: Path, tmp_path: Path) -> Make:
         folder = tmp_path / name
         shutil.copytree(trained, folder)
         keys = ("reward=environment", "task.episode_length=200", *keys)
-        cfg = compose("config", *CARTPOLE, *keys).cfg
+        cfg = app.compose("config", *CARTPOLE, *keys).cfg
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         path = folder / "checkpoints" / "best.pt"
         checkpoint = torch.load(path, weights_only=True)
@@ -85,7 +84,7 @@ def make(trained: Path, tmp_path: Path) -> Make:
 def evaluated(folder: Path, *words: str) -> dict[str, Any]:
     """What `python -m vlmrm_exp.evaluate run=FOLDER WORDS` would return."""
     words = ("video=false", "compute.workers=0", *words)
-    return evaluate(*check(compose("evaluate", f"run={folder}", *words)))
+    return evaluate(*check(app.compose("evaluate", f"run={folder}", *words)))
 
 
 def play_by_hand(config: Config, controller: np.ndarray, num_envs: int, seed: int):
@@ -174,7 +173,7 @@ def test_a_reward_that_learned_is_asked_with_what_it_has_learned(program, tmp_pa
         evaluated(folder, "episodes=2")
     (folder / "checkpoints" / "reward.pt").unlink()
     with pytest.raises(ConfigError, match=r"but there is no .*reward\.pt"):
-        check(compose("evaluate", f"run={folder}"))  # before any model is loaded
+        check(app.compose("evaluate", f"run={folder}"))  # before any model is loaded
 
 
 def test_random_actions_stand_beside_a_policy(make: Make):
@@ -249,7 +248,7 @@ def test_the_first_episodes_are_shown_in_a_video(make: Make, capsys):
 )
 def test_what_cannot_be_evaluated_is_refused(words, reason):
     with pytest.raises(ConfigError) as caught:
-        check(compose("evaluate", *words))
+        check(app.compose("evaluate", *words))
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -257,12 +256,12 @@ def test_what_cannot_be_evaluated_is_refused(words, reason):
 def test_a_run_without_a_policy_is_refused(trained: Path, tmp_path: Path):
     shutil.copy(trained / "config.yaml", tmp_path)
     with pytest.raises(ConfigError, match=r"There is no .*best\.pt: the run ended"):
-        check(compose("evaluate", f"run={tmp_path}"))
+        check(app.compose("evaluate", f"run={tmp_path}"))
 
 
 def test_compute_is_told_here_and_all_else_by_the_run(trained: Path):
     words = (f"run={trained}", "compute=cpu", "compute.torch_threads=3")
-    _, config = check(compose("evaluate", *words))
+    _, config = check(app.compose("evaluate", *words))
     run = load_run_config(trained)
     assert config.compute.torch_threads == 3
     assert config.compute.workers is None

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "vlm": LEAVES,
     "app": {"leftovers", "settings", "sweep", "words", *LEAVES},
     "leftovers": {"config"},
-    "sweep": {"settings", "words", "config"},
+    "sweep": {"log", "settings", "words", "config"},
     "settings": {"words", "config"},
     "words": {"checks", "config"},
     "refusals": {"checks", "config", "files"},

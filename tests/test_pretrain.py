@@ -48,7 +48,6 @@ from vlmrm_exp.reward import Episodes
 from vlmrm_exp.reward.clip import ClipReward
 from vlmrm_exp.vlm.imported import open_clip
 from vlmrm_exp.vlm.source import EMBEDDED
-from worlds import compose
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +55,7 @@ WEIGHTS = "open_clip_model.safetensors"
 
 
 def checked(*keys: str) -> PretrainConfig:
-    return pretrain.check(compose("pretrain", *keys))
+    return pretrain.check(app.compose("pretrain", *keys))
 
 
 @functools.cache

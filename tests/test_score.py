@@ -33,7 +33,6 @@ from vlmrm_exp.vlm.encoder import load_encoder
 from vlmrm_exp.words import to_keys
 
 from studies import damaged_model, run_config  # isort: skip
-from worlds import compose  # isort: skip
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +84,7 @@ def by_hand() -> Callable[..., np.ndarray]:
 def asked(*words: Any) -> Asked:
     """What `python -m vlmrm_exp.score WORDS` would do."""
     keys = to_keys([str(word) for word in words], score.PLURAL, files=True)
-    return score.check(compose("score", *keys))
+    return score.check(app.compose("score", *keys))
 
 
 def run(out: Path, *words: Any) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import torch
 
 from point_mass import read_metrics
 from vlmrm_exp import __main__ as training
-from vlmrm_exp import evaluate, label
+from vlmrm_exp import app, evaluate, label
 from vlmrm_exp.config import ConfigError, TaskConfig
 from vlmrm_exp.envs import check_world
 from vlmrm_exp.envs.in_order import InOrder, make_envs
@@ -24,7 +24,6 @@ from vlmrm_exp.rl.policy import load_policy
 from vlmrm_exp.rl.rollout import collect
 from vlmrm_exp.studies import state_sets
 from vlmrm_exp.words import to_keys
-from worlds import compose as quickly
 from worlds import composed
 
 HILL, FLAG = "a car on the left hilltop", "a car next to the flag"
@@ -133,7 +132,7 @@ def staged():
 
 
 def _composed(*words: str):
-    return quickly("config", *to_keys(list(words), {}), "name=test")
+    return app.compose("config", *to_keys(list(words), {}), "name=test")
 
 
 def sentence_rewards(states: np.ndarray) -> np.ndarray:

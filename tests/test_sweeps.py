@@ -10,7 +10,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-import worlds
 from vlmrm_exp import app
 from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import Config, conf_dir
@@ -129,7 +128,7 @@ def jobs_of(name: str) -> list[Config]:
         for value in values:
             chosen = {k: v[0] for k, v in choices.items()} | {key: value}
             words = [f"{k}={v}" for k, v in chosen.items()]
-            composed = worlds.compose(name, SEARCH, *words, "name=test")
+            composed = app.compose(name, SEARCH, *words, "name=test")
             jobs.append(to_config(composed.cfg))  # compute=gpu needs none here
             check_world(jobs[-1])
             with_members(composed, jobs[-1])

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -201,21 +202,51 @@ def compose(config_name: str, *keys: str) -> Composed:
     """Compose a configuration, within a program or without; else a ConfigError."""
     try:
         if GlobalHydra.instance().is_initialized():
-            loader = GlobalHydra.instance().config_loader()
-            return Composed(_compose(loader, config_name, keys), keys, config_name)
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return Composed(hydra.compose(config_name, list(keys)), keys, config_name)
+            loader: Any = GlobalHydra.instance().config_loader()
+            cfg = compose_values(loader, config_name, keys)
+        else:
+            with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                cfg = hydra.compose(config_name, list(keys))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
+    return Composed(cfg, keys, config_name)
 
 
-@functools.lru_cache(maxsize=32)
-def _compose(loader: object, config_name: str, keys: tuple[str, ...]) -> DictConfig:
-    """A run asks for the same judges and members several times, some .3 s each.
+def compose_values(
+    loader: Any, config_name: str, keys: tuple[str, ...], once: object = None
+) -> DictConfig:
+    """Compose options once, some .2 s each time, and set values in a copy of that.
 
-    `loader` is Hydra's present one, which knows the folders of options.
+    Hydra sets them at last too. A sweep's jobs, judges and members differ mostly in
+    values. `loader` is Hydra's present one; options are those of `once`, or of it.
     """
-    return hydra.compose(config_name, list(keys))
+    # With what a configuration itself adds to the search path.
+    read = loader._parse_overrides_and_create_caching_repo
+    overrides, repository = read(config_name, list(keys))
+    values = [
+        one
+        for one in overrides
+        if not one.is_sweep_override()
+        and not one.is_hydra_override()
+        and (
+            isinstance(one.value(), dict)
+            or not repository.group_exists(one.key_or_group)
+        )
+    ]
+    lines = {one.input_line for one in values}
+    options = tuple(key for key in keys if key not in lines)
+    cfg = copy.deepcopy(_compose(once or loader, config_name, options))
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+    except (HydraException, OmegaConfBaseException):
+        return hydra.compose(config_name, list(keys))  # it says what is wrong
+    return cfg
+
+
+@functools.lru_cache(maxsize=256)
+def _compose(once: object, config_name: str, options: tuple[str, ...]) -> DictConfig:
+    """Compose with options alone."""
+    return hydra.compose(config_name, list(options))
 
 
 def composed_by_hydra(cfg: DictConfig, own: Any, folder: Path) -> Composed:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from vlmrm_exp import words
 from vlmrm_exp.config import ConfigError, FolderTakenError
+from vlmrm_exp.log.progress import progress_bar
 from vlmrm_exp.settings import settings_hash
 
 
@@ -48,17 +49,19 @@ def check_jobs(
     [jobs] = BasicSweeper.split_arguments(overrides, None)
     named = "settings_hash" in OmegaConf.to_yaml(config.hydra.sweep)
     folders: dict[str, int] = {}
-    for number, job in enumerate(jobs):
-        try:
-            cfg = check(*job)
-            key = settings_hash(_root_=cfg) if named else str(number)
-            if folders.setdefault(key, number) != number:
+    with progress_bar(len(jobs), "job", "checking") as progress:
+        for number, job in enumerate(jobs):
+            try:
+                cfg = check(*job)
+                key = settings_hash(_root_=cfg) if named else str(number)
+                if folders.setdefault(key, number) != number:
+                    raise ConfigError(
+                        f"job {folders[key]} has the same settings but for compute and "
+                        "log, so the same folder: sweep these one by one."
+                    )
+            except ConfigError as error:
                 raise ConfigError(
-                    f"job {folders[key]} has the same settings but for compute and "
-                    "log, so the same folder: sweep these one by one."
-                )
-        except ConfigError as error:
-            raise ConfigError(
-                f"Job {number} of {len(jobs)} ({' '.join(job)}) cannot start, so none "
-                f"was started: {error}"
-            ) from error
+                    f"Job {number} of {len(jobs)} ({' '.join(job)}) cannot start, so "
+                    f"none was started: {error}"
+                ) from error
+            progress.update()
