@@ -10,7 +10,7 @@ meet it are reached. Nothing is trained.
 import sys
 from dataclasses import replace
 
-from vlmrm_exp import app
+from vlmrm_exp import composition
 from vlmrm_exp.__main__ import check
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import world_of
@@ -23,7 +23,7 @@ STATES = 1000
 def main() -> None:
     """Print a line for each stage."""
     keys = to_keys(sys.argv[1:], {})
-    config = check(app.compose("config", "reward=stages", "name=x", *keys))
+    config = check(composition.compose("config", "reward=stages", "name=x", *keys))
     world, model = world_of(config.task), StagesReward(config)
     assert world.sample_states is not None
     states = world.sample_states(config.task, STATES, 0).states

@@ -21,7 +21,7 @@ import gymnasium as gym
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vlmrm_exp import app
+from vlmrm_exp import composition
 from vlmrm_exp.__main__ import check
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.device import widen_products
@@ -73,7 +73,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 def main() -> None:
     """Print what each part takes, and the floor."""
     keys = to_keys(sys.argv[1:], {})
-    config = check(app.compose("config", "task=kneeling", "name=x", *keys))
+    config = check(composition.compose("config", "task=kneeling", "name=x", *keys))
     torch.set_num_threads(1)
     widen_products()
     envs = make_envs(config.task, 1, 1)

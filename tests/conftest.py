@@ -23,7 +23,7 @@ from hypothesis import settings
 import wandb_server
 import worlds
 from vlmrm_exp import __main__ as training
-from vlmrm_exp import app
+from vlmrm_exp import app, composition
 from vlmrm_exp.config import Config
 from vlmrm_exp.words import to_keys
 
@@ -32,7 +32,7 @@ settings.register_profile("here", deadline=None, database=None)
 settings.load_profile("here")
 
 # Composing takes most of a small test's time.
-app.compose = worlds.compose
+composition.compose = worlds.compose
 
 # A shell's background job ignores Ctrl-C, and so would the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,7 +44,7 @@ def compose() -> Callable[..., Config]:
 
     def composed(*words: str) -> Config:
         keys = to_keys(list(words), {}, program="config")
-        return training.check(app.compose("config", *keys, "name=test"))
+        return training.check(composition.compose("config", *keys, "name=test"))
 
     return composed
 

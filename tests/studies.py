@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from vlmrm_exp import __main__ as training
-from vlmrm_exp import app
+from vlmrm_exp import composition
 from vlmrm_exp.config import Config
 from vlmrm_exp.studies.settings import Study
 from vlmrm_exp.vlm.source import EMBEDDED
@@ -21,13 +21,13 @@ from vlmrm_exp.words import to_keys
 def asked(verb: ModuleType, *words: str) -> Study:
     """What `python -m vlmrm_exp.VERB WORDS` would do."""
     keys = to_keys(list(words), verb.PLURAL)
-    return verb.check(app.compose(verb.__name__.rpartition(".")[2], *keys))
+    return verb.check(composition.compose(verb.__name__.rpartition(".")[2], *keys))
 
 
 def run_config(*words: str) -> Config:
     """What `python -m vlmrm_exp WORDS` would do, as the fixture `compose` has it."""
     keys = to_keys(list(words), {})
-    return training.check(app.compose("config", *keys, "name=test"))
+    return training.check(composition.compose("config", *keys, "name=test"))
 
 
 class Folders:

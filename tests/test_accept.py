@@ -172,6 +172,7 @@ def test_what_is_not_as_expected_is_said(epics, right, fails):
         assert sentence.startswith(start)
 
 
+@pytest.mark.slow
 def test_published_figures_are_of_models_and_tasks_that_there_are(compose):
     assert set(PUBLISHED["paper"]["success"]) == set(GOALS)
     other = PUBLISHED["replication"]

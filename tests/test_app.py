@@ -8,19 +8,23 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from vlmrm_exp import app
+from vlmrm_exp import composition
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import ConfigError, UnavailableError, conf_dir
 from vlmrm_exp.files import unusable, write_json
 from vlmrm_exp.words import to_keys
 
 
 def test_composed_again_is_the_same_but_for_what_is_changed():
-    composed = app.compose("config", "task=kneeling", "clip=vitl14", "alpha=0.5")
+    composed = composition.compose(
+        "config", "task=kneeling", "clip=vitl14", "alpha=0.5"
+    )
     again = composed.again("clip=nano").cfg
     assert (again.task.name, again.alpha, again.clip.name) == ("kneeling", 0.5, "nano")
     assert composed.cfg.clip.name == "vitl14"
 
 
+@pytest.mark.slow
 def test_a_program_composes_options_once_and_gets_what_hydra_composes():
     """Of a sweep's jobs, say, in any order, on top of what was composed before."""
     options = (
@@ -44,15 +48,15 @@ def test_a_program_composes_options_once_and_gets_what_hydra_composes():
     ]
     keys = [to_keys(list(job), {}, program="config") for job in jobs]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        before = app._compose.cache_info().misses
-        found = [app.compose("config", *job).cfg for job in keys]
-        assert app._compose.cache_info().misses - before == 3
+        before = composition._compose.cache_info().misses
+        found = [composition.compose("config", *job).cfg for job in keys]
+        assert composition._compose.cache_info().misses - before == 3
         for cfg, job in zip(found, keys, strict=True):
             assert OmegaConf.to_yaml(cfg) == OmegaConf.to_yaml(
                 hydra.compose("config", [*job])
             )
         with pytest.raises(ConfigError, match="no setting alhpa"):
-            app.compose("config", *keys[-1], "alhpa=1")
+            composition.compose("config", *keys[-1], "alhpa=1")
 
 
 @pytest.mark.parametrize(
@@ -80,12 +84,12 @@ def test_a_program_composes_options_once_and_gets_what_hydra_composes():
 )
 def test_what_hydra_refuses_is_one_sentence(key, reason):
     with pytest.raises(ConfigError, match=reason) as caught:
-        app.compose("config", key)
+        composition.compose("config", key)
     assert "\n" not in str(caught.value)
 
 
 def raising(error: BaseException):
-    def act(composed: app.Composed) -> None:
+    def act(composed: Composed) -> None:
         raise error
 
     return act

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlmrm_exp import app, bench, timing
+from vlmrm_exp import bench, composition, timing
 from vlmrm_exp.config import Config, ConfigError, cores
 from vlmrm_exp.rl import Batch
 from vlmrm_exp.rl.sac import SAC
@@ -27,10 +27,13 @@ SMALL = ("experiment=smoke", "turns=2", "turn_s=0.01", "compute.workers=0")
 
 def asked(*words: str) -> tuple[bench.BenchConfig, Config | None]:
     keys = to_keys(list(words), {})
-    config, reference, _ = bench.check(app.compose("bench", *keys, "out=nowhere"))
+    config, reference, _ = bench.check(
+        composition.compose("bench", *keys, "out=nowhere")
+    )
     return config, reference
 
 
+@pytest.mark.slow
 def test_operations_of_an_image_tower_are_those_of_its_layers():
     patch, side, width, layers, dim = 8, 4, 32, 2, 12
     sizes = side * patch, patch, width, layers, 2, 4.0
@@ -141,7 +144,7 @@ def test_ratios_are_taken_within_each_turn():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bench_of_a_humanoid(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

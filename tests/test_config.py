@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmrm_exp import app
+from vlmrm_exp import composition
 from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import Config, ConfigError, conf_dir
 from vlmrm_exp.notes import unread
@@ -102,7 +102,7 @@ def test_prompt_is_taken_as_typed(compose, sentence):
 def test_list_and_quoted_prompts_keep_their_meaning(compose):
     assert compose("prompt=[one, two]").prompts == ["one", "two"]
     with pytest.raises(ConfigError, match="prompt holds 3, which is not text"):
-        to_config(app.compose("config", "prompt=[3]").cfg)  # as in a file
+        to_config(composition.compose("config", "prompt=[3]").cfg)  # as in a file
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from vlmrm_exp import composition
 from vlmrm_exp.config import conf_dir
 from vlmrm_exp.words import to_keys
 
@@ -62,7 +64,7 @@ def test_commands_are_found():
     assert len(words) > 25
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_command_composes(monkeypatch):
     monkeypatch.chdir(ROOT)
     for page, module, rest in commands():
@@ -123,7 +125,8 @@ def compose_words(verb: str, words: list[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(keys)
         for i in range(max(len(choices(one)) for one in parsed)):
             each = [choices(one)[i % len(choices(one))] for one in parsed]
-            compose(name, each, return_hydra_config=True)
+            loader = GlobalHydra.instance().config_loader()
+            composition.compose_values(loader, name, tuple(each), folder)
 
 
 def choices(override) -> list[str]:

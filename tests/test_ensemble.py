@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from point_mass import Distance, point_mass_config, read_metrics, trained
 from vlmrm_exp import __main__ as training
-from vlmrm_exp import app, epic, evaluate
+from vlmrm_exp import app, composition, epic, evaluate
 from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.in_order import make_envs
@@ -38,7 +38,7 @@ SHORT = ("task.episode_length=30",)
 
 def checked_config(*words: str, program: str = "config"):
     keys = to_keys(list(words), {}, program=program)
-    return training.check(app.compose(program, *keys, "name=test"))
+    return training.check(composition.compose(program, *keys, "name=test"))
 
 
 def test_members_are_combined_as_in_the_paper():
@@ -186,7 +186,7 @@ def test_a_member_whose_rewards_do_not_vary_is_refused():
         make_model(point_mass_config(**settings))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_as_typed_goes_on_and_is_judged_again(program, start, tmp_path):
     run = tmp_path / "run"
     words = (
@@ -331,7 +331,7 @@ def test_options_that_cannot_be_are_refused(options, told):
 )
 def test_members_that_change_nothing_are_told_of(words, told):
     keys = to_keys([*TASK, *words], {}, program="config")
-    composed = app.compose("config", *keys, "name=test")
+    composed = composition.compose("config", *keys, "name=test")
     config = with_members(composed, to_config(composed.cfg))
     typed = [key.partition("=")[0] for key in keys]
     assert notes(judge_configs(composed, config), config, typed) == told
@@ -341,7 +341,7 @@ def test_members_that_change_nothing_are_told_of(words, told):
 def test_a_judge_of_an_ensemble_is_one_told_differently():
     words = [*ENSEMBLE, "judge.x=alpha=0.4", "judge.y=reward=clip"]
     keys = to_keys(words, {}, program="config")
-    composed = app.compose("config", *keys, "name=test")
+    composed = composition.compose("config", *keys, "name=test")
     judges = judge_configs(composed, to_config(composed.cfg))
     assert [one.alpha for one in member_configs(judges["x"]).values()] == [0.4] * 3
     assert judges["y"].reward.model == "clip"
@@ -356,7 +356,7 @@ def test_a_judge_may_have_members_that_the_run_has_not():
         "judge.y=member.far=clip=tiny",
     ]
     keys = to_keys(words, {}, program="config")
-    composed = app.compose("config", *keys, "name=test")
+    composed = composition.compose("config", *keys, "name=test")
     config = to_config(composed.cfg)
     judges = judge_configs(composed, config)
     members = member_configs(judges["x"])
@@ -370,7 +370,7 @@ def test_a_judge_may_have_members_that_the_run_has_not():
 def test_studies_of_states_ask_an_ensemble_as_a_run_does():
     words = [*ENSEMBLE[:2], *ENSEMBLE[4:], *DIFFERENT, *SHORT, "alpha=0", "out=x"]
     keys = to_keys(words, epic.PLURAL, program="epic")
-    (task,) = epic.check(app.compose("epic", *keys)).tasks
+    (task,) = epic.check(composition.compose("epic", *keys)).tasks
     states = np.concatenate([*random_states(task, 1)])
     model = make_model(checked_config(*ENSEMBLE, *DIFFERENT, *SHORT))
     expected = model.rewards(Episodes(states=states[:, None]))[:, 0]
@@ -394,7 +394,7 @@ def test_studies_of_states_ask_an_ensemble_as_a_run_does():
 def test_a_study_of_an_ensemble_is_of_the_model_that_is_named(tmp_path):
     def tasks(model: str):
         keys = to_keys(["reward=ensemble", model, "out=x"], epic.PLURAL, program="epic")
-        return epic.check(app.compose("epic", *keys)).tasks
+        return epic.check(composition.compose("epic", *keys)).tasks
 
     with pytest.raises(ConfigError, match="clip names 2 models, but reward=ensemble"):
         tasks("clip=nano,tiny")

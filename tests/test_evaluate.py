@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from vlmrm_exp import __main__ as training
-from vlmrm_exp import app
+from vlmrm_exp import composition
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.evaluate import SEED_OFFSET, check, evaluate
@@ -45,7 +45,7 @@ CARTPOLE = (
 def trained(tmp_path_factory) -> Path:
     """The folder of a run of CartPole, learned from a sentence in a few steps."""
     folder = tmp_path_factory.mktemp("trained")
-    composed = app.compose("config", *CARTPOLE)
+    composed = composition.compose("config", *CARTPOLE)
     text = OmegaConf.to_yaml(composed.cfg, resolve=True)
     (folder / "config.yaml").write_text(text)
     training.run(training.check(composed), folder)
@@ -67,7 +67,7 @@ def make(trained: Path, tmp_path: Path) -> Make:
         folder = tmp_path / name
         shutil.copytree(trained, folder)
         keys = ("reward=environment", "task.episode_length=200", *keys)
-        cfg = app.compose("config", *CARTPOLE, *keys).cfg
+        cfg = composition.compose("config", *CARTPOLE, *keys).cfg
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         path = folder / "checkpoints" / "best.pt"
         checkpoint = torch.load(path, weights_only=True)
@@ -84,7 +84,7 @@ def make(trained: Path, tmp_path: Path) -> Make:
 def evaluated(folder: Path, *words: str) -> dict[str, Any]:
     """What `python -m vlmrm_exp.evaluate run=FOLDER WORDS` would return."""
     words = ("video=false", "compute.workers=0", *words)
-    return evaluate(*check(app.compose("evaluate", f"run={folder}", *words)))
+    return evaluate(*check(composition.compose("evaluate", f"run={folder}", *words)))
 
 
 def play_by_hand(config: Config, controller: np.ndarray, num_envs: int, seed: int):
@@ -173,7 +173,9 @@ def test_a_reward_that_learned_is_asked_with_what_it_has_learned(program, tmp_pa
         evaluated(folder, "episodes=2")
     (folder / "checkpoints" / "reward.pt").unlink()
     with pytest.raises(ConfigError, match=r"but there is no .*reward\.pt"):
-        check(app.compose("evaluate", f"run={folder}"))  # before any model is loaded
+        check(
+            composition.compose("evaluate", f"run={folder}")
+        )  # before any model is loaded
 
 
 def test_random_actions_stand_beside_a_policy(make: Make):
@@ -248,7 +250,7 @@ def test_the_first_episodes_are_shown_in_a_video(make: Make, capsys):
 )
 def test_what_cannot_be_evaluated_is_refused(words, reason):
     with pytest.raises(ConfigError) as caught:
-        check(app.compose("evaluate", *words))
+        check(composition.compose("evaluate", *words))
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -256,12 +258,12 @@ def test_what_cannot_be_evaluated_is_refused(words, reason):
 def test_a_run_without_a_policy_is_refused(trained: Path, tmp_path: Path):
     shutil.copy(trained / "config.yaml", tmp_path)
     with pytest.raises(ConfigError, match=r"There is no .*best\.pt: the run ended"):
-        check(app.compose("evaluate", f"run={tmp_path}"))
+        check(composition.compose("evaluate", f"run={tmp_path}"))
 
 
 def test_compute_is_told_here_and_all_else_by_the_run(trained: Path):
     words = (f"run={trained}", "compute=cpu", "compute.torch_threads=3")
-    _, config = check(app.compose("evaluate", *words))
+    _, config = check(composition.compose("evaluate", *words))
     run = load_run_config(trained)
     assert config.compute.torch_threads == 3
     assert config.compute.workers is None
@@ -288,14 +290,14 @@ def test_load_run_config_refuses(tmp_path: Path, text: bytes, reason: str):
 
 def test_load_run_config_gives_back_what_was_written(tmp_path: Path):
     keys = ("task=kneeling", "prompt=[a, b]", "algo.gamma=0.5", "seed=3", "name=x")
-    composed = app.compose("config", *keys)
+    composed = composition.compose("config", *keys)
     OmegaConf.save(composed.cfg, tmp_path / "config.yaml")
     assert load_run_config(tmp_path) == training.check(composed)
 
 
 def test_an_older_runs_settings_that_are_not_said(tmp_path: Path, capsys):
     """One of what a run may have, and may have none of, is no such setting."""
-    composed = app.compose("config", "name=test")
+    composed = composition.compose("config", "name=test")
     settings = OmegaConf.to_container(composed.cfg, resolve=True)
     for key in ("judge", "renormalise", "evaluation"):
         del settings[key]

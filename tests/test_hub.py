@@ -283,7 +283,7 @@ def test_truncated_cache_names_the_file_to_delete(hub, load, tmp_path):
     assert f"delete {blob}" in load(hub.url)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_newer_version_of_the_repository_changes_no_weights(
     hub, load, model, tmp_path
 ):
@@ -310,7 +310,7 @@ def test_a_newer_version_of_the_repository_changes_no_weights(
     assert torch.equal(load(hub.url, clip), first)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_repository_of_its_own_loads_without_safetensors(
     hub, load, model, embedding, tmp_path
 ):

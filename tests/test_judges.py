@@ -11,7 +11,7 @@ import yaml
 from goal_states import AGAINST, FOR
 from point_mass import point_mass, point_mass_config, read_metrics
 from vlmrm_exp import __main__ as training
-from vlmrm_exp import app, evaluate
+from vlmrm_exp import composition, evaluate
 from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs.goals import HumanoidGoal
@@ -186,7 +186,9 @@ def test_judges_are_the_runs_settings_told_differently(program, tmp_path, monkey
     for kind in ("alarm", "judged"):
         file = folder / "checkpoints" / f"{kind}-below.pt"
         assert load_policy(file).env_steps == step
-        asked = app.compose("evaluate", f"run={folder}", f"checkpoint={file.stem}")
+        asked = composition.compose(
+            "evaluate", f"run={folder}", f"checkpoint={file.stem}"
+        )
         evaluate.check(asked)
     models = json.loads((folder / "versions.json").read_text())["judges"]
     names = [models[name]["encoder"]["name"] for name in ("same", "other")]
@@ -243,7 +245,7 @@ def test_a_judge_that_cannot_be_made_is_refused_before_the_run_opens(word, told)
     asked = "task=gym", "task.env_id=Pendulum-v1", "name=x", "prompt=a", "baseline=b"
     keys = to_keys([*asked, word], {}, program="config")
     with pytest.raises(ConfigError, match=re.escape(told)):
-        training.check(app.compose("config", *keys))
+        training.check(composition.compose("config", *keys))
 
 
 class Holes(RewardModel):
@@ -335,7 +337,7 @@ def test_a_task_without_other_wordings_says_so(program):
 
 @pytest.mark.parametrize("name", ["model", "view", "words"])
 def test_a_judge_by_pictures_is_one_whatever_is_learned_from(name):
-    composed = app.compose(
+    composed = composition.compose(
         "config", "name=test", "task=kneeling", "reward=by_hand", f"judge={name}"
     )
     judge = judge_configs(composed, to_config(composed.cfg))[name]
@@ -360,9 +362,11 @@ def test_another_model_has_its_own_weights_whatever_was_typed_for_the_runs():
     )
     judges = "judge.x=clip=rn50", "judge.y=[clip=rn50, clip.pretrained=random]"
     keys = to_keys(["task=kneeling", *typed, *judges], {}, program="config")
-    composed = app.compose("config", "name=test", *keys)
+    composed = composition.compose("config", "name=test", *keys)
     found = judge_configs(composed, to_config(composed.cfg))
-    own = app.compose("config", "task=kneeling", "name=test", "clip=rn50").cfg.clip
+    own = composition.compose(
+        "config", "task=kneeling", "name=test", "clip=rn50"
+    ).cfg.clip
     x = found["x"].clip
     assert (x.name, x.model, x.pretrained, x.quick_gelu) == (
         *(own.name, own.model, own.pretrained, own.quick_gelu),
@@ -373,7 +377,7 @@ def test_another_model_has_its_own_weights_whatever_was_typed_for_the_runs():
 
 def test_null_takes_a_judge_out():
     words = "judge=[predicate,model]", "judge.model=null"
-    composed = app.compose("config", "task=mountaincar", "name=test", *words)
+    composed = composition.compose("config", "task=mountaincar", "name=test", *words)
     assert list(judge_configs(composed, to_config(composed.cfg))) == ["predicate"]
 
 
@@ -401,7 +405,7 @@ def test_a_judge_that_says_the_same_as_the_reward_is_told_of(words, told):
     keys = to_keys(
         ["task=mountaincar", "clip=nano", "name=test", *words], {}, program="config"
     )
-    composed = app.compose("config", *keys)
+    composed = composition.compose("config", *keys)
     config = to_config(composed.cfg)
     typed = [key.partition("=")[0] for key in keys]
     assert notes(judge_configs(composed, config), config, typed) == told

@@ -23,7 +23,7 @@ pytest.importorskip("nltk")
 from nicegui import Client
 from nicegui.page import page as page_at
 
-from vlmrm_exp import app, evaluate, report
+from vlmrm_exp import composition, evaluate, report
 from vlmrm_exp import label as verb
 from vlmrm_exp.config import ConfigError, FolderTakenError
 from vlmrm_exp.envs import world_of
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.slow
 
 
 def asked(*words: str) -> verb.Asked:
-    return check(app.compose("label", *to_keys(list(words), {})))
+    return check(composition.compose("label", *to_keys(list(words), {})))
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def run(tmp_path) -> Callable[..., Path]:
         keys = ("task=cartpole", "clip=nano", "compute=cpu", "log=none", "name=test",
                 "task.episode_length=30", "algo.num_envs=3", "algo.hidden=[2]",
                 "reward=environment")  # fmt: skip
-        cfg = app.compose("config", *keys).cfg
+        cfg = composition.compose("config", *keys).cfg
         (folder / "checkpoints").mkdir(parents=True)
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         network = QNetwork(4, 2, [2])
@@ -230,7 +230,7 @@ def test_episodes_are_those_that_evaluate_judges(run, tmp_path, capsys):
 def evaluated(folder: Path, *words: str) -> dict:
     """What evaluate says, and what it says to whom it refuses."""
     words = ("video=false", "compute.workers=0", *words)
-    keys = app.compose("evaluate", f"run={folder}", *words)
+    keys = composition.compose("evaluate", f"run={folder}", *words)
     return evaluate.evaluate(*evaluate.check(keys))
 
 
@@ -441,7 +441,7 @@ def test_a_folder_goes_on_with_its_own_settings_alone(pictures, tmp_path):
     with pytest.raises(FolderTakenError, match="begun with question=Both knees"):
         asked(*words, "question=Is it blue?")
     with pytest.raises(ConfigError, match=r"holds items.json already"):
-        check_out(app.compose("label", f"out={tmp_path}/out"))
+        check_out(composition.compose("label", f"out={tmp_path}/out"))
     Image.new("RGB", (9, 9)).save(pictures / "3.png")
     with pytest.raises(FolderTakenError, match=f"another content of {pictures} than"):
         asked(*words)

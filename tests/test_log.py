@@ -344,6 +344,7 @@ def run_alone(code: str, folder: Path) -> list[str]:
     return ended.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_one_sentence_where_the_process_of_wandb_is_gone(
     tmp_path: Path,
 ) -> None:
@@ -549,6 +550,7 @@ def test_none_never_imports_wandb(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "not imported\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
@@ -614,6 +616,7 @@ def test_wandb_variables_are_read_or_said_not_to_be(
     assert told.startswith("W&B: WANDB_MODE, WANDB_PROJECT: set, but not read")
 
 
+@pytest.mark.slow
 def test_one_wandb_id_for_all_jobs_of_a_sweep_is_refused(
     tmp_path: Path, program, monkeypatch
 ) -> None:

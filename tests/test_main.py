@@ -215,7 +215,7 @@ def test_a_name_that_is_taken_leaves_that_run_as_it_is(program, tmp_path, monkey
     assert not (elsewhere / "error.txt").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_writes_summary_checkpoint_and_video(tmp_path):
     words = "clip=nano", "task.episode_length=20", "compute.workers=1"
     process = start(tmp_path, *words)
@@ -230,7 +230,7 @@ def test_ctrl_c_writes_summary_checkpoint_and_video(tmp_path):
         assert (tmp_path / name).exists(), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_again_stops_at_once_and_says_what_is_there(tmp_path):
     process = start(
         tmp_path, "reward=environment", "evaluation.episodes=1000",

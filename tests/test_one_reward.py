@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import studies
-from vlmrm_exp import app, epic, landscape, peak, prompts, score
+from vlmrm_exp import composition, epic, landscape, peak, prompts, score
 from vlmrm_exp.config import Config
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.pretraining import check as pretraining_check
@@ -190,7 +190,7 @@ def scored(pictures: Path, out: Path) -> np.ndarray:
     """The rewards that `python -m vlmrm_exp.score` gives pictures."""
     words = [str(pictures), *TASK[:1], *OF_RUN, f"out={out}"]
     keys = to_keys(words, score.PLURAL, files=True)
-    asked = score.check(app.compose("score", *keys))
+    asked = score.check(composition.compose("score", *keys))
     assert asked.columns[0].name == "a robot kneeling / a car on its knees"
     encoder = load_encoder(asked.jobs[0].clip, torch.device("cpu"))
     scores = score.score_pictures(asked, score.rewards_of(encoder, asked.jobs))

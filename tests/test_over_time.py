@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vlmrm_exp import composition
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.reward import Episodes, make_model
@@ -125,9 +126,9 @@ def test_a_run_learns_from_it(program, tmp_path, workers):
 
 
 def test_studies_of_single_states_refuse_it():
-    from vlmrm_exp import app, epic
+    from vlmrm_exp import epic
 
-    composed = app.compose("epic", "task=kneeling", "reward=video", "out=x")
+    composed = composition.compose("epic", "task=kneeling", "reward=video", "out=x")
     with pytest.raises(ConfigError, match="but a study rewards single states"):
         epic.check(composed)
 

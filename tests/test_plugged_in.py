@@ -10,7 +10,8 @@ import pytest
 import point_mass
 import reacher
 from point_mass import Progress, read_metrics
-from vlmrm_exp import app, epic, prompts
+from vlmrm_exp import epic, prompts
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import TaskConfig
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.notes import unread
@@ -83,7 +84,7 @@ def test_a_world_of_ones_own_is_measured(start, conf, tmp_path):
              "task.options.near=0.1", "resamples=20", f"cache={tmp_path}/cache",
              f"out={tmp_path}/out")  # fmt: skip
 
-    def measure(composed: app.Composed) -> None:
+    def measure(composed: Composed) -> None:
         epic.measure(epic.check(composed))
 
     ended = start(words, measure, "epic", epic.check, epic.PLURAL)
@@ -94,13 +95,14 @@ def test_a_world_of_ones_own_is_measured(start, conf, tmp_path):
     assert {"epic", "epic_low", "auroc", "epic_graded"} <= set(result["rows"][0])
 
 
+@pytest.mark.long
 def test_the_wording_of_a_task_of_ones_own_is_measured(start, conf, tmp_path):
     def measure(*words: str):
         words = ("--config-dir", str(conf), "task=reacher", "clip=nano", "states=200",
                  "task.options.near=0.1", "resamples=0", f"cache={tmp_path}/cache",
                  f"out={tmp_path}/out", *words)  # fmt: skip
 
-        def measured(composed: app.Composed) -> None:
+        def measured(composed: Composed) -> None:
             prompts.measure(prompts.check(composed))
 
         return start(words, measured, "prompts", prompts.check, prompts.PLURAL)

@@ -464,9 +464,10 @@ def test_a_worker_in_anothers_place_knows_what_was_learned():
     pool.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_do_not_see_what_stops_a_run_whoever_started_their_helper():
     kill_helper()
+    multiprocessing.set_forkserver_preload(["vlmrm_exp.reward.worker"])
     forkserver.ensure_running()
     config = point_mass_config(
         compute={"workers": 1}, reward={"model": "point_mass:Distance"}
@@ -490,12 +491,19 @@ def kill_helper() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "trouble", ["the helper is killed", "it dies at first", "its socket has no place"]
+    "trouble",
+    [
+        "the helper is killed",
+        pytest.param("it dies at first", marks=pytest.mark.long),
+        pytest.param("its socket has no place", marks=pytest.mark.long),
+    ],
 )
 def test_workers_start_without_the_helper_that_forks_them(
     tmp_path, monkeypatch, capfd, trouble
 ):
     kill_helper()  # that of the tests before
+    # What these workers need; models are imported besides, which takes seconds.
+    monkeypatch.setattr(worker, "PRELOADED", ["vlmrm_exp.reward.worker"])
     if trouble == "it dies at first":
         (tmp_path / "fatal.py").write_text(
             "import os, pathlib\n"

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from vlmrm_exp import app, pretrain
+from vlmrm_exp import composition, pretrain
 from vlmrm_exp.config import Config, ConfigError, conf_dir
 from vlmrm_exp.device import choose_device
 from vlmrm_exp.envs.goals import GOALS, HumanoidGoal
@@ -55,7 +55,7 @@ WEIGHTS = "open_clip_model.safetensors"
 
 
 def checked(*keys: str) -> PretrainConfig:
-    return pretrain.check(app.compose("pretrain", *keys))
+    return pretrain.check(composition.compose("pretrain", *keys))
 
 
 @functools.cache
@@ -271,7 +271,7 @@ def test_batches_do_not_depend_on_who_draws_them():
     assert not torch.equal(tokens, others[0][1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_drawing_does_not_depend_on_the_number_of_processes(tmp_path):
     asked = Drawing("mountaincar", 502, 96, 64)  # two parts
     one, two = (
@@ -482,7 +482,7 @@ def pretrained(tmp_path_factory) -> Path:
     keys = (*KEYS, f"folder={folder}/model", f"worlds={folder}/worlds")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "FEWEST_HELD_OUT", 60)  # quick, though of few goals
-        pretrain.pretrain(app.compose("pretrain", *keys, "held_out_states=60"))
+        pretrain.pretrain(composition.compose("pretrain", *keys, "held_out_states=60"))
     return folder / "model"
 
 
@@ -495,7 +495,7 @@ def trained_again(pretrained: Path, folder: Path, *keys: str) -> dict:
     return load_file(folder / WEIGHTS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pretraining_leaves_a_report_and_what_it_was_made_of(pretrained):
     report = json.loads((pretrained / "report.json").read_text())
     assert {line["task"] for line in report} == {*GOALS, "cartpole", "mountaincar"}
@@ -515,7 +515,7 @@ def test_pretraining_leaves_a_report_and_what_it_was_made_of(pretrained):
     assert all(last[name] > 0 for name in WORLDS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_report_is_of_the_rewards_that_a_run_makes(pretrained):
     (line,) = (
         line
@@ -525,7 +525,9 @@ def test_report_is_of_the_rewards_that_a_run_makes(pretrained):
     )
     clip = checked("clip=nano").clip
     clip.model = f"local-dir:{pretrained}"
-    cfg = app.compose("config", "task=mountaincar", "task.textures=plain", "alpha=0.5")
+    cfg = composition.compose(
+        "config", "task=mountaincar", "task.textures=plain", "alpha=0.5"
+    )
     config = OmegaConf.to_object(cfg.cfg)
     assert isinstance(config, Config)
     config.clip, config.compute.device = clip, "cpu"
@@ -541,7 +543,7 @@ def test_report_is_of_the_rewards_that_a_run_makes(pretrained):
     assert line["auroc"] == pytest.approx(ranked, abs=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_same_seed_makes_the_same_model_and_another_seed_another(pretrained, tmp_path):
     first = load_file(pretrained / WEIGHTS)
     again = trained_again(pretrained, tmp_path / "again")
@@ -555,7 +557,7 @@ def test_same_seed_makes_the_same_model_and_another_seed_another(pretrained, tmp
     assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pretraining_goes_on_from_a_model(pretrained, tmp_path):
     """With no step to speak of it says what it said: its weights and its tokenizer."""
     rates = ("recipe.learning_rate=1e-9", "recipe.matrix_learning_rate=1e-9")
@@ -571,7 +573,7 @@ def test_pretraining_goes_on_from_a_model(pretrained, tmp_path):
     assert (tmp_path / "on" / "bpe.txt.gz").read_bytes() == same
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_loss_that_is_no_number_ends_training(pretrained, tmp_path):
     keys = ("recipe.steps=3", "recipe.learning_rate=1e30", f"init={pretrained}")
     with pytest.raises(ConfigError, match="The loss is nan by step 3: lower recipe"):

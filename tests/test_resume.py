@@ -21,7 +21,7 @@ from omegaconf import open_dict
 
 from point_mass import Parts, point_mass, read_metrics, trained
 from vlmrm_exp import __main__ as training
-from vlmrm_exp import app
+from vlmrm_exp import composition
 from vlmrm_exp.config import ConfigError, ForeignError
 from vlmrm_exp.reward import learned
 from vlmrm_exp.rl.checkpoint import Checkpoint, load
@@ -270,7 +270,7 @@ def wait_for_state(process, run: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_command_goes_on_after_a_kill(tmp_path, program, monkeypatch):
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
@@ -311,7 +311,7 @@ def test_the_same_command_goes_on_after_a_kill(tmp_path, program, monkeypatch):
 
     again = program(*SMALL)
     assert again.code == 0
-    composed = app.compose("config", *SMALL)
+    composed = composition.compose("config", *SMALL)
     value = training.train(replace(composed, folder=cut))  # what a sweeper is told
     assert value == summaries[1]["eval/reward_mean"]
     assert "is finished: nothing is left to do" in again.out
@@ -358,6 +358,7 @@ def test_resume_is_short_for_the_words_of_a_run(tmp_path, program, monkeypatch):
     assert "is not the folder of a run" in program(f"resume={tmp_path}").err
 
 
+@pytest.mark.slow
 def test_overlap_is_a_setting_like_others_for_it_changes_what_is_learned(
     tmp_path, program, monkeypatch
 ):
@@ -366,13 +367,15 @@ def test_overlap_is_a_setting_like_others_for_it_changes_what_is_learned(
     assert "other settings, compute.overlap=False (was True)" in ended.err
     ended = program(*small, "compute.torch_threads=2")
     assert "is finished" in ended.out
-    jobs = [app.compose("config", f"compute.overlap={x}").cfg for x in (True, False)]
+    jobs = [
+        composition.compose("config", f"compute.overlap={x}").cfg for x in (True, False)
+    ]
     assert len({settings_hash(_root_=job) for job in jobs}) == 2
 
 
 def test_a_sweep_finds_its_jobs_although_there_are_new_settings():
     """In what was composed before there was one, it is not."""
-    cfg = app.compose("config", "task=kneeling").cfg
+    cfg = composition.compose("config", "task=kneeling").cfg
     names = {settings_hash(_root_=cfg)}
     with open_dict(cfg):
         del cfg.reward.query_share, cfg.compute
@@ -460,6 +463,7 @@ def test_metrics_that_lost_lines_are_told(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == "{}\n"
 
 
+@pytest.mark.slow
 def test_jobs_that_would_share_a_folder_are_refused(tmp_path, program, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ("experiment=smoke", "reward=environment", "log=none", "sweep=mine", "-m")
@@ -469,7 +473,7 @@ def test_jobs_that_would_share_a_folder_are_refused(tmp_path, program, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path):
     run = tmp_path / "outputs/mountaincar/mine"
     process = start(tmp_path, "env_steps=160000")
@@ -499,7 +503,7 @@ def test_what_goes_on_is_told_as_it_was_begun(tmp_path, capsys, name):
         (run.parent / "multirun.yaml").touch()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_signal_in_the_final_evaluation_asks_to_be_started_again(
     tmp_path, program, monkeypatch
 ):

@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vlmrm_exp import app, score
+from vlmrm_exp import composition, score
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.score import Asked, report, score_pictures
 from vlmrm_exp.studies import strip
@@ -84,7 +85,7 @@ def by_hand() -> Callable[..., np.ndarray]:
 def asked(*words: Any) -> Asked:
     """What `python -m vlmrm_exp.score WORDS` would do."""
     keys = to_keys([str(word) for word in words], score.PLURAL, files=True)
-    return score.check(app.compose("score", *keys))
+    return score.check(composition.compose("score", *keys))
 
 
 def run(out: Path, *words: Any) -> pd.DataFrame:
@@ -428,7 +429,7 @@ def test_damaged_files_are_told_and_the_others_scored(
     (folder / "9.png").write_bytes((folder / "1.png").read_bytes()[:700])
     words = ("clip=nano", str(folder), f"prompt={KNEELING}", f"out={tmp_path}/out")
 
-    def scored(composed: app.Composed) -> None:
+    def scored(composed: Composed) -> None:
         score.score(score.check(composed))
 
     ended = start(words, scored, "score", score.check, score.PLURAL, files=True)
@@ -480,7 +481,7 @@ def test_weights_that_are_no_numbers_are_told(tmp_path: Path, folder):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_program_writes_a_folder_of_its_own(tmp_path: Path, folder):
     words = ("frames", "prompts=[a robot, a car]", "clip=nano")
     command = [sys.executable, "-m", "vlmrm_exp.score", *words]
@@ -496,7 +497,7 @@ def test_each_job_of_a_sweep_has_a_folder_in_out(tmp_path: Path, folder, start):
     words = [str(folder), f"prompt={KNEELING}", "clip=nano", f"out={tmp_path}/o"]
     words += ["-m", "pictures=1,2"]
 
-    def scored(composed: app.Composed) -> None:
+    def scored(composed: Composed) -> None:
         score.score(score.check(composed))
 
     for code in (0, 2):  # the second time nothing is replaced

@@ -9,7 +9,7 @@ import torch
 
 from point_mass import read_metrics
 from vlmrm_exp import __main__ as training
-from vlmrm_exp import app, evaluate, label
+from vlmrm_exp import composition, evaluate, label
 from vlmrm_exp.config import ConfigError, TaskConfig
 from vlmrm_exp.envs import check_world
 from vlmrm_exp.envs.in_order import InOrder, make_envs
@@ -132,7 +132,7 @@ def staged():
 
 
 def _composed(*words: str):
-    return app.compose("config", *to_keys(list(words), {}), "name=test")
+    return composition.compose("config", *to_keys(list(words), {}), "name=test")
 
 
 def sentence_rewards(states: np.ndarray) -> np.ndarray:

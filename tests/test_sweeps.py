@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vlmrm_exp import app
+from vlmrm_exp import composition
 from vlmrm_exp.checks import to_config
 from vlmrm_exp.config import Config, conf_dir
 from vlmrm_exp.envs import check_world
@@ -39,7 +39,7 @@ def test_everything_in_a_settings_file_of_a_verb_exists(path):
     verb = VERB.match(text)[1]
     assert text.startswith(f"# python -m vlmrm_exp.{verb} sweeps/{path.name}\n")
     module = importlib.import_module(f"vlmrm_exp.{verb}")
-    composed = app.compose(path.stem, SEARCH, "out=x")
+    composed = composition.compose(path.stem, SEARCH, "out=x")
     module.check(composed)
     cfg = composed.cfg
     counts = {
@@ -128,7 +128,7 @@ def jobs_of(name: str) -> list[Config]:
         for value in values:
             chosen = {k: v[0] for k, v in choices.items()} | {key: value}
             words = [f"{k}={v}" for k, v in chosen.items()]
-            composed = app.compose(name, SEARCH, *words, "name=test")
+            composed = composition.compose(name, SEARCH, *words, "name=test")
             jobs.append(to_config(composed.cfg))  # compute=gpu needs none here
             check_world(jobs[-1])
             with_members(composed, jobs[-1])

@@ -372,6 +372,7 @@ def test_progress_off_a_terminal_is_in_lines(tmp_path, capsys, monkeypatch):
         assert word in last
 
 
+@pytest.mark.slow
 def test_peak_memory_is_of_all_processes_and_counts_shared_pages_once():
     alone = peak_memory_gb()
     code = """

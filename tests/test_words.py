@@ -78,6 +78,7 @@ def test_any_sentence_arrives_or_its_setting_is_named(text):
     assert told is None or re.match("prompt has .* quotes", told)
 
 
+@pytest.mark.slow
 @given(several, st.booleans())
 def test_any_list_arrives_as_typed(items, swept):
     typed = ", ".join(write(text) for text, write in items)
@@ -85,12 +86,14 @@ def test_any_list_arrives_as_typed(items, swept):
     assert jobs(f"prompt=[{typed}]", *(["-m"] if swept else [])) == [told]
 
 
+@pytest.mark.slow
 @given(several)
 def test_any_choice_is_swept(items):
     typed = ", ".join(write(text) for text, write in items)
     assert jobs("-m", f"prompt=choice({typed})") == [[text] for text, _ in items]
 
 
+@pytest.mark.slow
 @given(st.lists(sentence, min_size=2, max_size=4))
 def test_sentences_in_quotes_are_swept(texts):
     typed = ",".join(map(in_quotes, texts))

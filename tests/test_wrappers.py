@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
-from vlmrm_exp import app, sb3, score
+from vlmrm_exp import composition, sb3, score
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.reward import Episodes, make_model
@@ -177,7 +177,7 @@ def test_the_reward_is_that_of_score_and_of_training(tmp_path):
     out.mkdir()
     words = [str(tmp_path), *WORDS, "compute=cpu", f"out={out}"]
     keys = to_keys(words, score.PLURAL, files=True)
-    score.score(score.check(app.compose("score", *keys)))
+    score.score(score.check(composition.compose("score", *keys)))
     of_score = pd.read_csv(out / "scores.csv").iloc[:, 3]
     np.testing.assert_allclose(rewards, of_score, **CLOSE)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from vlmrm_exp import composition
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.notes import unread
@@ -291,9 +292,9 @@ def test_a_folder_that_will_not_do_is_refused(of, folder, tmp_path, how, told):
 
 
 def test_studies_of_single_states_refuse_it(transformers):
-    from vlmrm_exp import app, epic
+    from vlmrm_exp import epic
 
-    study = app.compose("epic", "task=kneeling", "reward=xclip", "out=x")
+    study = composition.compose("epic", "task=kneeling", "reward=xclip", "out=x")
     with pytest.raises(ConfigError, match="but a study rewards single states"):
         epic.check(study)
 

@@ -5,17 +5,18 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from vlmrm_exp import app
+from vlmrm_exp import composition
 from vlmrm_exp.checks import to_config
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, TaskConfig, conf_dir
 from vlmrm_exp.envs import Renderer, VectorEnv, world_of
 from vlmrm_exp.words import to_keys
 
-real_compose = app.compose
+real_compose = composition.compose
 
 
-def compose(config_name: str, *keys: str) -> app.Composed:
-    """As `app.compose`, which tests call for it; options are composed once for all.
+def compose(config_name: str, *keys: str) -> Composed:
+    """As `composition.compose`, which tests call for it; options are composed once.
 
     A program does so too, and it is the program's own function that does it.
     """
@@ -24,10 +25,10 @@ def compose(config_name: str, *keys: str) -> app.Composed:
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
-            cfg = app.compose_values(loader, config_name, keys, "tests")
+            cfg = composition.compose_values(loader, config_name, keys, "tests")
     except (HydraException, OmegaConfBaseException):
         return real_compose(config_name, *keys)  # it says what is wrong
-    return app.Composed(cfg, keys, config_name)
+    return Composed(cfg, keys, config_name)
 
 
 def make_envs(task: TaskConfig, num_envs: int, threads: int = 1) -> VectorEnv:

@@ -19,6 +19,7 @@ from typing import Any
 
 from vlmrm_exp import app
 from vlmrm_exp.checks import to_config
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError, FinishedError
 from vlmrm_exp.files import written_whole
 from vlmrm_exp.run_folder import RUN_FORMAT, check_folder, mapping
@@ -33,27 +34,15 @@ from vlmrm_exp.signals import (
 from vlmrm_exp.told import judge_configs, with_members
 
 
-def check(composed: app.Composed) -> Config:
+def check(composed: Composed) -> Config:
     """Typed values that fit each other, the task's world and the reward model.
 
     What cannot start is refused before anything heavy is loaded and a folder made.
     """
     config = to_config(composed.cfg)
-    from vlmrm_exp.envs import check_world, world_of
+    from vlmrm_exp.envs import check_world
 
     check_world(config)
-    frames = world_of(config.task).state_size is None
-    if config.reward.query_share < 1 and frames:
-        raise ConfigError(
-            f"reward.query_share is {config.reward.query_share}, but "
-            f"task={config.task.name} renders itself, and gives frames for states: "
-            "give reward.query_share=1."
-        )
-    if config.reward.pessimism > 0 and config.reward.query_share == 1:
-        raise ConfigError(
-            f"reward.pessimism is {config.reward.pessimism}, but no reward is "
-            "estimated: give reward=learned, or leave it out."
-        )
     with interrupts_at_the_end():  # for members and judges it imports torch
         config = with_members(composed, config)
         judge_configs(composed, config)
@@ -74,7 +63,7 @@ def check(composed: app.Composed) -> Config:
     return config
 
 
-def train(composed: app.Composed) -> float | None:
+def train(composed: Composed) -> float | None:
     """Run one job; returns the kept policy's mean reward, for sweepers."""
     folder = composed.folder
     assert folder is not None

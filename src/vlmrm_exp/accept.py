@@ -14,12 +14,14 @@ import numpy as np
 import yaml
 
 from vlmrm_exp import app, epic
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import ClipConfig, ConfigError
 from vlmrm_exp.device import choose_device
 from vlmrm_exp.files import short_count, table, write_json
 from vlmrm_exp.measures import epic as epic_of
 from vlmrm_exp.studies import examine
 from vlmrm_exp.studies.settings import PLURAL, Study
+from vlmrm_exp.vlm import tell_embedded
 
 PUBLISHED = Path(__file__).parent / "studies" / "published.yaml"
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "white")
@@ -42,7 +44,7 @@ SLACK = 0.1
 one share of goals, differs by up to .08, under other textures or resolutions by .02."""
 
 
-def check(composed: app.Composed) -> Study:
+def check(composed: Composed) -> Study:
     """What is to be measured, or a ConfigError."""
     for key in composed.keys:
         name = key.partition("=")[0]
@@ -67,7 +69,7 @@ def accept(study: Study) -> bool:
         load_tokenizer(model)
     for model in study.models:
         fetch(model)
-    app.tell_embedded(study.models)
+    tell_embedded(study.models)
     right = {model.name: told_apart(study, model) for model in study.models}
     result = examine.measure(study, lambda task: [({}, task)])
     result["sizes"] = epic.over_models(result["rows"])
@@ -257,7 +259,7 @@ def _prompts(result: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
     )
 
 
-def main(composed: app.Composed) -> None:
+def main(composed: Composed) -> None:
     """Run the verb; end with 1 if something is not as expected."""
     if not accept(check(composed)):
         sys.exit(1)

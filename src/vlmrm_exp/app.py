@@ -6,44 +6,30 @@ A few words that Hydra would refuse or merge are turned into keys before it sees
 see `words`. How a program ends because of what it was given is in `refusals`.
 """
 
-import copy
 import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from vlmrm_exp import words
 from vlmrm_exp.checks import to_config
-from vlmrm_exp.config import ClipConfig, Config, ConfigError, conf_dir
+from vlmrm_exp.composition import Composed, compose, composed_by_hydra, options_text
+from vlmrm_exp.config import conf_dir
 from vlmrm_exp.leftovers import Before
 from vlmrm_exp.refusals import end, ending, is_expected, one_sentence, refuse
-from vlmrm_exp.settings import settings_hash
 from vlmrm_exp.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNALS
 from vlmrm_exp.sweep import check_jobs
-
-ConfigStore.instance().store(name="schema", node=Config)
-OmegaConf.register_new_resolver("wording", words.wording, replace=True)
-OmegaConf.register_new_resolver("settings_hash", settings_hash, replace=True)
-# Hydra copies all of the store for each group of options that it lists, and gives out
-# nothing of it uncopied: this was most of the time of --help.
-setattr(ConfigStore, "__deepcopy__", lambda store, memo: store)  # noqa: B010
 
 
 class CheckFirst(Callback):
@@ -52,7 +38,7 @@ class CheckFirst(Callback):
     Hydra makes one for each configuration, so what it has to remember is the class's.
     """
 
-    check: ClassVar[Callable[["Composed"], object]]
+    check: ClassVar[Callable[[Composed], object]]
     before = Before()
     goes_on: bool = False
     """Whether a sweep may be started again in its folder."""
@@ -90,34 +76,6 @@ class CheckFirst(Callback):
             sentence = one_sentence(error) if is_expected(error) else error
             print(f"{job} failed: {sentence}", file=sys.stderr, flush=True)
             CheckFirst.failed.append(job)
-
-
-@dataclass(frozen=True)
-class Composed:
-    """A configuration, and how it was asked for."""
-
-    cfg: DictConfig
-    """Without Hydra's own part."""
-    keys: tuple[str, ...]
-    """key=value, as Hydra got them."""
-    config_name: str
-    """The primary configuration."""
-    folder: Path | None = None
-    """For results; None: a job of a sweep that has not begun."""
-
-    def again(self, *keys: str, without: tuple[str, ...] = ()) -> "Composed":
-        """Compose once more with other values; settings files hold for it too.
-
-        Keys that begin with one of `without` are left out.
-        """
-        changed = {key.partition("=")[0] for key in keys}
-        kept = [
-            key
-            for key in self.keys
-            if key.partition("=")[0] not in changed
-            and not key.lstrip("+~").startswith(without)
-        ]
-        return compose(self.config_name, *kept, *keys)
 
 
 def start(
@@ -196,84 +154,3 @@ def start(
         if is_expected(error) and not wants_traceback:
             end(error)
         raise
-
-
-def compose(config_name: str, *keys: str) -> Composed:
-    """Compose a configuration, within a program or without; else a ConfigError."""
-    try:
-        if GlobalHydra.instance().is_initialized():
-            loader: Any = GlobalHydra.instance().config_loader()
-            cfg = compose_values(loader, config_name, keys)
-        else:
-            with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                cfg = hydra.compose(config_name, list(keys))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_sentence(error)) from error
-    return Composed(cfg, keys, config_name)
-
-
-def compose_values(
-    loader: Any, config_name: str, keys: tuple[str, ...], once: object = None
-) -> DictConfig:
-    """Compose options once, some .2 s each time, and set values in a copy of that.
-
-    Hydra sets them at last too. A sweep's jobs, judges and members differ mostly in
-    values. `loader` is Hydra's present one; options are those of `once`, or of it.
-    """
-    # With what a configuration itself adds to the search path.
-    read = loader._parse_overrides_and_create_caching_repo
-    overrides, repository = read(config_name, list(keys))
-    values = [
-        one
-        for one in overrides
-        if not one.is_sweep_override()
-        and not one.is_hydra_override()
-        and (
-            isinstance(one.value(), dict)
-            or not repository.group_exists(one.key_or_group)
-        )
-    ]
-    lines = {one.input_line for one in values}
-    options = tuple(key for key in keys if key not in lines)
-    cfg = copy.deepcopy(_compose(once or loader, config_name, options))
-    try:
-        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-    except (HydraException, OmegaConfBaseException):
-        return hydra.compose(config_name, list(keys))  # it says what is wrong
-    return cfg
-
-
-@functools.lru_cache(maxsize=256)
-def _compose(once: object, config_name: str, options: tuple[str, ...]) -> DictConfig:
-    """Compose with options alone."""
-    return hydra.compose(config_name, list(options))
-
-
-def composed_by_hydra(cfg: DictConfig, own: Any, folder: Path) -> Composed:
-    """What a program gets of Hydra's composition; `own` is Hydra's own part."""
-    cfg = copy.deepcopy(cfg)
-    with read_write(cfg), open_dict(cfg):
-        cfg.pop("hydra", None)
-    # As they are: reading them would take the backslash off a \${ in a sentence.
-    keys: Any = OmegaConf.to_container(own.overrides.task, resolve=False)
-    return Composed(cfg, tuple(keys), own.job.config_name, folder)
-
-
-def options_text(*groups: str) -> str:
-    """The options of some groups, a line each, for --help."""
-    loader = GlobalHydra.instance().config_loader()
-    lines = []
-    for group in groups:
-        shown = [o for o in loader.get_group_options(group) if not o.startswith("_")]
-        lines.append(f"  {group}: {', '.join(shown)}")
-    return "\n".join(lines)
-
-
-def tell_embedded(clips: Iterable[ClipConfig]) -> None:
-    """Say which models know nothing of pictures that people bring."""
-    for clip in clips:
-        if clip.model == "embedded":
-            print(
-                f"clip={clip.name} is an embedded model: it knows the pictures of this "
-                "project's worlds alone, and its rewards of others mean nothing."
-            )

@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from vlmrm_exp import __main__ as training
 from vlmrm_exp import app
 from vlmrm_exp.checks import at_least
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.files import table, write_json
 from vlmrm_exp.studies.settings import check_out
@@ -40,7 +41,7 @@ class BenchConfig(Config):
 ConfigStore.instance().store(name="bench_schema", node=BenchConfig)
 
 
-def check(composed: app.Composed) -> tuple[BenchConfig, Config | None, Path]:
+def check(composed: Composed) -> tuple[BenchConfig, Config | None, Path]:
     """What is timed, the reference where Gymnasium has one, and the results' folder."""
     folder = check_out(composed)
     composed = replace(composed, folder=None)

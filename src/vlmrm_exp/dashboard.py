@@ -15,6 +15,7 @@ from omegaconf import MISSING, OmegaConf
 
 from vlmrm_exp import app
 from vlmrm_exp.checks import check_extra
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import ConfigError, as_list
 from vlmrm_exp.files import natural, reason, write_json
 from vlmrm_exp.reporting.run_folders import mapping, names_of, read, walk
@@ -93,7 +94,7 @@ class Logged:
     """Its reward's EPIC distance; None: not measured."""
 
 
-def check(composed: app.Composed) -> DashboardConfig:
+def check(composed: Composed) -> DashboardConfig:
     """What is asked, or a ConfigError."""
     asked: Any = OmegaConf.to_object(composed.cfg)
     if not asked.entity and not asked.dry_run:

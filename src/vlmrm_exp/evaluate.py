@@ -23,6 +23,7 @@ from omegaconf import MISSING, OmegaConf
 
 from vlmrm_exp import app
 from vlmrm_exp.checks import at_least, check_compute, check_extra, no_effect, one_of
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import ComputeConfig, Config, ConfigError
 from vlmrm_exp.device import choose_device
 from vlmrm_exp.files import sha256, write_json
@@ -49,7 +50,7 @@ class EvaluateConfig:
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
 
-def check(composed: app.Composed) -> tuple[EvaluateConfig, Config]:
+def check(composed: Composed) -> tuple[EvaluateConfig, Config]:
     """What is asked, and the configuration of the run; or a ConfigError."""
     if OmegaConf.is_missing(composed.cfg, "run") or not composed.cfg.run:
         raise ConfigError("Which run? Give its folder, as run=outputs/TASK/NAME.")

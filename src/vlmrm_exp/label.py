@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.checks import at_least, check_extra, no_effect, one_of, to_config
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import check_world, world_of
 from vlmrm_exp.evaluate import SEED_OFFSET, checkpoint_in
@@ -123,7 +124,7 @@ class Asked:
                 **found, **look, **contents}  # fmt: skip
 
 
-def check(composed: app.Composed) -> Asked:
+def check(composed: Composed) -> Asked:
     """Resolve the settings; a ConfigError says what is wrong."""
     for name in ("prompt", "baseline"):  # a run of task=gym needs them, raters do not
         if OmegaConf.is_missing(composed.cfg, name):

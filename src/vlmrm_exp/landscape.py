@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.checks import at_least, one_of
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import mountain_car, world_of
 from vlmrm_exp.envs.toy_renderers import LEFT, RIGHT
@@ -79,7 +80,7 @@ class Panel:
         return float(inside.min()), float(inside.max())
 
 
-def check(composed: app.Composed) -> Study:
+def check(composed: Composed) -> Study:
     """What is to be measured, or a ConfigError."""
     study = resolve(composed)
     for task in study.tasks:

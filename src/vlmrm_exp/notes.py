@@ -9,14 +9,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vlmrm_exp import app
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, conf_dir
 from vlmrm_exp.reward import reward_class
 from vlmrm_exp.reward.ensemble import member_configs
 from vlmrm_exp.told import keys_of
+from vlmrm_exp.vlm import tell_embedded
 
 
-def tell(composed: app.Composed, config: Config, judges: Mapping[str, Config]) -> None:
+def tell(composed: Composed, config: Config, judges: Mapping[str, Config]) -> None:
     """Print it: of a run as it was `composed`, its checked `config` and its judges."""
     typed = {key: value for key, _, value in (k.partition("=") for k in composed.keys)}
     for note in notes(judges, config, typed):
@@ -29,7 +30,7 @@ def tell(composed: app.Composed, config: Config, judges: Mapping[str, Config]) -
     if config.task.env == "gym" or ":" in config.task.env:  # a world of one's own
         opinions = config, *member_configs(config).values(), *judges.values()
         asked = [one for one in opinions if reward_class(one).sees_pictures]
-        app.tell_embedded({one.clip.name: one.clip for one in asked}.values())
+        tell_embedded({one.clip.name: one.clip for one in asked}.values())
 
 
 def notes(

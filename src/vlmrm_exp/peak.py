@@ -18,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
 from vlmrm_exp.checks import at_least
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.files import table
@@ -48,7 +49,7 @@ class PeakConfig(StudyConfig):
 ConfigStore.instance().store(name="peak_schema", node=PeakConfig)
 
 
-def check(composed: app.Composed) -> Study:
+def check(composed: Composed) -> Study:
     """What is to be searched for, or a ConfigError."""
     study = resolve(composed)
     for task in study.tasks:

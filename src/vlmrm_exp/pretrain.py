@@ -13,7 +13,8 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from vlmrm_exp import app
+from vlmrm_exp import app, composition
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import ConfigError, FolderTakenError, cores
 from vlmrm_exp.device import choose_device
 from vlmrm_exp.files import write_json
@@ -24,11 +25,13 @@ from vlmrm_exp.studies.settings import HELD
 
 ConfigStore.instance().store(name="pretrain_schema", node=PretrainConfig)
 OmegaConf.register_new_resolver(
-    "recipes", lambda: app.options_text("recipe").partition(": ")[2], replace=True
+    "recipes",
+    lambda: composition.options_text("recipe").partition(": ")[2],
+    replace=True,
 )
 
 
-def check(composed: app.Composed, taken: set[str] | None = None) -> PretrainConfig:
+def check(composed: Composed, taken: set[str] | None = None) -> PretrainConfig:
     """Typed values that fit each other, or a ConfigError.
 
     `taken` has the folders of a sweep's jobs before this one, whose is added.
@@ -56,7 +59,7 @@ def check(composed: app.Composed, taken: set[str] | None = None) -> PretrainConf
     return config
 
 
-def pretrain(composed: app.Composed) -> None:
+def pretrain(composed: Composed) -> None:
     """Draw the worlds, train, and report on what was held out."""
     config = check(composed)
     from vlmrm_exp.log.versions import versions  # here, as --help is immediate

@@ -16,6 +16,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 
 from vlmrm_exp import app, figures
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.files import table
 from vlmrm_exp.studies import examine
@@ -36,7 +37,7 @@ class PromptsConfig(StatesConfig):
 ConfigStore.instance().store(name="prompts_schema", node=PromptsConfig)
 
 
-def check(composed: app.Composed) -> Study:
+def check(composed: Composed) -> Study:
     """What is to be measured, or a ConfigError."""
     study = examine.check(composed)
     if study.asked.sentences is not None and len(study.tasks) > 1:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from vlmrm_exp import app
 from vlmrm_exp.checks import number_from_0
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import ConfigError
 from vlmrm_exp.files import unusable
 from vlmrm_exp.reporting.groups import count_statuses
@@ -76,7 +77,7 @@ def report(asked: ReportConfig) -> Path:
 ConfigStore.instance().store(name="report_schema", node=ReportConfig)
 
 
-def check(composed: app.Composed) -> ReportConfig:
+def check(composed: Composed) -> ReportConfig:
     """What is asked."""
     asked: Any = OmegaConf.to_object(composed.cfg)
     return asked

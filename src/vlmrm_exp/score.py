@@ -17,6 +17,7 @@ import pandas as pd
 
 from vlmrm_exp import app
 from vlmrm_exp.checks import at_least
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.device import choose_device
 from vlmrm_exp.files import table, write_json, written_whole
@@ -27,6 +28,7 @@ from vlmrm_exp.studies import strip
 from vlmrm_exp.studies.pictures import PictureFile, find_files, left_out, read_pictures
 from vlmrm_exp.studies.settings import check_out
 from vlmrm_exp.studies.strip import Column, Scores
+from vlmrm_exp.vlm import tell_embedded
 
 BATCH = 64  # pictures that wait to be embedded, at most,
 BATCH_BYTES = 256_000_000  # and their bytes: photographs are large
@@ -50,7 +52,7 @@ class Asked:
     """What folders hold besides, for people."""
 
 
-def check(composed: app.Composed) -> Asked:
+def check(composed: Composed) -> Asked:
     """Resolve the settings and open the files; a ConfigError if they are impossible."""
     cfg = composed.cfg
     if not cfg.files:
@@ -97,7 +99,7 @@ def score(asked: Asked) -> dict[str, Any]:
     from vlmrm_exp.vlm.encoder import load_encoder  # here, as --help is immediate
 
     clip = asked.jobs[0].clip
-    app.tell_embedded([clip])
+    tell_embedded([clip])
     if asked.left_out:
         print(asked.left_out)
     device = choose_device(asked.jobs[0].compute.device)

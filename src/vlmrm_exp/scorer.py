@@ -16,12 +16,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from vlmrm_exp import app, words
+from vlmrm_exp import composition, words
 from vlmrm_exp.checks import check, to_config
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.device import choose_device
 from vlmrm_exp.studies import settings
 from vlmrm_exp.studies.pictures import read_one, to_rgb
+from vlmrm_exp.vlm import tell_embedded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,7 +95,7 @@ class Scorer:
         from vlmrm_exp.vlm.encoder import load_encoder
 
         job = _job(prompt, baseline, alpha, clip, overrides)
-        app.tell_embedded([job.clip])
+        tell_embedded([job.clip])
         # The process is its user's: how it multiplies is not changed.
         device = choose_device(job.compute.device, widen=False)
         encoder = load_encoder(job.clip, device)
@@ -163,7 +165,7 @@ def _job(
     instance = GlobalHydra.instance()
     theirs, instance.hydra = instance.hydra, None
     try:
-        [job] = jobs_of(app.compose("score", *keys))
+        [job] = jobs_of(composition.compose("score", *keys))
     finally:
         GlobalHydra.instance().hydra = theirs
     return job
@@ -178,7 +180,7 @@ def _as_typed(name: str, said: Any) -> str:
     raise ConfigError(f"{name} is {said!r}: give a sentence, or a list of sentences.")
 
 
-def jobs_of(composed: app.Composed) -> list[Config]:
+def jobs_of(composed: Composed) -> list[Config]:
     """What a training run would be told, for each prompt at each alpha.
 
     A sentence that the model would not read to its end is refused too.
@@ -237,7 +239,7 @@ def jobs_of(composed: app.Composed) -> list[Config]:
     return jobs
 
 
-def _sentences(composed: app.Composed, key: str) -> list[Any]:
+def _sentences(composed: Composed, key: str) -> list[Any]:
     """What prompt or prompts (baseline or baselines) holds; empty: nothing is given."""
     cfg, several = composed.cfg, f"{key}s"
     if cfg[several] is None:

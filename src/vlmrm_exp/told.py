@@ -12,8 +12,9 @@ import re
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from vlmrm_exp import app, words
+from vlmrm_exp import words
 from vlmrm_exp.checks import to_config
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError, as_list
 from vlmrm_exp.settings import OF_ONE_MODEL
 
@@ -23,7 +24,7 @@ NOT_OF_MEMBERS = ("name", "judge", "member", "stages")
 """Settings that no reward of single states reads."""
 
 
-def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
+def judge_configs(composed: Composed, config: Config) -> dict[str, Config]:
     """The configuration of each judge, by its name; `config` is the run's, checked."""
     return {
         name: _config("judge", name, told, composed, config)
@@ -32,7 +33,7 @@ def judge_configs(composed: app.Composed, config: Config) -> dict[str, Config]:
     }
 
 
-def with_members(composed: app.Composed, config: Config) -> Config:
+def with_members(composed: Composed, config: Config) -> Config:
     """The configuration with what each member changes in it, instead of what was typed.
 
     Members that cannot be told or combined so, or none, are refused.
@@ -76,7 +77,7 @@ def _changes(own: Config, other: Config, told: str | list[str]) -> dict[str, Any
 
 
 def _config(
-    kind: str, name: str, told: Any, composed: app.Composed, config: Config
+    kind: str, name: str, told: Any, composed: Composed, config: Config
 ) -> Config:
     """The configuration of one judge or member."""
     from vlmrm_exp.envs import check_world

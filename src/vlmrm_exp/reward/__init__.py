@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from vlmrm_exp.config import Config, ConfigError
-from vlmrm_exp.envs import VectorEnv, load
+from vlmrm_exp.envs import VectorEnv, load, world_of
 from vlmrm_exp.files import plain
 from vlmrm_exp.foreign import blaming
 
@@ -234,8 +234,8 @@ def class_of_run(config: Config) -> type[RewardModel]:
     """As `checked_class`, of what training learns from: `query_share` is read too.
 
     Raises:
-        ConfigError: besides, rewards of single states are to be estimated and cannot,
-            or it lacks what one that is `online` or `remembers` must have.
+        ConfigError: besides, rewards are to be estimated and cannot or are not, or it
+            lacks what one that is `online` or `remembers` must have.
     """
     kind = checked_class(config)
     for fact, needed in (("online", "cheap"), ("remembers", "needs_states")):
@@ -246,15 +246,21 @@ def class_of_run(config: Config) -> type[RewardModel]:
             )
     share, why = config.reward.query_share, ""
     if kind.window > 1:
-        why = "looks at several states in a row"
+        why = f"reward={config.reward.name} looks at several states in a row"
     elif kind.remembers:
-        why = "learns itself"
+        why = f"reward={config.reward.name} learns itself"
     elif not kind.needs_states:
-        why = "looks at no states"
+        why = f"reward={config.reward.name} looks at no states"
+    elif world_of(config.task).state_size is None:
+        why = f"task={config.task.name} renders itself, and gives frames for states"
     if share < 1 and why and not kind.cheap:
         raise ConfigError(
-            f"reward.query_share is {share}, but reward={config.reward.name} {why}: "
-            "give reward.query_share=1."
+            f"reward.query_share is {share}, but {why}: give reward.query_share=1."
+        )
+    if config.reward.pessimism > 0 and share == 1:
+        raise ConfigError(
+            f"reward.pessimism is {config.reward.pessimism}, but no reward is "
+            "estimated: give reward=learned, or leave it out."
         )
     return kind
 

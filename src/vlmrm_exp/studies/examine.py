@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from vlmrm_exp import app
 from vlmrm_exp.checks import no_effect
+from vlmrm_exp.composition import Composed
 from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.studies import state_files, state_sets
 from vlmrm_exp.studies.settings import StatesConfig, Study, resolve
 from vlmrm_exp.studies.state_sets import Examined, StateSet, Truth, truth_of
+from vlmrm_exp.vlm import tell_embedded
 
 UNREAD = {
     "state_set": "states",
@@ -22,7 +23,7 @@ UNREAD = {
 """Settings of states that are sampled or rendered, which these are not."""
 
 
-def check(composed: app.Composed) -> Study:
+def check(composed: Composed) -> Study:
     """What is to be measured, or a ConfigError; nothing is rendered for that."""
     study = resolve(composed)
     asked: StatesConfig = study.asked
@@ -98,7 +99,7 @@ def measure(
     from vlmrm_exp.studies import rewards  # here, as --help is immediate
 
     if study.asked.frames:
-        app.tell_embedded(study.models)
+        tell_embedded(study.models)
     said = [variant for task in study.tasks for _, variant in variants(task)]
     # Refuses what it can before states are sampled.
     loading = rewards.rewarders(study, said)
