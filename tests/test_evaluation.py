@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import faulty
 from faulty import Envs
 from point_mass import PointMassEnvs, point_mass, point_mass_config
 from vlmrm_exp.config import ForeignError, TaskConfig
@@ -178,7 +179,7 @@ def use(task: TaskConfig) -> None:
     [
         (
             "make_envs",
-            r"WORLD failed in make_envs or predicate \(OSError: no simulator\)",
+            r"WORLD failed in make_envs \(OSError: no simulator\)",
         ),
         ("reset", r"Envs failed in reset \(RuntimeError: no start\)"),
         ("list", r"Envs failed in states \(TypeError: list indices"),
@@ -201,7 +202,7 @@ def test_a_world_whose_close_fails_spoils_no_result(capsys):
     assert capsys.readouterr().err == told
 
 
-def test_a_predicate_or_renderer_that_fails_is_one_sentence(tmp_path):
+def test_a_predicate_or_renderer_that_fails_is_one_sentence(tmp_path, monkeypatch):
     def config(fault: str):
         return replace(point_mass_config(), task=faulty_task(fault))
 
@@ -210,12 +211,15 @@ def test_a_predicate_or_renderer_that_fails_is_one_sentence(tmp_path):
         PredicateReward.check_config(config("predicate"))
     reward = PredicateReward(config("its predicate"))
     with pytest.raises(
-        ForeignError, match=r"failed in its predicate \(Attrib.* 'list'"
+        ForeignError, match=r"failed in its predicate \(TypeError: it gave list"
     ):
         reward.rewards(Episodes(states=states))
     played = Played(states[..., 0], states[..., 0], None, None, [states[:, 0]])
     with pytest.raises(ForeignError, match=r"failed in make_renderer .*no display"):
         write_video(tmp_path / "eval.mp4", config("nothing"), played)
+    monkeypatch.setattr(faulty, "WORLD", replace(faulty.WORLD, graded={}.__getitem__))
+    with pytest.raises(ForeignError, match=r"^faulty:WORLD failed in graded "):
+        world_of(faulty_task("nothing")).graded(states)
 
 
 def test_each_episodes_share_of_goal_steps(pool):

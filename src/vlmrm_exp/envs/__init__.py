@@ -7,6 +7,7 @@ steps, B states, S numbers in a state, O in an observation.
 """
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -210,9 +211,34 @@ def world_of(task: TaskConfig) -> World:
             f"task.env is {task.env!r}, which is no vlmrm_exp.envs.World: give one."
         )
     module, own, _ = task.env.partition(":")
-    file = getattr(sys.modules[module], "__file__", None) if own else None
-    # A notebook has no file.
-    return replace(world, sources=(*world.sources, file)) if file else world
+    if not own:
+        return world
+    file = getattr(sys.modules[module], "__file__", None)
+    sources = (*world.sources, file) if file else world.sources  # a notebook has none
+    calls: dict[str, Any] = {
+        name: named(task.env, name, given)
+        for name, given in vars(world).items()
+        if callable(given)
+    }
+    return replace(world, sources=sources, **calls)
+
+
+def named(world: str, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a world of one's own, which is named where it fails."""
+
+    @functools.wraps(call)
+    def called(*given: Any) -> Any:
+        with blaming(world, f"in {name}"):
+            found = call(*given)
+            if name == "its predicate":
+                shape = getattr(found, "shape", type(found).__name__)
+                if shape != (len(given[0]),):
+                    raise TypeError(f"it gave {shape} for {len(given[0])} states")
+        if name == "predicate" and found is not None:
+            return named(world, "its predicate", found)
+        return found
+
+    return called
 
 
 def load(path: str, setting: str, built_in: Mapping[str, str], own_one: str) -> Any:

@@ -136,11 +136,10 @@ class GoalsInOrder(Around):
 def make_envs(task: TaskConfig, num_envs: int, threads: int) -> VectorEnv:
     """Simulators of a task, as `World.make_envs` says, with all of its goals."""
     world = world_of(task)
-    with blaming(task.env, "in make_envs or predicate"):
-        envs = world.make_envs(task, num_envs, threads)
-        before = [
-            world.predicate(replace(task, goal=goal, before=[])) for goal in task.before
-        ]
+    envs = world.make_envs(task, num_envs, threads)
+    before = [
+        world.predicate(replace(task, goal=goal, before=[])) for goal in task.before
+    ]
     known = [predicate for predicate in before if predicate is not None]
     assert len(known) == len(before)  # `check_world`
     if known:

@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from vlmrm_exp.config import Config, ConfigError, TaskConfig
-from vlmrm_exp.envs import Predicate, world_of
-from vlmrm_exp.foreign import blaming
+from vlmrm_exp.config import Config, ConfigError
+from vlmrm_exp.envs import world_of
 from vlmrm_exp.reward import Episodes, RewardModel
 
 
@@ -18,32 +17,26 @@ class PredicateReward(RewardModel):
     @classmethod
     def check_config(cls, config: Config) -> None:
         """Refuse a task whose goal has no predicate."""
-        if _predicate(config.task) is None:
+        if world_of(config.task).predicate(config.task) is None:
             raise ConfigError(
                 f"task={config.task.name} has no predicate for its goal: use "
                 "reward=environment or reward=clip."
             )
 
     def __init__(self, config: Config) -> None:
-        predicate = _predicate(config.task)
+        predicate = world_of(config.task).predicate(config.task)
         assert predicate is not None  # as checked
-        self._predicate, self._world = predicate, config.task.env
+        self._predicate = predicate
         self._name = config.task.goal or config.task.name
 
     def rewards(self, episodes: Episodes) -> np.ndarray:
         """(T, N) float32."""
-        with blaming(self._world, "in its predicate"):
-            met = self._predicate(episodes.flat)
-            return met.reshape(episodes.shape).astype(np.float32)
+        met = self._predicate(episodes.flat)
+        return met.reshape(episodes.shape).astype(np.float32)
 
     def about(self) -> dict[str, Any]:
         """Which predicate."""
         return {"predicate": self._name}
-
-
-def _predicate(task: TaskConfig) -> Predicate | None:
-    with blaming(task.env, "in predicate"):
-        return world_of(task).predicate(task)
 
 
 class EnvironmentReward(RewardModel):

@@ -303,10 +303,9 @@ def write_beside(
 def _frames(config: Config, episodes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Render episodes of states, at the task's own frame height: (T, H, W, 3) each."""
     task = config.task
-    with blaming(task.env, "in make_renderer"):
-        renderer = world_of(task).make_renderer(
-            task, task.frame_height, config.clip.render_effects
-        )
+    renderer = world_of(task).make_renderer(
+        task, task.frame_height, config.clip.render_effects
+    )
     try:
         return [frames_of(renderer, states) for states in episodes]
     finally:
