@@ -48,7 +48,7 @@ def trained(tmp_path_factory) -> Path:
     composed = composition.compose("config", *CARTPOLE)
     text = OmegaConf.to_yaml(composed.cfg, resolve=True)
     (folder / "config.yaml").write_text(text)
-    training.run(training.check(composed), folder)
+    training.run(training.check(composed), folder, {})
     return folder
 
 

@@ -240,7 +240,7 @@ def test_a_run_that_was_cut_goes_on_as_if_nothing_had_been(tmp_path):
 
     def run(folder, reports: int):
         with ExitStack() as opened:
-            envs, eval_envs, pool = training.open_parts(config, opened)
+            envs, eval_envs, pool = training.open_parts(config, opened, {})
             saved = checkpoint.load_if_any(folder, config.env_steps)
             log = RunLog(folder, config, saved["log"])
             opened.callback(log.close)

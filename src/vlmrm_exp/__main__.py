@@ -9,18 +9,16 @@ that a run opens is closed here.
 """
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from vlmrm_exp import app
 from vlmrm_exp.checks import to_config
 from vlmrm_exp.composition import Composed
-from vlmrm_exp.config import Config, ConfigError, FinishedError
+from vlmrm_exp.config import Config, FinishedError
 from vlmrm_exp.files import written_whole
 from vlmrm_exp.run_folder import RUN_FORMAT, check_folder, mapping
 from vlmrm_exp.settings import resolved
@@ -52,11 +50,6 @@ def check(composed: Composed) -> Config:
         choose_device("gpu")
     if composed.folder is not None:
         check_folder(composed.folder, resolved(config))
-    elif config.log.mode != "none" and "WANDB_RUN_ID" in os.environ:
-        raise ConfigError(
-            "WANDB_RUN_ID is set, by which all jobs of a sweep would be one W&B run: "
-            "unset it."
-        )
     with interrupts_at_the_end():
         from vlmrm_exp.reward import class_of_run  # at last, as it imports torch
     class_of_run(config)
@@ -79,13 +72,8 @@ def train(composed: Composed) -> float | None:
     return run(config, folder, judges)
 
 
-def run(
-    config: Config, folder: Path, judges: Mapping[str, Config] = MappingProxyType({})
-) -> float | None:
-    """Train, evaluate and write everything into `folder`; goes on if it holds a state.
-
-    `judges` are configurations of second opinions, by name.
-    """
+def run(config: Config, folder: Path, judges: Mapping[str, Config]) -> float | None:
+    """Train, with judges by name, and write all into `folder`, or go on in it."""
     # Imported here so that --help, --cfg and refusals are immediate.
     with interrupts_at_the_end():
         import torch
@@ -129,14 +117,9 @@ def run(
 
 
 def open_parts(
-    config: Config,
-    opened: contextlib.ExitStack,
-    judges: Mapping[str, Config] = MappingProxyType({}),
+    config: Config, opened: contextlib.ExitStack, judges: Mapping[str, Config]
 ) -> tuple[Any, Any, Any]:
-    """Open environments of training, those of evaluation, and the pool with judges.
-
-    `opened` closes them.
-    """
+    """Environments of training, of evaluation, and the pool; `opened` closes them."""
     from vlmrm_exp.envs import check_algo  # as above; `run` has imported all of it
     from vlmrm_exp.envs.in_order import make_envs
     from vlmrm_exp.reward.pool import close

@@ -1,5 +1,6 @@
 """The jobs of a sweep, checked before the first one starts."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,13 @@ def check_jobs(
     with progress_bar(len(jobs), "job", "checking") as progress:
         for number, job in enumerate(jobs):
             try:
-                cfg = check(*job)
+                cfg: Any = check(*job)
+                if "WANDB_RUN_ID" in os.environ and "log" in cfg:
+                    if cfg.log.mode != "none":
+                        raise ConfigError(
+                            "WANDB_RUN_ID is set, by which all jobs of a sweep would "
+                            "be one W&B run: unset it."
+                        )
                 key = settings_hash(_root_=cfg) if named else str(number)
                 if folders.setdefault(key, number) != number:
                     raise ConfigError(

@@ -79,7 +79,7 @@ def timed(
     kept = replace(config.reward, max_error=1.0)  # the share stays as it is
     config = replace(config, evaluation=few, reward=kept)
     with contextlib.ExitStack() as opened:
-        envs, eval_envs, pool = open_parts(config, opened)
+        envs, eval_envs, pool = open_parts(config, opened, {})
         about = versions({"device": str(device), **pool.about()})
         loop = partial(time_loop, config, (envs, eval_envs), pool, device)
         state, _ = loop()

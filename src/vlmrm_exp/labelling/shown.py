@@ -182,7 +182,8 @@ def episodes_of(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str,
 
     Each has states (T, S), and `Item`'s goal and share if they are known.
     """
-    from vlmrm_exp.rl.policy import load_policy  # here, as --help is immediate
+    from vlmrm_exp.rl.evaluation import first  # here, as --help is immediate
+    from vlmrm_exp.rl.policy import load_policy
     from vlmrm_exp.rl.rollout import collect
 
     config, policy = run.config, load_policy(run.checkpoint)
@@ -195,7 +196,7 @@ def episodes_of(run: Played, count: int) -> Iterator[tuple[np.ndarray, dict[str,
         policy.check_fits(envs, run.folder, config.task.name)
         seed: int | None = run.seed
         while count > 0:
-            rollout = collect(envs, policy.act, seed).first(count)
+            rollout = first(collect(envs, policy.act, seed), count)
             seed = None
             assert rollout.states is not None
             known: dict[str, np.ndarray] = {}

@@ -60,6 +60,17 @@ class Played:
     """(N, K) bool: which goals and stages were passed, of a task that has some."""
 
 
+def first(rollout: Rollout, episodes: int) -> Rollout:
+    """The first `episodes` of them (views)."""
+    cut: dict[str, Any] = {
+        name: None if array is None else array[:, :episodes]
+        for name, array in vars(rollout).items()
+        if name != "passed"
+    }
+    passed = {name: parts[:episodes] for name, parts in rollout.passed.items()}
+    return Rollout(**cut, passed=passed)
+
+
 def play(
     envs: VectorEnv,
     act: Act,
@@ -106,17 +117,17 @@ def play(
             keep = (
                 looked_at > 0 and (pool.needs_states or keep_states > len(states))
             ) or (judges_need_states and done < judged)
-            rollout = collect(envs, counted, start, keep).first(left)
+            rollout = first(collect(envs, counted, start, keep), left)
             left, start = left - rollout.shape[1], None
             if waiting is not None:  # rewarded while this rollout was played
                 rewards.append(waiting())
                 waiting = None
             if looked_at > 0:
-                seen = rollout.first(looked_at)
+                seen = first(rollout, looked_at)
                 waiting = pool.submit(seen)
                 if done < judged:
                     for name, judge in pool.judges.items():
-                        given = rewards_of(judge, seen.first(judged - done))
+                        given = rewards_of(judge, first(seen, judged - done))
                         said[name].append(given)
                 if seen.states is not None:
                     kept = seen.states[:, : max(keep_states - len(states), 0)]

@@ -6,7 +6,6 @@ They carry states, which a reward model renders where it runs; frames never pass
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -35,16 +34,6 @@ class Rollout(Episodes):
     def env_steps(self) -> int:
         """T x N, the number of transitions."""
         return math.prod(self.shape)
-
-    def first(self, episodes: int) -> "Rollout":
-        """The first `episodes` of them (views)."""
-        cut: dict[str, Any] = {
-            name: None if array is None else array[:, :episodes]
-            for name, array in vars(self).items()
-            if name != "passed"
-        }
-        passed = {name: parts[:episodes] for name, parts in self.passed.items()}
-        return Rollout(**cut, passed=passed)
 
 
 def collect(
