@@ -28,7 +28,7 @@ from vlmrm_exp.config import Config, ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.reporting.run_folders import Run
 from vlmrm_exp.reporting.statistics import best_of_n
-from vlmrm_exp.reward import Episodes, make_model, rewards_of
+from vlmrm_exp.reward import Episodes, make_model, reward_class, rewards_of
 from vlmrm_exp.reward.clip import ClipReward
 from vlmrm_exp.rl import network_input
 from vlmrm_exp.rl.rollout import collect
@@ -88,37 +88,53 @@ def chosen(pair: np.ndarray) -> np.ndarray:
 
 
 def interval(pair: np.ndarray) -> np.ndarray:
-    """Low and high end of `chosen`, 95 %, by resampling policies: (2, 2, N)."""
+    """Low and high end of `chosen`, 95 %, for n up to N / 10: (2, 2, N // 10).
+
+    By resampling policies, which says nothing of the best of nearly all of them.
+    """
     rng, count = np.random.default_rng(0), pair.shape[1]
-    drawn = [chosen(pair[:, rng.integers(count, size=count)]) for _ in range(RESAMPLES)]
+    drawn = [
+        chosen(pair[:, rng.integers(count, size=count)])[:, : count // 10]
+        for _ in range(RESAMPLES)
+    ]
     return np.quantile(drawn, [0.025, 0.975], axis=0)
 
 
-def refuse_unlike(runs: dict[Path, Config]) -> None:
-    """Runs must have one world, and pictures and model where they ask one."""
-
-    def alike(config: Config) -> Config:
-        task = replace(config.task, name="", goal="", before=[], hold=1)
-        return replace(
-            config, task=task, prompt="", baseline="", alpha=0.0, seed=0, name="",
-            reward=replace(config.reward, name="", model="", options={}),
-        )  # fmt: skip
-
-    first, *others = runs
+def refuse_unlike(configs: dict[Path, Config]) -> None:
+    """Refuse runs that cannot judge the same episodes, or not from their states."""
+    first, *others = configs
+    for folder, config in configs.items():
+        if world_of(config.task).predicate(config.task) is None:
+            raise ConfigError(f"{folder} has a task without a predicate: leave it out.")
+        if (kind := reward_class(config)).online or kind.remembers:
+            raise ConfigError(
+                f"{folder} has reward={config.reward.name}, which is not of states "
+                "alone: leave it out."
+            )
     for folder in others:
-        if alike(runs[folder]) != alike(runs[first]):
-            sys.exit(f"{folder} has another world, model or length than {first}.")
+        for name in ("task", "clip", "frame_height"):
+            own, other = (getattr(configs[x], name) for x in (folder, first))
+            if name == "task":
+                own, other = (
+                    replace(task, name="", goal="", before=[], hold=1)
+                    for task in (own, other)
+                )
+            if own != other:
+                raise ConfigError(
+                    f"{folder} has another {name} than {first}, so other episodes or "
+                    "pictures: compare them one by one."
+                )
 
 
 def panel(
     axes: Any, pair: Any, x: Any, style: dict[str, Any], bars: Any = None
 ) -> None:
-    """Plot reward (left axis) and goal (right axis) over x, with intervals."""
+    """Plot reward (left axis) and goal (right axis) over x, intervals if known."""
     for k, one in enumerate(axes):
         one.plot(x, pair[k], color=figures.COLORS[k], **style)
         if bars is not None:
             ends = {"color": figures.COLORS[k], "alpha": 0.2, "lw": 0}
-            one.fill_between(x, bars[0, k], bars[1, k], **ends)
+            one.fill_between(x[: bars.shape[2]], bars[0, k], bars[1, k], **ends)
         one.tick_params(axis="y", colors=figures.COLORS[k])
     axes[1].set_ylim(-0.03, 1.03)
     axes[1].grid(False)
@@ -132,15 +148,20 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--policies", type=int, default=1000, help="random ones")
     given = parser.parse_args()
+    if given.policies < 1:
+        raise ConfigError(f"--policies is {given.policies}: give one at least.")
     configs = {folder: load_run_config(folder) for folder in given.folders}
     refuse_unlike(configs)
     trained = []
     for folder in configs:
         found: Any = Run(folder, folder.name, {}, []).reports
         keys = ["train/gradient_steps", *KEYS]
-        if not {*keys} <= {*found}:
-            sys.exit(f"{folder} has no evaluations with judge=predicate.")
-        trained.append(found[keys].dropna().to_numpy().T)
+        found = found.reindex(columns=keys).dropna()
+        if not len(found):
+            raise ConfigError(
+                f"{folder} has no evaluations with judge=predicate: leave it out."
+            )
+        trained.append(found.to_numpy().T)
 
     of_all = [*configs.values()]
     random = judged(of_all, random_episodes(of_all[0], given.policies))
@@ -165,7 +186,7 @@ def main() -> None:
             counts = np.arange(1, given.policies + 1)
             panel(best, chosen(by_chance), counts, {"ls": ":"}, bars)
             of_learned = chosen(np.array(learned))
-            panel(best, of_learned, counts[: of_learned.shape[1]], {"marker": "."})
+            panel(best, of_learned, np.arange(len(steps)) + 1, {"marker": "."})
             for axes in (over, best):
                 axes[1].spines["right"].set_visible(True)
             over[0].set_ylabel("reward", color=figures.COLORS[0])
@@ -182,10 +203,13 @@ def table(by_chance: np.ndarray, bars: np.ndarray, learned: np.ndarray) -> None:
     """Print random policies' best of some n, and what was learned."""
     print("| policy | reward | steps in the goal |\n|---|---|---|")
     for n in [n for n in COUNTS if n <= by_chance.shape[1]]:
-        cells = [
-            f"{by_chance[k, n - 1]:.3f} ({low:.3f} to {high:.3f})"
-            for k, (low, high) in enumerate(bars[:, :, n - 1].T)
-        ]
+        cells = [f"{value:.3f}" for value in by_chance[:, n - 1]]
+        if n <= bars.shape[2]:
+            ends = bars[:, :, n - 1].T
+            cells = [
+                f"{cell} ({low:.3f} to {high:.3f})"
+                for cell, (low, high) in zip(cells, ends, strict=True)
+            ]
         print(f"| best of {n:,} random | {cells[0]} | {cells[1]} |")
     best, count = learned[:, learned[0].argmax()], learned.shape[1]
     print(f"| learned, best of {count} | {best[0]:.3f} | {best[1]:.3f} |")

@@ -55,6 +55,13 @@ def test_a_program_composes_options_once_and_gets_what_hydra_composes():
             assert OmegaConf.to_yaml(cfg) == OmegaConf.to_yaml(
                 hydra.compose("config", [*job])
             )
+        assert OmegaConf.to_yaml(
+            hydra.compose("config", ["++hydra={run: {dir: x}}"])
+        ) == (
+            OmegaConf.to_yaml(
+                composition.compose("config", "++hydra={run: {dir: x}}").cfg
+            )
+        )
         with pytest.raises(ConfigError, match="no setting alhpa"):
             composition.compose("config", *keys[-1], "alhpa=1")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from vlmrm_exp.config import ConfigError
 from vlmrm_exp.envs import world_of
 from vlmrm_exp.reward import make_model
 
@@ -71,7 +72,7 @@ def test_random_policies_are_judged_by_each_runs_reward(
         assert one[0] == f"{rewards.mean():.3f}"
         assert one[3] == f"{goals.mean():.3f}"
         assert ten[0] == f"{rewards.max():.3f}"
-        assert ten[3] == f"{goals[rewards.argmax()]:.3f}"
+        assert ten[1] == f"{goals[rewards.argmax()]:.3f}"
         assert learned == ["0.300", "0.250"]
     assert (tmp_path / "best_of_n.png").stat().st_size > 10_000
 
@@ -79,9 +80,10 @@ def test_random_policies_are_judged_by_each_runs_reward(
 @pytest.mark.parametrize(
     ("words", "judged", "sentence"),
     [
-        (("clip=tiny",), True, "has another world, model or length than"),
-        (("task=cartpole",), True, "has another world, model or length than"),
-        ((), False, "has no evaluations with judge=predicate"),
+        (("clip=tiny",), True, "another clip than"),
+        (("task.episode_length=20",), True, "another task than"),
+        (("task=hill_then_flag", "reward=stages"), True, "not of states alone"),
+        ((), False, "no evaluations with judge=predicate"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(
@@ -90,5 +92,13 @@ def test_runs_that_cannot_be_compared_are_refused(
     _, first = write("first", *WORDS)
     _, other = write("other", *WORDS, *words, judged=judged)
     monkeypatch.setattr("sys.argv", ["best_of_n", first, other])
-    with pytest.raises(SystemExit, match=f"{other} {sentence}"):
+    with pytest.raises(ConfigError, match=f"^{other} has .*{sentence}"):
+        best_of_n.main()
+
+
+@pytest.mark.parametrize("policies", ["0", "-1"])
+def test_there_is_a_policy(best_of_n, write, monkeypatch, policies):
+    _, folder = write("first", *WORDS)
+    monkeypatch.setattr("sys.argv", ["best_of_n", folder, f"--policies={policies}"])
+    with pytest.raises(ConfigError, match="give one at least"):
         best_of_n.main()

@@ -16,9 +16,9 @@ real_compose = composition.compose
 
 
 def compose(config_name: str, *keys: str) -> Composed:
-    """As `composition.compose`, which tests call for it; options are composed once.
+    """What tests have in place of `composition.compose`: options are composed once.
 
-    A program does so too, and it is the program's own function that does it.
+    It is the function by which a program does so.
     """
     if GlobalHydra.instance().is_initialized():
         return real_compose(config_name, *keys)

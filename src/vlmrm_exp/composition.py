@@ -73,14 +73,15 @@ def compose(config_name: str, *keys: str) -> Composed:
 
 
 def compose_values(
-    loader: Any, config_name: str, keys: tuple[str, ...], once: object = None
+    loader: Any, config_name: str, keys: tuple[str, ...], cache_key: object = None
 ) -> DictConfig:
     """Compose options once, some .2 s each time, and set values in a copy of that.
 
     Hydra sets them at last too. A sweep's jobs, judges and members differ mostly in
-    values. `loader` is Hydra's present one; options are those of `once`, or of it.
+    values. `loader` is Hydra's present one; what it composed is kept for it, or for
+    `cache_key`.
     """
-    # With what a configuration itself adds to the search path.
+    # This repository knows what a configuration itself adds to the search path.
     read = loader._parse_overrides_and_create_caching_repo
     overrides, repository = read(config_name, list(keys))
     values = [
@@ -88,6 +89,7 @@ def compose_values(
         for one in overrides
         if not one.is_sweep_override()
         and not one.is_hydra_override()
+        and one.key_or_group != "hydra"
         and (
             isinstance(one.value(), dict)
             or not repository.group_exists(one.key_or_group)
@@ -95,7 +97,8 @@ def compose_values(
     ]
     lines = {one.input_line for one in values}
     options = tuple(key for key in keys if key not in lines)
-    cfg = copy.deepcopy(_compose(once or loader, config_name, options))
+    cfg = copy.deepcopy(_compose(cache_key or loader, config_name, options))
+    OmegaConf.clear_cache(cfg)  # of ${now:...}
     try:
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
     except (HydraException, OmegaConfBaseException):
@@ -104,7 +107,7 @@ def compose_values(
 
 
 @functools.lru_cache(maxsize=256)
-def _compose(once: object, config_name: str, options: tuple[str, ...]) -> DictConfig:
+def _compose(key: object, config_name: str, options: tuple[str, ...]) -> DictConfig:
     """Compose with options alone."""
     return hydra.compose(config_name, list(options))
 

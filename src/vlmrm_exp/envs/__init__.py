@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -216,29 +216,43 @@ def world_of(task: TaskConfig) -> World:
     file = getattr(sys.modules[module], "__file__", None)
     sources = (*world.sources, file) if file else world.sources  # a notebook has none
     calls: dict[str, Any] = {
-        name: named(task.env, name, given)
-        for name, given in vars(world).items()
-        if callable(given)
+        field.name: _named(task.env, field.name, getattr(world, field.name))
+        for field in fields(World)
+        if callable(getattr(world, field.name))
     }
+    calls["predicate"] = _named(
+        task.env, "predicate", _checked(world.predicate, task.env)
+    )
     return replace(world, sources=sources, **calls)
 
 
-def named(world: str, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+def _named(world: str, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """A function of a world of one's own, which is named where it fails."""
 
     @functools.wraps(call)
-    def called(*given: Any) -> Any:
+    def called(*given: Any, **more: Any) -> Any:
         with blaming(world, f"in {name}"):
-            found = call(*given)
-            if name == "its predicate":
-                shape = getattr(found, "shape", type(found).__name__)
-                if shape != (len(given[0]),):
-                    raise TypeError(f"it gave {shape} for {len(given[0])} states")
-        if name == "predicate" and found is not None:
-            return named(world, "its predicate", found)
-        return found
+            return call(*given, **more)
 
     return called
+
+
+def _checked(predicate: Callable[..., Any], world: str) -> Callable[..., Any]:
+    """`World.predicate` of one's own, whose predicates are held to what they say."""
+
+    def made(task: TaskConfig) -> Predicate | None:
+        found = predicate(task)
+
+        def judged(states: np.ndarray) -> np.ndarray:
+            met = found(states)
+            shape = getattr(met, "shape", type(met).__name__)
+            if shape != (len(states),):
+                raise TypeError(f"it gave {shape} for {len(states)} states")
+            return met
+
+        return None if found is None else _named(world, "its predicate", judged)
+
+    return made
 
 
 def load(path: str, setting: str, built_in: Mapping[str, str], own_one: str) -> Any:
