@@ -32,7 +32,7 @@ test: $(READY) ## the tests, on all cores; ARGS go to pytest
 test-fast: $(READY) ## those that take seconds
 	@$(PYTEST) -m "not gpu and not long and not slow" $(ARGS)
 
-test-long: $(READY) ## those that take minutes, a large model or an installation; the examples
+test-long: $(READY) ## those that take long: whole programs, kills, large models; sweeps and examples
 	@$(PYTEST) -m long $(ARGS)
 
 test-gpu: $(READY) ## those that need a CUDA GPU

@@ -144,7 +144,7 @@ def test_python_in_the_pages_compiles():
                 ast.parse(text, page.name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_site_is_built_without_a_broken_link_and_asks_no_other_host(tmp_path):
     command = [
         sys.executable,

@@ -56,7 +56,12 @@ def test_run_leaves_the_folder_that_is_promised(program, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "workers"), [("mountaincar", 0), ("cartpole", 0), ("kneeling", 2)]
+    ("task", "workers"),
+    [
+        ("mountaincar", 0),
+        ("cartpole", 0),
+        pytest.param("kneeling", 2, marks=pytest.mark.long),
+    ],
 )
 def test_same_seed_gives_the_same_metrics_with_any_number_of_workers(
     program, tmp_path, task, workers

@@ -17,7 +17,7 @@ from vlmrm_exp.envs import check_world
 from vlmrm_exp.envs.goals import GOALS
 from vlmrm_exp.told import judge_configs, with_members
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 FILES = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
 # The first line is the command: of Hydra's multirun, or of a verb that reads the file.

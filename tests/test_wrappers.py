@@ -234,6 +234,7 @@ def of_positions(env_id: str, buffer: ReplayBuffer) -> np.ndarray:
     return Scorer(**SENTENCE)(frames)
 
 
+@pytest.mark.long
 def test_sac_of_stable_baselines3_learns_in_one_environment():
     env = gym.make("Pendulum-v1", render_mode="rgb_array", max_episode_steps=50)
     env = VLMReward(env, prompt="a pendulum standing upright", clip="nano")
@@ -305,6 +306,7 @@ class Watched(VLMReplayBuffer):
         return sample
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("algorithm", "env_id"),
     [(SAC, "MountainCarContinuous-v0"), (TD3, "MountainCarContinuous-v0"),
