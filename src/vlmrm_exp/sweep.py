@@ -54,7 +54,7 @@ def check_jobs(
         for number, job in enumerate(jobs):
             try:
                 cfg: Any = check(*job)
-                if "WANDB_RUN_ID" in os.environ and "log" in cfg:
+                if "WANDB_RUN_ID" in os.environ and goes_on:  # training
                     if cfg.log.mode != "none":
                         raise ConfigError(
                             "WANDB_RUN_ID is set, by which all jobs of a sweep would "
