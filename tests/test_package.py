@@ -20,16 +20,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "vlmrm_exp"
 LEAVES = {"checks", "config", "device", "files", "foreign", "refusals", "signals"}
-TOOLS = {
-    "app",
-    "composition",
-    "figures",
-    "log",
-    "measures",
-    "settings",
-    "video",
-    *LEAVES,
-}
+TOOLS = {"app", "composition", "figures", "log", "measures", "settings", "video"}
+TOOLS |= LEAVES
 # What each part may import of ours, beside itself; what else is at the top is a verb.
 MAY_IMPORT = {
     "verb": {"scorer", "studies", "pretraining", "reporting", "rl", "reward", "envs",
